@@ -1,0 +1,83 @@
+"""The frozen backbone: one forward, written once, for serving and for training. Knows no adapters by name."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from service.model.bank import Bank
+from service.model.checkpoint import Checkpoint
+from service.model.layers import Attention, Linear, Norm, RowAdapters
+from service.model.spec import BackboneSpec
+
+EMBEDDED_DIRECTORY = Path(__file__).parent / "embedded"
+
+
+class Backbone(ABC):
+    """A frozen stack of transformer layers over a front end, in which every row may have its own adapter.
+
+    All rows of a forward share their length: nothing is ever padded in time, so no row's answer depends on another.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, spec: BackboneSpec, device: torch.device, dtype: torch.dtype) -> None:
+        self.spec = spec
+        self.device = device
+        self.dtype = dtype
+        self._tensors = checkpoint.tensors
+
+    @abstractmethod
+    def embed(self, inputs: Tensor) -> Tensor:
+        """The front end, which no adapter touches: inputs `[U, ...]` -> hidden states `[U, T, D]`, float32."""
+
+    @abstractmethod
+    def run_layer(self, i: int, hidden: Tensor, rows: RowAdapters) -> Tensor:
+        """Transformer layer i: `[B, T, D]` -> `[B, T, D]`, float32 (contract, section 3)."""
+
+    @abstractmethod
+    def pool(self, hidden: Tensor) -> Tensor:
+        """The last layer's output `[B, T, D]` -> embeddings `[B, E]`, float32."""
+
+    @abstractmethod
+    def fold_prompt(self, i: int, prompt: Tensor) -> tuple[Tensor, Tensor]:
+        """The prompt `[P, D]` of layer i as keys and values, each `[H, P, d]`, float32."""
+
+    @abstractmethod
+    def input_shape(self, window_frames: int) -> tuple[int, ...]:
+        """Shape of one window's input, without the batch: `[frames, mel bins]` or `[samples]`."""
+
+    def forward(self, inputs: Tensor, bank: Bank, slots: Sequence[int], rows: Sequence[int] | None = None) -> Tensor:
+        """Embeddings of a batch whose every row names its adapter's slot.
+
+        Args:
+            inputs: `[U, ...]` windows of one length, float32 on any device.
+            bank: holds the adapters.
+            slots: slot of each of the B rows.
+            rows: index into `inputs` for each row, so that adapters on one window share the front end; by default
+                row b reads window b.
+
+        Returns:
+            `[B, E]`, float32, on the backbone's device.
+        """
+        hidden = self.embed(inputs.to(self.device))
+        if rows is not None and list(rows) != list(range(len(hidden))):
+            hidden = hidden.index_select(0, torch.tensor(list(rows), device=self.device))
+        selection = bank.select(slots)
+        for i in range(self.spec.num_hidden_layers):
+            hidden = self.run_layer(i, hidden, selection.layer(i))
+        return self.pool(hidden)
+
+    def _linear(self, *names: str) -> Linear:
+        """The linear layers of these checkpoint names as one, outputs stacked."""
+        weight = torch.cat([self._tensors[f"{name}.weight"] for name in names])
+        biases = [self._tensors[f"{name}.bias"] for name in names if f"{name}.bias" in self._tensors]
+        bias = torch.cat(biases).to(self.device, self.dtype) if biases else None
+        return Linear(weight.to(self.device, self.dtype), bias)
+
+    def _norm(self, name: str, eps: float) -> Norm:
+        weight, bias = self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]
+        return Norm(weight.to(self.device), bias.to(self.device), eps)
+
+    def _attention(self, q: str, k: str, v: str, out: str) -> Attention:
+        return Attention(self._linear(q, k, v), self._linear(out), self.spec.num_attention_heads)

@@ -1,0 +1,239 @@
+"""Device memory for the adapters in use: one row of preallocated tensors for each slot. Knows no names or versions.
+
+Loading writes one slot. Nothing is reallocated, so whatever was captured or compiled over the bank survives a swap.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from service.model.adapter import AdapterWeights
+from service.model.heads import Head, move_head
+from service.model.layers import RowAdapters
+from service.model.spec import NULL_SLOT
+
+if TYPE_CHECKING:
+    from service.model.backbone import Backbone
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedAdapter:
+    """An adapter as a slot holds it: prompts as keys and values, `adapter_scale` in the up-projection."""
+
+    prompt_length: int
+    bottleneck_dim: int
+    residual: bool
+    head: Head
+    keys: Tensor | None  # [L, H, P, d]
+    values: Tensor | None  # [L, H, P, d]
+    down_weight: Tensor | None  # [L, D, R]
+    down_bias: Tensor | None  # [L, 1, R]
+    up_weight: Tensor | None  # [L, R, D]
+    up_bias: Tensor | None  # [L, 1, D]
+
+
+_STACKS = ("keys", "values", "down_weight", "down_bias", "up_weight", "up_bias")
+
+
+def fold(weights: AdapterWeights, backbone: "Backbone") -> FoldedAdapter:
+    """Folds an adapter for its backbone, in float32 on the backbone's device; gradients pass through."""
+    spec, device = weights.spec, backbone.device
+    keys = values = down = down_bias = up = up_bias = None
+    if weights.prompts is not None:
+        pairs = [backbone.fold_prompt(i, prompt) for i, prompt in enumerate(weights.prompts.to(device))]
+        keys = torch.stack([pair[0] for pair in pairs])
+        values = torch.stack([pair[1] for pair in pairs])
+    if (
+        weights.down_weight is not None
+        and weights.down_bias is not None
+        and weights.up_weight is not None
+        and weights.up_bias is not None
+    ):
+        down = weights.down_weight.to(device).transpose(1, 2)
+        down_bias = weights.down_bias.to(device).unsqueeze(1)
+        up = weights.up_weight.to(device).transpose(1, 2) * spec.adapter_scale
+        up_bias = weights.up_bias.to(device).unsqueeze(1) * spec.adapter_scale
+    return FoldedAdapter(
+        prompt_length=spec.prompt_length,
+        bottleneck_dim=spec.bottleneck_dim,
+        residual=spec.adapter_residual and spec.bottleneck_dim > 0,
+        head=move_head(weights.head, device),
+        keys=keys,
+        values=values,
+        down_weight=down,
+        down_bias=down_bias,
+        up_weight=up,
+        up_bias=up_bias,
+    )
+
+
+class Bank:
+    """Slots of adapters; slot 0 is the null adapter, the bare backbone.
+
+    Args:
+        backbone: whose geometry, device and dtype the slots have.
+        slots: number of slots for adapters, beside the null adapter's.
+        prompt_length: longest prompt that fits a slot.
+        bottleneck_dim: largest bottleneck that fits a slot.
+    """
+
+    def __init__(self, backbone: "Backbone", slots: int, prompt_length: int = 128, bottleneck_dim: int = 128) -> None:
+        spec = backbone.spec
+        layers, width, heads = spec.num_hidden_layers, spec.hidden_size, spec.num_attention_heads
+        shapes = {
+            "keys": (heads, prompt_length, width // heads),
+            "values": (heads, prompt_length, width // heads),
+            "down_weight": (width, bottleneck_dim),
+            "down_bias": (1, bottleneck_dim),
+            "up_weight": (bottleneck_dim, width),
+            "up_bias": (1, width),
+        }
+        # The layer comes first, so that one layer's slots are one contiguous tensor: [L, S, ...].
+        self._stacks = {
+            name: torch.zeros((layers, slots + 1, *shape), device=backbone.device, dtype=backbone.dtype)
+            for name, shape in shapes.items()
+        }
+        self._device = backbone.device
+        self._dropout = 0.0
+        self._prompt_lengths = [0] * (slots + 1)
+        self._bottlenecks = [0] * (slots + 1)
+        self._residuals = [False] * (slots + 1)
+        self._heads: list[Head | None] = [None] * (slots + 1)
+
+    @classmethod
+    def of(cls, backbone: "Backbone", adapters: Sequence[AdapterWeights], dropout: float = 0.0) -> "Bank":
+        """A bank that just fits `adapters`, in slots 1, 2, ...; gradients reach their tensors (training)."""
+        folded = [fold(weights, backbone) for weights in adapters]
+        longest = max((adapter.prompt_length for adapter in folded), default=0)
+        widest = max((adapter.bottleneck_dim for adapter in folded), default=0)
+        bank = cls(backbone, len(folded), longest, widest)
+        for name, empty in bank._stacks.items():
+            parts = [empty[:, 0]]
+            for adapter in folded:
+                part: Tensor | None = getattr(adapter, name)
+                parts.append(empty[:, 0] if part is None else _pad_to(part.to(empty.dtype), empty[:, 0].shape))
+            bank._stacks[name] = torch.stack(parts, dim=1)
+        for slot, adapter in enumerate(folded, start=1):
+            bank._describe(slot, adapter)
+        bank._dropout = dropout
+        return bank
+
+    @property
+    def slots(self) -> int:
+        """Slots for adapters; they are numbered from 1."""
+        return len(self._heads) - 1
+
+    @property
+    def nbytes(self) -> int:
+        return sum(stack.nbytes for stack in self._stacks.values())
+
+    def head(self, slot: int) -> Head:
+        """The head of the adapter in `slot`. Raises KeyError where the slot is empty or the null adapter's."""
+        head = self._heads[slot]
+        if head is None:
+            raise KeyError(f"slot {slot} holds no adapter")
+        return head
+
+    @torch.no_grad()
+    def write(self, slot: int, adapter: FoldedAdapter) -> None:
+        """Puts `adapter` into `slot`, which no running forward may be reading.
+
+        Raises:
+            ValueError: the slot is not one of the bank's, or the adapter does not fit it.
+        """
+        if not NULL_SLOT < slot <= self.slots:
+            raise ValueError(f"slot {slot} is not one of 1 to {self.slots}")
+        longest, widest = self._stacks["keys"].shape[3], self._stacks["down_bias"].shape[3]
+        if adapter.prompt_length > longest or adapter.bottleneck_dim > widest:
+            raise ValueError(
+                f"prompt_length {adapter.prompt_length}, bottleneck_dim {adapter.bottleneck_dim} do not fit a slot "
+                f"of {longest}, {widest}"
+            )
+        for name in _STACKS:
+            target, part = self._stacks[name][:, slot], getattr(adapter, name)
+            if part is None:
+                target.zero_()
+            else:
+                target.copy_(_pad_to(part, target.shape))
+        self._describe(slot, adapter)
+
+    def clear(self, slot: int) -> None:
+        """Forgets what is in `slot`, so that it answers as the null adapter."""
+        self._prompt_lengths[slot] = self._bottlenecks[slot] = 0
+        self._residuals[slot] = False
+        self._heads[slot] = None
+
+    def select(self, slots: Sequence[int]) -> "Selection":
+        """The adapters of the rows of a batch, `slots[b]` being row b's."""
+        lengths = [self._prompt_lengths[slot] for slot in slots]
+        longest, widest = max(lengths), max(self._bottlenecks[slot] for slot in slots)
+        mask = residual = None
+        if min(lengths) < longest:
+            lacking = torch.arange(longest) >= torch.tensor(lengths).unsqueeze(1)
+            mask = torch.zeros(lacking.shape).masked_fill_(lacking, -torch.inf)[:, None, None, :].to(self._device)
+        if any(self._residuals[slot] for slot in slots):
+            flags = [float(self._residuals[slot]) for slot in slots]
+            residual = torch.tensor(flags, device=self._device)[:, None, None]
+        # A cleared slot's tensors are stale, so a row without a bottleneck reads the null slot's zeros.
+        adapted = [slot if self._bottlenecks[slot] else NULL_SLOT for slot in slots]
+        return Selection(
+            stacks=self._stacks,
+            prompt_length=longest,
+            bottleneck_dim=widest,
+            prompted=torch.tensor(list(slots), device=self._device),
+            adapted=torch.tensor(adapted, device=self._device),
+            prompt_mask=mask,
+            residual=residual,
+            dropout=self._dropout,
+        )
+
+    def _describe(self, slot: int, adapter: FoldedAdapter) -> None:
+        self._prompt_lengths[slot] = adapter.prompt_length
+        self._bottlenecks[slot] = adapter.bottleneck_dim
+        self._residuals[slot] = adapter.residual
+        self._heads[slot] = adapter.head
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which slots the rows of a batch read, and how much of them; the tensors are gathered layer by layer."""
+
+    stacks: Mapping[str, Tensor]  # [L, S, ...]
+    prompt_length: int  # longest in the batch
+    bottleneck_dim: int  # largest in the batch
+    prompted: Tensor  # [B], slot of each row's prompt
+    adapted: Tensor  # [B], slot of each row's bottleneck
+    prompt_mask: Tensor | None  # [B, 1, 1, P]
+    residual: Tensor | None  # [B, 1, 1]
+    dropout: float
+
+    def layer(self, i: int) -> RowAdapters:
+        """Layer i's adapters, a copy for each row."""
+
+        def gather(name: str, index: Tensor, dim: int, size: int) -> Tensor:
+            return self.stacks[name][i].narrow(dim, 0, size).index_select(0, index)
+
+        p, r = self.prompt_length, self.bottleneck_dim
+        return RowAdapters(
+            keys=gather("keys", self.prompted, 2, p) if p else None,
+            values=gather("values", self.prompted, 2, p) if p else None,
+            prompt_mask=self.prompt_mask,
+            down_weight=gather("down_weight", self.adapted, 2, r) if r else None,
+            down_bias=gather("down_bias", self.adapted, 2, r) if r else None,
+            up_weight=gather("up_weight", self.adapted, 1, r) if r else None,
+            up_bias=self.stacks["up_bias"][i].index_select(0, self.adapted) if r else None,
+            residual=self.residual,
+            dropout=self.dropout,
+        )
+
+
+def _pad_to(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Zero-pads `tensor` at the ends to `shape`: exact for bottlenecks, masked for prompts."""
+    widths: list[int] = []
+    for have, want in zip(reversed(tensor.shape), reversed(shape), strict=True):
+        widths += [0, want - have]
+    return functional.pad(tensor, widths) if any(widths) else tensor

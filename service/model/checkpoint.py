@@ -1,0 +1,124 @@
+"""A Hugging Face checkpoint as plain tensors under its published names, and its fingerprint. Knows no forward."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PretrainedConfig
+
+from service.model.spec import ModelType
+
+# Releases of transformers name the same tensors differently inside; files on disk keep the published names, and so do
+# we. Each pattern turns a name inside some release into the published one.
+_PUBLISHED_NAMES = {
+    ModelType.AST: [
+        (r"^layers\.", "encoder.layer."),
+        (r"\.attention\.q_proj\.", ".attention.attention.query."),
+        (r"\.attention\.k_proj\.", ".attention.attention.key."),
+        (r"\.attention\.v_proj\.", ".attention.attention.value."),
+        (r"\.attention\.o_proj\.", ".attention.output.dense."),
+        (r"\.mlp\.fc1\.", ".intermediate.dense."),
+        (r"\.mlp\.fc2\.", ".output.dense."),
+    ],
+    ModelType.WAV2VEC2: [
+        (r"\.parametrizations\.weight\.original0$", ".weight_g"),
+        (r"\.parametrizations\.weight\.original1$", ".weight_v"),
+    ],
+}
+
+_UNREAD = {"masked_spec_embed"}  # in the file, but no forward without masking reads it
+
+# Configuration values that change the forward, beside the tensors' shapes.
+_FORWARD_KEYS = {
+    ModelType.AST: (
+        "frequency_stride",
+        "hidden_act",
+        "layer_norm_eps",
+        "max_length",
+        "num_attention_heads",
+        "num_mel_bins",
+        "patch_size",
+        "time_stride",
+    ),
+    ModelType.WAV2VEC2: (
+        "conv_kernel",
+        "conv_stride",
+        "do_stable_layer_norm",
+        "feat_extract_activation",
+        "feat_extract_norm",
+        "hidden_act",
+        "layer_norm_eps",
+        "num_attention_heads",
+        "num_conv_pos_embedding_groups",
+        "num_conv_pos_embeddings",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A frozen backbone as loaded: its module, and its tensors in float32 under their published names."""
+
+    model_type: ModelType
+    config: PretrainedConfig
+    module: nn.Module
+    tensors: dict[str, Tensor]
+
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.numel() for tensor in self.tensors.values())
+
+    def fingerprint(self) -> str:
+        """`sha256:...` over the tensors that the forward reads and the configuration that changes it.
+
+        Sorted by published name, each as name, shape and float32 bytes; then the configuration values as JSON with
+        sorted keys. Name and shape are UTF-8 with a line feed after each, the shape as in `[768, 3072]`.
+        """
+        hasher = hashlib.sha256()
+        for name in sorted(self.tensors):
+            tensor = self.tensors[name].contiguous()
+            hasher.update(f"{name}\n{list(tensor.shape)}\n".encode())
+            hasher.update(tensor.view(-1).numpy().tobytes())
+        values = {key: getattr(self.config, key) for key in _FORWARD_KEYS[self.model_type]}
+        hasher.update(json.dumps(values, sort_keys=True).encode())
+        return f"sha256:{hasher.hexdigest()}"
+
+
+def load_checkpoint(name: str) -> Checkpoint:
+    """Loads a Hugging Face directory or Hub id, on the CPU in float32, from safetensors only.
+
+    Raises:
+        ValueError: the model is of another architecture, or its file lacks tensors that the forward reads.
+        OSError: there is no such directory or Hub id.
+    """
+    config = AutoConfig.from_pretrained(name)
+    try:
+        model_type = ModelType(config.model_type)
+    except ValueError:
+        supported = ", ".join(ModelType)
+        raise ValueError(f"backbone {name!r} has model_type {config.model_type!r}; supported are {supported}") from None
+    loaded: tuple[nn.Module, dict[str, Any]] = AutoModel.from_pretrained(
+        name, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+    )
+    module, info = loaded
+    missing = sorted(set(info["missing_keys"]) - _UNREAD)
+    if missing or info["mismatched_keys"]:
+        raise ValueError(f"backbone {name!r} lacks tensors or has them in another shape: {missing[:5]}")
+    module.eval().requires_grad_(False)
+    return Checkpoint(model_type, config, module, published_tensors(model_type, module.state_dict()))
+
+
+def published_tensors(model_type: ModelType, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A module's state under the names that published checkpoints use, without what the forward never reads."""
+    tensors = {}
+    for name, tensor in state.items():
+        for pattern, published in _PUBLISHED_NAMES[model_type]:
+            name = re.sub(pattern, published, name)
+        if name not in _UNREAD:
+            tensors[name] = tensor
+    return tensors

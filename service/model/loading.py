@@ -1,0 +1,42 @@
+"""From a directory, Hub id or `embedded` to a frozen backbone on a device."""
+
+import torch
+
+from service.model.backbone import EMBEDDED_DIRECTORY, Backbone
+from service.model.backbone_ast import ASTBackbone, check_ast
+from service.model.backbone_wav2vec2 import Wav2Vec2Backbone, check_wav2vec2
+from service.model.checkpoint import load_checkpoint
+from service.model.precision import pick_device, pick_dtype
+from service.model.spec import BackboneSpec, ModelType
+
+
+@torch.no_grad()
+def load_backbone(name: str = "embedded", device: str = "auto", dtype: str = "auto") -> Backbone:
+    """Loads and freezes a backbone.
+
+    Args:
+        name: Hugging Face directory or Hub id, or `embedded` for the one that ships with the package.
+        device: `auto`, `cpu` or `cuda`.
+        dtype: `auto`, `float32`, `bfloat16` or `float16`; `float32` gives the reference answers.
+
+    Raises:
+        ValueError: the checkpoint is of an unsupported kind, or the device is not there.
+        OSError: there is no such directory or Hub id.
+    """
+    checkpoint = load_checkpoint(str(EMBEDDED_DIRECTORY) if name == "embedded" else name)
+    config = checkpoint.config
+    is_ast = checkpoint.model_type is ModelType.AST
+    spec = BackboneSpec(
+        name=name,
+        model_type=checkpoint.model_type,
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        embedding_size=config.hidden_size if is_ast else 2 * config.hidden_size,
+        parameters=checkpoint.parameters,
+        fingerprint=checkpoint.fingerprint(),
+        min_window_frames=check_ast(checkpoint) if is_ast else check_wav2vec2(checkpoint),
+    )
+    where = pick_device(device)
+    architecture = ASTBackbone if is_ast else Wav2Vec2Backbone
+    return architecture(checkpoint, spec, where, pick_dtype(dtype, where))

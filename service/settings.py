@@ -1,0 +1,54 @@
+"""Every setting of the service, read once at start. Each `ipet serve` flag has the `IPET_*` variable of its name."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+EMBEDDED = "embedded"  # name of the backbone that ships with the package
+
+
+class Settings(BaseSettings):
+    """Settings of one service process; the field `adapter_slots` is `--adapter-slots` and `IPET_ADAPTER_SLOTS`."""
+
+    model_config = SettingsConfigDict(env_prefix="IPET_", frozen=True, extra="ignore")
+
+    backbone: str = Field(EMBEDDED, description="Hugging Face directory or Hub id; 'embedded' is the one shipped.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the backbone runs.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Precision of the backbone; auto is bfloat16 where the hardware has it, else float32."
+    )
+    adapters: Path | None = Field(None, description="Directory of bundles that are registered at start.")
+    data_dir: Path = Field(Path("ipet-data"), description="Registry of uploaded adapters.")
+    host: str = Field("127.0.0.1", description="Address to listen on; anything but loopback needs keys.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+
+    adapter_slots: int = Field(64, ge=1, le=65536, description="Adapters resident on the device at once.")
+    max_prompt_length: int = Field(128, ge=0, le=4096, description="Longest prompt that a bundle may have.")
+    max_bottleneck_dim: int = Field(128, ge=0, le=4096, description="Largest bottleneck that a bundle may have.")
+    host_cache_mb: int = Field(512, ge=0, description="Host memory for adapters evicted from the device, MiB.")
+
+    max_audio_seconds: float = Field(300.0, gt=0, description="Longest clip, seconds.")
+    max_body_bytes: int = Field(64 * 2**20, gt=0, description="Largest request body, bytes.")
+    inflight_mb: int = Field(
+        1024, ge=1, description="Memory for bodies and decoded audio of requests in flight before 429, MiB."
+    )
+    max_clips: int = Field(64, ge=1, description="Clips in one request.")
+    max_adapters: int = Field(32, ge=1, description="Adapters in one request.")
+    batch_seconds: float = Field(80.0, gt=0, description="Window-seconds (windows x adapters) in one batch.")
+    queue_seconds: float = Field(2400.0, gt=0, description="Window-seconds queued before requests get 429.")
+    request_timeout: float = Field(60.0, gt=0, description="Seconds after which a request is answered with 504.")
+    shutdown_timeout: float = Field(20.0, ge=0, description="Seconds to finish admitted requests at shutdown.")
+    decode_threads: int = Field(2, ge=1, description="Threads that decode audio and compute features.")
+
+    inference_keys: Annotated[tuple[str, ...], NoDecode] = Field((), description="Comma-separated keys that may infer.")
+    admin_keys: Annotated[tuple[str, ...], NoDecode] = Field((), description="Comma-separated keys that may also write.")
+    allow_anonymous: bool = Field(False, description="Listen on any address without keys.")
+
+    @field_validator("inference_keys", "admin_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(key.strip() for key in value.split(",") if key.strip())
+        return value

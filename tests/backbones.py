@@ -1,0 +1,59 @@
+"""Small backbones of both architectures with random weights, saved as Hugging Face directories."""
+
+from pathlib import Path
+
+import torch
+from transformers import ASTConfig, ASTModel, PreTrainedModel, Wav2Vec2Config, Wav2Vec2Model
+
+from service.model.spec import AdapterSpec, TaskType
+
+
+def save_tiny_ast(path: Path, frames: int = 128) -> Path:
+    config = ASTConfig(
+        hidden_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=96,
+        frequency_stride=16,
+        time_stride=10,
+        max_length=frames,
+    )
+    return _save(ASTModel, config, path)
+
+
+def save_tiny_wav2vec2(path: Path, norm: str = "group") -> Path:
+    config = Wav2Vec2Config(
+        hidden_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=96,
+        conv_dim=(16, 16, 32),
+        conv_kernel=(10, 8, 4),
+        conv_stride=(5, 8, 4),
+        feat_extract_norm=norm,
+        num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=4,
+    )
+    return _save(Wav2Vec2Model, config, path)
+
+
+def _save(architecture: type[PreTrainedModel], config: object, path: Path) -> Path:
+    torch.manual_seed(7)
+    model = architecture(config).eval()
+    with torch.no_grad():  # initial weights are too tame to tell a right forward from a wrong one
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * (0.3 if parameter.dim() == 1 else 0.1))
+    model.save_pretrained(path)
+    return path
+
+
+def adapter_spec(
+    prompt_length: int = 4,
+    bottleneck_dim: int = 8,
+    *,
+    task: TaskType = TaskType.CLASSIFICATION,
+    residual: bool = False,
+    scale: float = 0.5,
+    outputs: int = 5,
+) -> AdapterSpec:
+    return AdapterSpec(task, prompt_length, bottleneck_dim, scale, residual, outputs)

@@ -1,0 +1,44 @@
+"""Fixtures shared by all rooms: tiny backbones on disk and in memory."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import pytest
+import torch
+
+from service.model.backbone import Backbone
+from service.model.loading import load_backbone
+from tests.backbones import save_tiny_ast, save_tiny_wav2vec2
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """GPU tests run where there is a GPU, slow ones where they are asked for (`make test SLOW=1`)."""
+    slow = os.environ.get("SLOW") == "1"
+    for item in items:
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        if "slow" in item.keywords and not slow:
+            item.add_marker(pytest.mark.skip(reason="slow: set SLOW=1"))
+
+
+@pytest.fixture(scope="session")
+def tiny_ast_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_ast(tmp_path_factory.mktemp("tiny-ast"))
+
+
+@pytest.fixture(scope="session")
+def tiny_wav2vec2_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_wav2vec2(tmp_path_factory.mktemp("tiny-wav2vec2"))
+
+
+@pytest.fixture(scope="session")
+def tiny_ast(tiny_ast_dir: Path) -> Backbone:
+    return load_backbone(str(tiny_ast_dir), "cpu", "float32")
+
+
+@pytest.fixture(scope="session")
+def tiny_wav2vec2(tiny_wav2vec2_dir: Path) -> Backbone:
+    return load_backbone(str(tiny_wav2vec2_dir), "cpu", "float32")

@@ -1,0 +1,132 @@
+"""The paper's forward, written independently of `service.model`: prompts as tokens, prepended and cut off.
+
+Works on a checkpoint's tensors by their published names and on one adapter at a time, in float32, with nothing folded,
+fused or batched over adapters (contract, section 3).
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
+
+
+class Reference:
+    def __init__(self, directory: Path) -> None:
+        self.config = json.loads((directory / "config.json").read_text())
+        self.tensors = load_file(directory / "model.safetensors")
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        return functional.linear(x, self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"])
+
+    def norm(self, name: str, x: Tensor) -> Tensor:
+        weight, bias = self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]
+        return functional.layer_norm(x, x.shape[-1:], weight, bias, self.config["layer_norm_eps"])
+
+    def attention(self, q: str, k: str, v: str, out: str, x: Tensor) -> Tensor:
+        heads = self.config["num_attention_heads"]
+        query, key, value = (self.linear(name, x).unflatten(-1, (heads, -1)).transpose(1, 2) for name in (q, k, v))
+        weights = torch.softmax(query @ key.transpose(2, 3) / query.shape[-1] ** 0.5, dim=-1)
+        return self.linear(out, (weights @ value).transpose(1, 2).flatten(2))
+
+    def embeddings(self, inputs: Tensor, adapter: dict[str, Tensor], scale: float, residual: bool) -> Tensor:
+        """Inputs `[B, ...]` and one adapter's tensors by the contract's names -> embeddings `[B, E]`."""
+        is_ast = self.config["model_type"] == "audio-spectrogram-transformer"
+        hidden = self.ast_tokens(inputs) if is_ast else self.wav2vec2_states(inputs)
+        for i in range(self.config["num_hidden_layers"]):
+            prompt = adapter.get(f"layers.{i}.prompt", hidden.new_zeros(0, hidden.shape[2]))
+            sequence = torch.cat((prompt.expand(len(hidden), -1, -1), hidden), dim=1)
+            part = {name: adapter.get(f"layers.{i}.adapter.{name}") for name in _BOTTLENECK}
+            layer = self.ast_layer if is_ast else self.wav2vec2_layer
+            hidden = layer(i, sequence, lambda x, p=part: bottleneck(x, p, scale, residual))[:, len(prompt) :]
+        if is_ast:
+            final = self.norm("layernorm", hidden)
+            return (final[:, 0] + final[:, 1]) / 2
+        return torch.cat((hidden.mean(dim=1), hidden.std(dim=1)), dim=1)
+
+    def ast_tokens(self, spectrogram: Tensor) -> Tensor:
+        config, t = self.config, self.tensors
+        patches = functional.conv2d(
+            spectrogram.transpose(1, 2)[:, None],
+            t["embeddings.patch_embeddings.projection.weight"],
+            t["embeddings.patch_embeddings.projection.bias"],
+            (config["frequency_stride"], config["time_stride"]),
+        )
+        rows, columns = patches.shape[2:]
+        positions = t["embeddings.position_embeddings"]
+        grid = positions[0, 2:].reshape(rows, -1, positions.shape[2])
+        have = grid.shape[1]
+        if columns <= have:
+            grid = grid[:, have // 2 - columns // 2 : have // 2 - columns // 2 + columns]
+        else:
+            stretched = functional.interpolate(grid.permute(2, 0, 1)[None], (rows, columns), mode="bilinear")
+            grid = stretched[0].permute(1, 2, 0)
+        tokens = patches.flatten(2).transpose(1, 2) + grid.flatten(0, 1)
+        extra = torch.cat((t["embeddings.cls_token"], t["embeddings.distillation_token"]), dim=1) + positions[:, :2]
+        return torch.cat((extra.expand(len(tokens), -1, -1), tokens), dim=1)
+
+    def ast_layer(self, i: int, x: Tensor, adapt: Callable[[Tensor], Tensor]) -> Tensor:
+        name = f"encoder.layer.{i}"
+        names = [f"{name}.attention.attention.{part}" for part in ("query", "key", "value")]
+        x = x + self.attention(*names, f"{name}.attention.output.dense", self.norm(f"{name}.layernorm_before", x))
+        inner = functional.gelu(self.linear(f"{name}.intermediate.dense", self.norm(f"{name}.layernorm_after", x)))
+        return x + self.linear(f"{name}.output.dense", inner) + adapt(x)
+
+    def wav2vec2_states(self, samples: Tensor) -> Tensor:
+        config, t = self.config, self.tensors
+        x = samples[:, None]
+        for i, stride in enumerate(config["conv_stride"]):
+            name = f"feature_extractor.conv_layers.{i}"
+            x = functional.conv1d(x, t[f"{name}.conv.weight"], t.get(f"{name}.conv.bias"), stride)
+            if f"{name}.layer_norm.weight" in t:
+                weight, bias = t[f"{name}.layer_norm.weight"], t[f"{name}.layer_norm.bias"]
+                if config["feat_extract_norm"] == "group":
+                    x = functional.group_norm(x, x.shape[1], weight, bias)
+                else:
+                    x = functional.layer_norm(x.transpose(1, 2), weight.shape, weight, bias).transpose(1, 2)
+            x = functional.gelu(x)
+        x = self.linear("feature_projection.projection", self.norm("feature_projection.layer_norm", x.transpose(1, 2)))
+        name = "encoder.pos_conv_embed.conv"
+        magnitude = t[f"{name}.parametrizations.weight.original0"]
+        direction = t[f"{name}.parametrizations.weight.original1"]
+        weight = magnitude * direction / direction.norm(dim=(0, 1), keepdim=True)
+        kernel, groups = weight.shape[2], config["num_conv_pos_embedding_groups"]
+        positions = functional.conv1d(x.transpose(1, 2), weight, t[f"{name}.bias"], padding=kernel // 2, groups=groups)
+        positions = positions[:, :, : x.shape[1]]
+        return self.norm("encoder.layer_norm", x + functional.gelu(positions).transpose(1, 2))
+
+    def wav2vec2_layer(self, i: int, x: Tensor, adapt: Callable[[Tensor], Tensor]) -> Tensor:
+        name = f"encoder.layers.{i}"
+        names = [f"{name}.attention.{part}" for part in ("q_proj", "k_proj", "v_proj", "out_proj")]
+        x = x + self.attention(*names, x)
+        h = self.norm(f"{name}.layer_norm", x)
+        inner = functional.gelu(self.linear(f"{name}.feed_forward.intermediate_dense", h))
+        h = h + self.linear(f"{name}.feed_forward.output_dense", inner) + adapt(x)
+        return self.norm(f"{name}.final_layer_norm", h)
+
+
+_BOTTLENECK = ("down.weight", "down.bias", "up.weight", "up.bias")
+
+
+def bottleneck(x: Tensor, part: dict[str, Tensor | None], scale: float, residual: bool) -> Tensor:
+    if part["down.weight"] is None:
+        return torch.zeros_like(x)
+    hidden = functional.relu(functional.linear(x, part["down.weight"], part["down.bias"]))
+    out = scale * functional.linear(hidden, part["up.weight"], part["up.bias"])
+    return out + x if residual else out
+
+
+def head(tensors: dict[str, Tensor], embeddings: Tensor) -> Tensor:
+    if "head.embedding.weight" in tensors:
+        return functional.linear(embeddings, tensors["head.embedding.weight"], tensors["head.embedding.bias"])
+    weight, bias = tensors["head.norm.weight"], tensors["head.norm.bias"]
+    normed = functional.layer_norm(embeddings, weight.shape, weight, bias)
+    return functional.linear(normed, tensors["head.linear.weight"], tensors["head.linear.bias"])
+
+
+def relative_error(a: Tensor, b: Tensor) -> float:
+    """max |a - b| / max |b|."""
+    return float((a - b).abs().max() / b.abs().max())

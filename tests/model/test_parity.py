@@ -1,0 +1,150 @@
+"""The crown tests: folded prompts equal prepended ones, a mixed batch equals each row alone, gradients stay inside."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModel
+
+from service.model.adapter import AdapterWeights, TrainableAdapter, random_adapter
+from service.model.backbone import Backbone
+from service.model.bank import Bank, fold
+from service.model.loading import load_backbone
+from service.model.spec import AdapterSpec, TaskType
+from tests.backbones import adapter_spec, save_tiny_wav2vec2
+from tests.model.reference import Reference, head, relative_error
+
+ARCHITECTURES = ("ast", "wav2vec2", "wav2vec2-layer-norm")
+
+# Prompt lengths and bottlenecks that differ, are zero, or are as large as the tokens are few.
+MIXED = [
+    adapter_spec(4, 8),
+    adapter_spec(7, 3, residual=True),
+    adapter_spec(0, 8, residual=True, scale=0.1),
+    adapter_spec(5, 0, residual=True),
+    adapter_spec(0, 0, outputs=2),
+    adapter_spec(40, 16, task=TaskType.VERIFICATION, outputs=12),
+]
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if request.param == "wav2vec2-layer-norm":
+        return save_tiny_wav2vec2(tmp_path_factory.mktemp("layer-norm"), norm="layer")
+    fixture: Path = request.getfixturevalue(f"tiny_{request.param}_dir")
+    return fixture
+
+
+@pytest.fixture(scope="module")
+def backbone(directory: Path) -> Backbone:
+    return load_backbone(str(directory), "cpu", "float32")
+
+
+def inputs_of(backbone: Backbone, rows: int, frames: int = 96, seed: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn((rows, *backbone.input_shape(frames)), generator=generator)
+
+
+def adapters_of(backbone: Backbone) -> list[AdapterWeights]:
+    return [random_adapter(spec, backbone.spec, seed, std=0.2) for seed, spec in enumerate(MIXED)]
+
+
+def test_null_adapter_is_the_hugging_face_model(directory: Path, backbone: Backbone) -> None:
+    model = AutoModel.from_pretrained(directory, attn_implementation="eager").eval()
+    inputs = inputs_of(backbone, 2, frames=128)
+    with torch.no_grad():
+        hidden = model(inputs).last_hidden_state
+    is_ast = backbone.spec.embedding_size == backbone.spec.hidden_size
+    expected = hidden[:, :2].mean(dim=1) if is_ast else torch.cat((hidden.mean(1), hidden.std(1)), dim=1)
+    assert relative_error(backbone.forward(inputs, Bank.of(backbone, []), [0, 0]), expected) < 1e-5
+
+
+@pytest.mark.parametrize("spec", MIXED, ids=lambda spec: f"P{spec.prompt_length}R{spec.bottleneck_dim}")
+@pytest.mark.parametrize("frames", [64, 96, 200])
+def test_folded_equals_prepended(directory: Path, backbone: Backbone, spec: AdapterSpec, frames: int) -> None:
+    weights = random_adapter(spec, backbone.spec, seed=11, std=0.2)
+    inputs = inputs_of(backbone, 2, frames)
+    embeddings = backbone.forward(inputs, Bank.of(backbone, [weights]), [1, 1])
+    tensors = weights.to_tensors()
+    expected = Reference(directory).embeddings(inputs, tensors, spec.adapter_scale, spec.adapter_residual)
+    assert relative_error(embeddings, expected) < 1e-5
+    assert relative_error(weights.head(embeddings), head(tensors, expected)) < 1e-4
+
+
+def test_mixed_batch_equals_each_row_alone(backbone: Backbone) -> None:
+    adapters = adapters_of(backbone)
+    bank = Bank(backbone, slots=8, prompt_length=48, bottleneck_dim=24)
+    for slot, weights in enumerate(adapters, start=1):
+        bank.write(slot, fold(weights, backbone))
+    slots = [3, 0, 1, 6, 2, 2, 5, 4, 0, 6]
+    inputs = inputs_of(backbone, len(slots))
+    mixed = backbone.forward(inputs, bank, slots)
+    for row, slot in enumerate(slots):
+        alone = backbone.forward(inputs[row : row + 1], Bank.of(backbone, adapters[slot - 1 : slot]), [min(slot, 1)])
+        assert relative_error(mixed[row : row + 1], alone) < 1e-5, f"row {row}, slot {slot}"
+
+
+def test_rows_share_the_front_end(backbone: Backbone) -> None:
+    bank = Bank.of(backbone, adapters_of(backbone))
+    inputs = inputs_of(backbone, 2)
+    shared = backbone.forward(inputs, bank, [1, 2, 3, 1], rows=[0, 0, 1, 1])
+    apart = backbone.forward(inputs[[0, 0, 1, 1]], bank, [1, 2, 3, 1])
+    assert relative_error(shared, apart) < 1e-6
+
+
+def test_gradients_reach_prompt_and_adapter_and_nothing_else(backbone: Backbone) -> None:
+    adapter = TrainableAdapter(adapter_spec(4, 8), backbone.spec)
+    inputs = inputs_of(backbone, 2)
+    with torch.no_grad():  # up-projections start at zero, which would leave the down-projections without gradient
+        for name, parameter in adapter.named_parameters():
+            if "up__weight" in name:
+                parameter.normal_(std=0.1)
+    weights = adapter.weights()
+    logits = weights.head(backbone.forward(inputs, Bank.of(backbone, [weights]), [1, 1]))
+    logits.square().sum().backward()
+    assert all(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in adapter.parameters())
+    frozen = [value for value in vars(backbone).values() if isinstance(value, Tensor)]
+    assert not any(tensor.requires_grad for tensor in frozen)
+    assert not any(layer.attention.qkv.weight.requires_grad for layer in backbone._layers)  # type: ignore[attr-defined]
+
+
+def test_gradients_equal_those_of_the_prepended_form(directory: Path, backbone: Backbone) -> None:
+    spec = adapter_spec(4, 8, residual=True)
+    tensors = random_adapter(spec, backbone.spec, seed=5, std=0.2).to_tensors()
+    inputs = inputs_of(backbone, 2)
+    leaves = [{name: tensor.clone().requires_grad_() for name, tensor in tensors.items()} for _ in range(2)]
+    weights = AdapterWeights.from_tensors(spec, leaves[0])
+    backbone.forward(inputs, Bank.of(backbone, [weights]), [1, 1]).square().sum().backward()
+    reference = Reference(directory).embeddings(inputs, leaves[1], spec.adapter_scale, spec.adapter_residual)
+    reference.square().sum().backward()
+    for name in tensors:
+        if not name.startswith("head."):
+            ours, theirs = leaves[0][name].grad, leaves[1][name].grad
+            assert ours is not None
+            assert theirs is not None
+            assert relative_error(ours, theirs) < 1e-4, name
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16"])
+def test_half_precision_stays_near(directory: Path, backbone: Backbone, dtype: str) -> None:
+    half = load_backbone(str(directory), "cpu", dtype)
+    adapters = adapters_of(backbone)
+    slots = [1, 2, 0, 6, 4, 3]
+    inputs = inputs_of(backbone, len(slots))
+    bank = Bank.of(half, adapters)
+    mixed = half.forward(inputs, bank, slots)
+    alone = torch.cat([half.forward(inputs[i : i + 1], bank, [slot]) for i, slot in enumerate(slots)])
+    exact = backbone.forward(inputs, Bank.of(backbone, adapters), slots)
+    assert relative_error(mixed, alone) < 1e-2
+    assert relative_error(mixed, exact) < 3e-2
+
+
+@pytest.mark.gpu
+def test_cuda_equals_cpu(directory: Path, backbone: Backbone) -> None:
+    cuda = load_backbone(str(directory), "cuda", "float32")
+    adapters = adapters_of(backbone)
+    slots = [1, 2, 0, 6, 4, 3]
+    inputs = inputs_of(backbone, len(slots))
+    expected = backbone.forward(inputs, Bank.of(backbone, adapters), slots)
+    assert relative_error(cuda.forward(inputs, Bank.of(cuda, adapters), slots).cpu(), expected) < 1e-4
