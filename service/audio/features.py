@@ -1,0 +1,204 @@
+"""Waveform -> the tensors that a backbone reads: Kaldi filter bank, windows, normalisation. Knows no models.
+
+The filter bank equals `torchaudio.compliance.kaldi.fbank` with the arguments that the contract names
+(section 3, "AST input"); it is written here because it serves batches and keeps its tables between calls.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from service.audio.waveform import MIN_SAMPLES, SAMPLING_RATE, Waveform
+
+FRAME_SAMPLES = 400  # 25 ms: one analysis frame
+HOP_SAMPLES = 160  # 10 ms: from one frame to the next; `window_frames` counts these for wav2vec 2.0 too
+FFT_SAMPLES = 512  # the next power of two
+MEL_BINS = 128
+LOWEST_HZ = 20.0  # of the filter bank, which ends at half the sampling rate
+PREEMPHASIS = 0.97
+POWER_FLOOR = torch.finfo(torch.float32).eps  # under the logarithm, as Kaldi has it
+FRAMES_PER_BLOCK = 512  # frames transformed at once: bounds the memory of a long clip
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What an adapter asks of a clip (contract, section 2, `input`).
+
+    Args:
+        window_frames: length of a window, in hops of 10 ms.
+        windows: number of evenly spaced windows; None for one every `hop_frames`.
+        hop_frames: distance of windows where `windows` is None; None for the window itself.
+        mean, std: the filter bank becomes `(x - mean) / (2 * std)`; the defaults leave it as it is.
+        short: what fills a clip that is shorter than the window.
+    """
+
+    window_frames: int
+    windows: int | None = 1
+    hop_frames: int | None = None
+    mean: float = 0.0
+    std: float = 0.5
+    short: Literal["zeros", "repeat"] = "zeros"
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """The windows of one clip, ready for a backbone.
+
+    Args:
+        inputs: float32, `[W, frames, 128]` for AST, `[W, samples]` for wav2vec 2.0.
+        spans: start and end of each window in the clip, seconds.
+    """
+
+    inputs: Tensor
+    spans: tuple[tuple[float, float], ...]
+
+
+def frame_count(samples: int) -> int:
+    """Analysis frames in a clip of so many samples: only frames that lie wholly inside count."""
+    return 0 if samples < FRAME_SAMPLES else 1 + (samples - FRAME_SAMPLES) // HOP_SAMPLES
+
+
+def fbank(samples: Tensor) -> Tensor:
+    """Log mel filter bank of clips less their means: float32 `[N]` or `[B, N]` -> `[..., frames, 128]`.
+
+    Raises:
+        ValueError: fewer samples than one frame (400).
+    """
+    if samples.shape[-1] < MIN_SAMPLES:
+        raise ValueError(f"a clip has {samples.shape[-1]} samples; a filter bank needs {MIN_SAMPLES} or more")
+    samples = samples.to(torch.float32)
+    samples = samples - samples.mean(dim=-1, keepdim=True)
+    frames = samples.unfold(-1, FRAME_SAMPLES, HOP_SAMPLES)  # [..., frames, 400], a view
+    blocks = [
+        _log_mel(frames.narrow(-2, first, min(FRAMES_PER_BLOCK, frames.shape[-2] - first)))
+        for first in range(0, frames.shape[-2], FRAMES_PER_BLOCK)
+    ]
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=-2)
+
+
+def _log_mel(frames: Tensor) -> Tensor:
+    """Raw frames `[..., 400]` -> `[..., 128]`: offset, pre-emphasis, window, power spectrum, mel, logarithm."""
+    frames = frames - frames.mean(dim=-1, keepdim=True)
+    previous = torch.cat((frames[..., :1], frames[..., :-1]), dim=-1)
+    frames = (frames - PREEMPHASIS * previous) * _hanning(frames.device)
+    spectrum = torch.view_as_real(torch.fft.rfft(frames, n=FFT_SAMPLES))
+    power = spectrum.square().sum(dim=-1)  # [..., 257]
+    return (power @ _mel_filters(frames.device)).clamp_min(POWER_FLOOR).log()
+
+
+@cache
+def _hanning(device: torch.device) -> Tensor:
+    return torch.hann_window(FRAME_SAMPLES, periodic=False, device=device)
+
+
+@cache
+def _mel_filters(device: torch.device) -> Tensor:
+    """Triangles on Kaldi's mel scale, `1127 ln(1 + f / 700)`: `[257, 128]`, nothing at half the sampling rate."""
+    hertz = torch.arange(FFT_SAMPLES // 2, dtype=torch.float64) * (SAMPLING_RATE / FFT_SAMPLES)
+    mels = 1127.0 * torch.log1p(hertz / 700.0)[:, None]  # [256, 1]
+    lowest, highest = (1127.0 * math.log1p(f / 700.0) for f in (LOWEST_HZ, SAMPLING_RATE / 2))
+    width = (highest - lowest) / (MEL_BINS + 1)
+    left = lowest + width * torch.arange(MEL_BINS, dtype=torch.float64)[None, :]
+    rising, falling = (mels - left) / width, (left + 2 * width - mels) / width
+    filters = torch.minimum(rising, falling).clamp_min(0.0)
+    return torch.nn.functional.pad(filters, (0, 0, 0, 1)).to(device, torch.float32)
+
+
+def window_starts(length: int, window: int, windows: int | None, hop: int | None) -> list[int]:
+    """First positions of the windows in a clip of `length`; all four in the same unit.
+
+    A clip that is no longer than the window has one window, whatever was asked: more would all be the same.
+    """
+    last = length - window
+    if last <= 0:
+        return [0]
+    if windows is not None:
+        return [int(start) for start in np.linspace(0, last, windows)]
+    starts = list(range(0, last + 1, hop if hop is not None else window))
+    return starts if starts[-1] == last else [*starts, last]
+
+
+def ast_windows(samples: Tensor, spec: InputSpec) -> Windows:
+    """Windows of a clip `[N]` for AST: normalised filter bank, `[W, window_frames, 128]`."""
+    return _ast_windows(fbank(samples), len(samples), spec)
+
+
+def _ast_windows(frames: Tensor, samples: int, spec: InputSpec) -> Windows:
+    starts = window_starts(len(frames), spec.window_frames, spec.windows, spec.hop_frames)
+    filled = (_fill(frames, spec.window_frames, spec.short) - spec.mean) / (2 * spec.std)
+    spans = _spans(starts, spec.window_frames, HOP_SAMPLES, samples)
+    return Windows(_cut(filled, starts, spec.window_frames), spans)
+
+
+def wav2vec2_windows(samples: Tensor, spec: InputSpec) -> Windows:
+    """Windows of a clip `[N]` for wav2vec 2.0: the samples as they are, `[W, window_frames * 160]`."""
+    length = spec.window_frames * HOP_SAMPLES
+    hop = None if spec.hop_frames is None else spec.hop_frames * HOP_SAMPLES
+    starts = window_starts(len(samples), length, spec.windows, hop)
+    filled = _fill(samples.to(torch.float32), length, spec.short)
+    return Windows(_cut(filled, starts, length), _spans(starts, length, 1, len(samples)))
+
+
+def _fill(clip: Tensor, length: int, short: Literal["zeros", "repeat"]) -> Tensor:
+    """Lengthen a clip `[T, ...]` to the window: with zeros behind it, or by playing it again and again."""
+    missing = length - len(clip)
+    if missing <= 0:
+        return clip
+    if short == "zeros":
+        return torch.cat((clip, clip.new_zeros(missing, *clip.shape[1:])))
+    times = -(-length // len(clip))
+    return clip.repeat(times, *(1 for _ in clip.shape[1:]))[:length]
+
+
+def _cut(clip: Tensor, starts: list[int], length: int) -> Tensor:
+    if len(starts) == 1:
+        return clip[starts[0] : starts[0] + length].unsqueeze(0)
+    return torch.stack([clip[start : start + length] for start in starts])
+
+
+def _spans(starts: list[int], length: int, unit: int, samples: int) -> tuple[tuple[float, float], ...]:
+    """Positions in `unit` samples -> seconds, none past the end of the clip."""
+    end = samples / SAMPLING_RATE
+    seconds = unit / SAMPLING_RATE
+    return tuple((start * seconds, min((start + length) * seconds, end)) for start in starts)
+
+
+class ClipFeatures:
+    """The features of one clip for the life of a request, each computed once however many adapters read it.
+
+    Adapters with equal `InputSpec` get the same `Windows` object. For one thread at a time.
+    """
+
+    __slots__ = ("_fbank", "_samples", "_windows")
+
+    def __init__(self, waveform: Waveform) -> None:
+        self._samples = torch.from_numpy(waveform.samples)
+        self._fbank: Tensor | None = None
+        self._windows: dict[tuple[bool, InputSpec], Windows] = {}
+
+    def count(self, is_ast: bool, spec: InputSpec) -> int:
+        """Number of windows that `windows` would give, without computing any."""
+        samples = len(self._samples)
+        if is_ast:
+            length, window, hop = frame_count(samples), spec.window_frames, spec.hop_frames
+        else:
+            length, window = samples, spec.window_frames * HOP_SAMPLES
+            hop = None if spec.hop_frames is None else spec.hop_frames * HOP_SAMPLES
+        return len(window_starts(length, window, spec.windows, hop))
+
+    def windows(self, is_ast: bool, spec: InputSpec) -> Windows:
+        """The windows that an adapter with this `spec` reads, for AST or for wav2vec 2.0."""
+        key = (is_ast, spec)
+        if key not in self._windows:
+            if is_ast:
+                if self._fbank is None:
+                    self._fbank = fbank(self._samples)
+                self._windows[key] = _ast_windows(self._fbank, len(self._samples), spec)
+            else:
+                self._windows[key] = wav2vec2_windows(self._samples, spec)
+        return self._windows[key]

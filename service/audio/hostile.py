@@ -1,0 +1,98 @@
+"""Headers that would make FFmpeg reserve gigabytes for a small file, found before it reads them.
+
+Two such are known: sample tables of mp4, whose entries need no bytes in the file, and code books of Vorbis.
+Knows nothing of decoding.
+"""
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from service.audio.containers import Container
+from service.errors import BadAudio
+
+MAX_INDEX_ENTRIES = 2_000_000  # of about 24 bytes each; 300 s of AAC have 14,000
+MAX_TABLES = 100_000  # tables in one file; a fragment for each frame of 300 s has 14,000
+MAX_BOOK_VALUES = 4_000_000  # floats in all code books of one stream; libvorbis writes about 200,000
+_TABLES = re.compile(rb"stsz|stz2|stts|ctts|trun|elst|iinf|iloc")
+_BOOK = re.compile(rb"BCV(..)(...)", re.DOTALL)  # each code book's sync, dimensions, entries
+
+
+def check_container(encoded: bytes, container: Container) -> None:
+    """Refuse an mp4 whose tables claim more samples than any clip has.
+
+    Raises:
+        BadAudio
+    """
+    if container is not Container.MP4:
+        return
+    samples = edits = 0
+    for tables, match in enumerate(_tables(encoded), start=1):
+        kind, at = match.group(), match.end()
+        if kind in (b"iinf", b"iloc"):
+            raise BadAudio("the mp4 file describes pictures; send an m4a file with sound alone")
+        if kind == b"elst":
+            edits += _number(encoded, at + 4)
+        elif kind in (b"stts", b"ctts"):
+            samples = max(samples, _run_length_total(encoded, at + 4))
+        else:
+            samples += _number(encoded, at + (4 if kind == b"trun" else 8))
+        if tables > MAX_TABLES or samples * max(1, edits) > MAX_INDEX_ENTRIES:
+            raise BadAudio(
+                f"the mp4 file's tables claim {samples} samples in {max(1, edits)} edits; "
+                f"at most {MAX_INDEX_ENTRIES} are accepted"
+            )
+
+
+def _tables(encoded: bytes) -> Iterator[re.Match[bytes]]:
+    """Every place that could be a table, at any depth, outside the media itself."""
+    for start, kind, end in mp4_boxes(encoded):
+        if kind != b"mdat":
+            yield from _TABLES.finditer(encoded, start, min(end, len(encoded)))
+
+
+def mp4_boxes(encoded: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Start, type and end of each box at the top; the last one's end may lie past the bytes that are there."""
+    position = 0
+    while position + 8 <= len(encoded):
+        size, kind = _number(encoded, position), encoded[position + 4 : position + 8]
+        if size == 1:
+            size = int.from_bytes(encoded[position + 8 : position + 16])
+        elif size == 0:
+            size = len(encoded) - position
+        end = position + max(size, 8)
+        yield position, kind, end
+        position = end
+
+
+def _number(encoded: bytes, at: int) -> int:
+    return int.from_bytes(encoded[at : at + 4])
+
+
+def _run_length_total(encoded: bytes, at: int) -> int:
+    """Samples in a table of (count, value) pairs that starts with its number of pairs."""
+    pairs = min(_number(encoded, at), max(0, len(encoded) - at - 4) // 8)
+    counts = np.frombuffer(encoded, dtype=">u4", count=2 * pairs, offset=at + 4)[::2] if pairs else np.empty(0)
+    return int(counts.sum(dtype=np.float64))
+
+
+def check_codec(name: str, extradata: bytes) -> None:
+    """Refuse Vorbis headers whose code books unfold to more than an encoder's ever do.
+
+    Books are packed bit by bit, so their sync pattern is looked for at each of the eight bit positions.
+
+    Raises:
+        BadAudio
+    """
+    if name != "vorbis":
+        return
+    bits = int.from_bytes(extradata, "little")
+    values = 0
+    for shift in range(8):
+        for match in _BOOK.finditer((bits >> shift).to_bytes(len(extradata), "little")):
+            dimensions, entries = (int.from_bytes(field, "little") for field in match.groups())
+            if dimensions <= 16 and entries <= 65_536:  # the decoder itself refuses larger ones
+                values += (1 + dimensions) * entries
+    if values > MAX_BOOK_VALUES:
+        raise BadAudio(f"the vorbis code books hold {values} values; at most {MAX_BOOK_VALUES} are accepted")

@@ -1,0 +1,130 @@
+"""Every Prometheus metric of the service, and its logs. Knows no HTTP.
+
+The one module that knows prometheus_client. Logs are single JSON lines that carry the request's id; audio,
+embeddings and keys never reach them.
+"""
+
+import json
+import logging
+import sys
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Final, TextIO
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+MAX_ADAPTER_LABELS: Final = 1000  # adapters with a series of their own; the rest count as OTHER_ADAPTERS
+OTHER_ADAPTERS: Final = "other"
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody reads
+
+_SECONDS: Final = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
+    *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+)
+_COUNTS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class Telemetry:
+    """The metrics of one service; with a registry of its own, so that several apps can live in one process.
+
+    Attributes are Prometheus counters (`.inc(n)`), gauges (`.set(n)`, `.inc(n)`, `.dec(n)`) and histograms
+    (`.observe(value)`, `with metric.time():`); all are safe to call from any thread.
+    """
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+            return Histogram(name, text, buckets=buckets, registry=registry)
+
+        self._requests = counter(
+            "ipet_requests_total", "Requests answered, by route template and status.", "route", "code"
+        )
+        self.request_seconds = histogram("ipet_request_seconds", "From the request's head to the last byte answered.")
+        self.requests_in_flight = gauge("ipet_requests_in_flight", "Requests being answered.")
+        self.decode_seconds = histogram("ipet_decode_seconds", "Decoding one clip.")
+        self.audio_seconds_total = counter("ipet_audio_seconds_total", "Audio decoded, seconds.")
+
+        self.queue_seconds = histogram("ipet_queue_seconds", "From a job's admission to the start of its batch.")
+        self.inference_seconds = histogram("ipet_inference_seconds", "One batch on the device.")
+        self.batch_rows = histogram("ipet_batch_rows", "Rows (window x adapter) in a batch.", _COUNTS)
+        self.batch_adapters = histogram("ipet_batch_adapters", "Different adapters in a batch.", _COUNTS)
+
+        self.adapter_loads_total = counter("ipet_adapter_loads_total", "Adapters loaded into a slot.")
+        self.adapter_load_failures_total = counter("ipet_adapter_load_failures_total", "Adapters that did not load.")
+        self.adapter_load_seconds = histogram("ipet_adapter_load_seconds", "Loading one adapter into a slot.")
+        self.adapters_resident = gauge("ipet_adapters_resident", "Adapters resident on the device.")
+        self._adapter_requests = counter(
+            "ipet_adapter_requests_total",
+            "Clips answered by an adapter, the first thousand by name.",
+            "adapter",
+        )
+        self._adapter_labels: set[str] = set()
+
+    def count_request(self, route: str, code: int) -> None:
+        """Counts one answered request. `route` is the template (`/v1/adapters/{name}`), never the path."""
+        self._requests.labels(route, str(code)).inc()
+
+    def count_adapter(self, name: str, clips: int = 1) -> None:
+        """Counts `clips` asked of the adapter `name` (no version); the label's cardinality is bounded."""
+        if name not in self._adapter_labels:
+            if len(self._adapter_labels) >= MAX_ADAPTER_LABELS:
+                name = OTHER_ADAPTERS
+            else:
+                self._adapter_labels.add(name)
+        self._adapter_requests.labels(name).inc(clips)
+
+    def exposition(self) -> tuple[bytes, str]:
+        """All metrics in Prometheus's text format, and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+
+REQUEST_ID: Final[ContextVar[str | None]] = ContextVar("request_id", default=None)
+
+_STANDARD_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_NOT_LOGGED: Final = frozenset({"color_message"})  # uvicorn's second copy of its messages
+
+
+class JsonFormatter(logging.Formatter):
+    """One line of JSON for each record: time, level, logger, message, request_id and the `extra` fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if request_id := REQUEST_ID.get():
+            line["request_id"] = request_id
+        line |= {k: v for k, v in vars(record).items() if k not in _STANDARD_FIELDS and k not in _NOT_LOGGED}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+def configure_logging(level: int = logging.INFO, stream: TextIO | None = None) -> None:
+    """Sends every log of the process to `stream` (standard error) as JSON lines; called once."""
+    target = logging.StreamHandler(stream or sys.stderr)
+    target.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level, handlers=[target], force=True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -1,0 +1,65 @@
+"""Headers that would reserve gigabytes: each found before FFmpeg reads it."""
+
+import struct
+
+import pytest
+
+from service.audio.containers import Container
+from service.audio.decode import decode
+from service.audio.hostile import check_codec, check_container
+from service.audio.source import Source, refuse_reference
+from service.errors import BadAudio
+from tests.synthesis import encode, tone
+
+
+def patched(encoded: bytes, box: bytes, offset: int, value: int) -> bytes:
+    at = encoded.index(box) + offset
+    return encoded[:at] + struct.pack(">I", value) + encoded[at + 4 :]
+
+
+@pytest.mark.parametrize(("box", "offset"), [(b"stsz", 12), (b"stts", 12), (b"elst", 8)])
+def test_tables_that_claim_too_much(box: bytes, offset: int) -> None:
+    with pytest.raises(BadAudio, match="claim"):
+        decode(patched(encode(tone(1.0), 16_000, "m4a"), box, offset, 170_000_000))
+
+
+def test_fragments_that_claim_too_much() -> None:
+    fragment = struct.pack(">I4sI4sII", 24, b"moof", 16, b"trun", 0, 170_000_000)
+    with pytest.raises(BadAudio, match="claim"):
+        check_container(b"\0\0\0\x08ftyp" + fragment, Container.MP4)
+
+
+def test_media_may_look_like_a_table() -> None:
+    media = struct.pack(">I4s4sIII", 24, b"mdat", b"stsz", 0, 0, 0xFFFFFFFF)
+    check_container(b"\0\0\0\x08ftyp" + media, Container.MP4)
+
+
+def test_pictures_are_refused() -> None:
+    with pytest.raises(BadAudio, match="pictures"):
+        check_container(b"\0\0\0\x08ftyp" + struct.pack(">I4s4s", 12, b"meta", b"iinf"), Container.MP4)
+
+
+@pytest.mark.parametrize("shift", range(8))
+def test_vorbis_books_at_every_bit(shift: int) -> None:
+    book = b"BCV" + struct.pack("<H", 16) + (65_536).to_bytes(3, "little")
+    bits = int.from_bytes(book * 8, "little") << shift
+    with pytest.raises(BadAudio, match="code books"):
+        check_codec("vorbis", bits.to_bytes(len(book) * 8 + 1, "little"))
+    check_codec("opus", book * 8)
+
+
+def test_a_source_is_not_read_for_ever() -> None:
+    source = Source(b"abc" * 1000)
+
+    def reread() -> None:
+        while True:
+            source.seek(0)
+            source.read(3000)
+
+    with pytest.raises(BadAudio, match="again and again"):
+        reread()
+
+
+def test_other_files_are_never_opened() -> None:
+    with pytest.raises(BadAudio, match="other files"):
+        refuse_reference("file:///etc/passwd", 1, {})
