@@ -1,0 +1,80 @@
+"""Turns raw outputs into calibrated ones, and fits how. Knows no models and no files (numpy only)."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from service.scoring.metrics import P_TARGET
+
+LOG_TEMPERATURES = np.linspace(-0.7, 3.0, 371)  # 0.5 to 20: a few right answers do not make certainty
+NEWTON_STEPS = 50
+RIDGE = 1e-3  # keeps slope and intercept finite when trials separate perfectly
+
+
+def with_temperature(logits: ArrayLike, temperature: float) -> NDArray[np.float64]:
+    """Logits divided by the temperature (before softmax or sigmoid)."""
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    return np.asarray(logits, dtype=np.float64) / temperature
+
+
+def log_likelihood_ratio(score: float, slope: float, intercept: float) -> float:
+    """Natural log of p(score | same speaker) / p(score | different speakers): `slope * score + intercept`."""
+    return slope * score + intercept
+
+
+def negative_log_likelihood(logits: ArrayLike, targets: ArrayLike) -> float:
+    """Mean softmax cross entropy of logits `[N, C]` against classes `[N]`, nats."""
+    values = np.asarray(logits, dtype=np.float64)
+    shifted = values - values.max(axis=1, keepdims=True)
+    chosen = shifted[np.arange(len(values)), np.asarray(targets)]
+    return float(np.mean(np.log(np.exp(shifted).sum(axis=1)) - chosen))
+
+
+def binary_log_likelihood(logits: ArrayLike, targets: ArrayLike) -> float:
+    """Mean sigmoid cross entropy of logits `[N, C]` against 0/1 targets `[N, C]`, nats."""
+    values, wanted = np.asarray(logits, dtype=np.float64), np.asarray(targets, dtype=np.float64)
+    return float(np.mean(np.logaddexp(0.0, values) - wanted * values))
+
+
+def fit_temperature(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    loss: Callable[[ArrayLike, ArrayLike], float] = negative_log_likelihood,
+) -> float:
+    """Temperature that minimises `loss` over logits `[N, C]`, found on a grid of 1 % steps."""
+    grid = np.exp(LOG_TEMPERATURES)
+    losses = [loss(with_temperature(logits, float(temperature)), targets) for temperature in grid]
+    return float(grid[int(np.argmin(losses))])
+
+
+def fit_logistic(scores: ArrayLike, targets: ArrayLike) -> tuple[float, float]:
+    """Slope and intercept of the log-likelihood ratio of scores `[N]`, by logistic regression.
+
+    Target and non-target trials weigh the same in total, so the result does not depend on how many of each
+    the list happened to hold. Newton's method on standardised scores, with a small ridge on the slope.
+    """
+    values, wanted = np.asarray(scores, dtype=np.float64), np.asarray(targets, dtype=bool)
+    if not wanted.any() or wanted.all():
+        raise ValueError("a calibration needs target and non-target trials")
+    weights = np.where(wanted, 0.5 / wanted.sum(), 0.5 / (~wanted).sum())
+    centre, spread = float(values.mean()), max(float(values.std()), 1e-12)
+    design = np.stack([(values - centre) / spread, np.ones_like(values)], axis=1)
+    ridge = np.diag([RIDGE, 0.0])
+    solution = np.zeros(2)
+    for _ in range(NEWTON_STEPS):
+        p = 1.0 / (1.0 + np.exp(-np.clip(design @ solution, -500.0, 500.0)))
+        gradient = design.T @ (weights * (p - wanted)) + ridge @ solution
+        curvature = design.T @ (design * (weights * p * (1.0 - p))[:, None]) + ridge + 1e-9 * np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        solution = solution - np.clip(step, -10.0, 10.0)
+        if np.abs(step).max() < 1e-9:
+            break
+    slope = float(solution[0]) / spread
+    return slope, float(solution[1]) - slope * centre
+
+
+def bayes_threshold(slope: float, intercept: float, p_target: float = P_TARGET) -> float:
+    """Raw score above which accepting costs least at this prior, both errors costing the same."""
+    return float((np.log((1.0 - p_target) / p_target) - intercept) / slope)
