@@ -1,0 +1,92 @@
+"""What the registry lets in, and what the live backbone can run. Knows neither files nor SQL."""
+
+import logging
+from dataclasses import dataclass
+
+from service.errors import AdapterFailed, BackboneMismatch, InvalidBundle
+from service.model.spec import BackboneSpec
+from service.registry.bundle import CARD_FILE, MAX_CARD_BYTES, BundleFiles, check_backbone, read_weights
+from service.registry.catalogue import LIVE, AdapterRows, VersionRow
+from service.registry.manifest import CONFIG_FILE, Manifest, ManifestLimits, check_limits, parse_manifest
+from service.registry.records import AdapterRecord, AdapterVersion
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The checks of one server: its backbone and the largest adapter that its bank holds."""
+
+    backbone: BackboneSpec
+    limits: ManifestLimits
+
+    def check_config(self, name: str, files: BundleFiles) -> Manifest:
+        """The manifest of an upload, its weights not looked at yet.
+
+        Raises:
+            InvalidBundle, BackboneMismatch: refused.
+        """
+        manifest = parse_manifest(files.config, self.limits)
+        if manifest.name != name:
+            raise InvalidBundle(f"{CONFIG_FILE}: name: expected {name}, as in the URL, got {manifest.name}")
+        if files.card is not None and len(files.card) > MAX_CARD_BYTES:
+            raise InvalidBundle(f"{CARD_FILE} has {len(files.card):,} bytes; at most {MAX_CARD_BYTES:,} are accepted")
+        check_backbone(manifest, self.backbone)
+        return manifest
+
+    def check_weights(self, files: BundleFiles, manifest: Manifest) -> None:
+        """Raise InvalidBundle unless the weights are what the manifest says."""
+        read_weights(files.weights, manifest, self.backbone)
+
+    def check_fit(self, version: AdapterVersion) -> None:
+        """Whether a version that was let in once, perhaps by another server, runs on this one.
+
+        Raises:
+            BackboneMismatch: another backbone. AdapterFailed: larger than the bank's slots.
+        """
+        try:
+            check_backbone(version.manifest, self.backbone)
+            check_limits(version.manifest, self.limits)
+        except BackboneMismatch as error:
+            raise BackboneMismatch(error.detail, adapter=version.reference) from None
+        except InvalidBundle as error:
+            raise AdapterFailed(f"{version.reference}: {error.detail}", adapter=version.reference) from None
+
+    def build_record(self, rows: AdapterRows, known: AdapterRecord | None) -> AdapterRecord | None:
+        """The record of a catalogue's rows; None without versions. Versions are immutable: `known` ones are kept."""
+        if not rows.versions:
+            return None
+        ready = {version.version: version for version in known.versions} if known else {}
+        versions: list[AdapterVersion] = []
+        unreadable: dict[int, str] = {}
+        for row in rows.versions:
+            try:
+                kept = ready.get(row.version)
+                versions.append(kept if kept and kept.digest == row.digest else self._build_version(row))
+            except InvalidBundle as error:
+                _logger.error("%s@%d cannot be read: %s", row.name, row.version, error.detail)
+                unreadable[row.version] = error.detail
+        live = rows.aliases.get(LIVE)
+        spoken_for = next((version for version in versions if version.version == live), None)
+        task = spoken_for or (versions[-1] if versions else None)
+        return AdapterRecord(
+            name=rows.name,
+            task_type=task.manifest.task_type if task else None,
+            live=live,
+            aliases=rows.aliases,
+            versions=tuple(versions),
+            unreadable=unreadable,
+        )
+
+    def _build_version(self, row: VersionRow) -> AdapterVersion:
+        manifest = parse_manifest(row.config)
+        return AdapterVersion(
+            name=row.name,
+            version=row.version,
+            digest=row.digest,
+            created=row.created,
+            manifest=manifest,
+            verified=manifest.backbone.fingerprint == self.backbone.fingerprint,
+            config=row.config,
+            weights_bytes=row.weights_bytes,
+        )

@@ -1,0 +1,170 @@
+"""A bundle: the two files of one adapter and its card. Knows the backbone's geometry, not the backbone."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from service.errors import BackboneMismatch, InvalidBundle
+from service.model.spec import BackboneSpec, expected_shapes
+from service.registry.manifest import CONFIG_FILE, MAX_CONFIG_BYTES, Manifest
+from service.registry.tensor_header import WEIGHTS_FILE, check_header, largest_file
+
+CARD_FILE = "README.md"
+MAX_CARD_BYTES = 2**20
+MAX_WEIGHTS_BYTES = 2**30  # of a file whose manifest is not known yet
+
+
+@dataclass(frozen=True, slots=True)
+class BundleFiles:
+    """The files of a bundle, as they are."""
+
+    config: bytes
+    weights: bytes
+    card: bytes | None = None
+
+    @property
+    def digest(self) -> str:
+        return digest(self.config, self.weights)
+
+
+def digest(config: bytes, weights: bytes) -> str:
+    """`sha256:...` of a version: SHA-256 of (SHA-256 of the config, SHA-256 of the weights), both raw."""
+    pair = hashlib.sha256(config).digest() + hashlib.sha256(weights).digest()
+    return f"sha256:{hashlib.sha256(pair).hexdigest()}"
+
+
+def check_backbone(manifest: Manifest, backbone: BackboneSpec) -> bool:
+    """Whether the adapter was trained on exactly this backbone; False when it does not say (no fingerprint).
+
+    Raises:
+        BackboneMismatch: another architecture, geometry or fingerprint.
+    """
+    wanted = manifest.backbone
+    for field in ("model_type", "hidden_size", "num_hidden_layers"):
+        got, live = getattr(wanted, field), getattr(backbone, field)
+        if got != live:
+            raise BackboneMismatch(
+                f"{CONFIG_FILE}: backbone.{field}: the adapter was trained on {got}, "
+                f"the server's backbone {backbone.name} has {live}"
+            )
+    if wanted.fingerprint is None:
+        return False
+    if wanted.fingerprint != backbone.fingerprint:
+        raise BackboneMismatch(
+            f"{CONFIG_FILE}: backbone.fingerprint: the adapter was trained on {wanted.fingerprint}, "
+            f"the server's backbone {backbone.name} is {backbone.fingerprint}"
+        )
+    return True
+
+
+def read_weights(source: bytes | Path, manifest: Manifest, backbone: BackboneSpec) -> dict[str, torch.Tensor]:
+    """Read and check the tensors of a bundle.
+
+    Args:
+        source: the bytes of `adapter_model.safetensors`, or its path.
+
+    Returns:
+        Contract name -> tensor on the CPU, in the file's dtype (float32, float16 or bfloat16).
+
+    Raises:
+        InvalidBundle: not a safetensors file, other tensors, shapes or dtypes than the manifest says, or
+            values that are not finite.
+        BackboneMismatch: as `check_backbone`.
+    """
+    check_backbone(manifest, backbone)
+    expected = expected_shapes(manifest.adapter_spec(), backbone)
+    limit = largest_file(expected)
+    raw = _read(source, limit) if isinstance(source, Path) else source
+    if len(raw) > limit:
+        raise InvalidBundle(f"{WEIGHTS_FILE} has {len(raw):,} bytes; these tensors take at most {limit:,}")
+    check_header(raw, len(raw), expected)
+    try:
+        tensors = safetensors.torch.load(raw)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise InvalidBundle(f"{WEIGHTS_FILE} is not a valid safetensors file: {error}") from None
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise InvalidBundle(f"{WEIGHTS_FILE}: {name}: holds NaN or infinite values; all must be finite")
+    return tensors
+
+
+def write_bundle(
+    directory: Path, manifest: Manifest, tensors: Mapping[str, torch.Tensor], card: str | None = None
+) -> BundleFiles:
+    """Write a bundle into a directory, over the one it holds, if any.
+
+    The old config goes first and the new one comes last, so that a directory with a config always holds a
+    whole bundle, whenever this is interrupted.
+    """
+    weights = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    files = BundleFiles(manifest.to_bytes(), weights, None if card is None else card.encode())
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / CONFIG_FILE).unlink(missing_ok=True)
+    sync_directory(directory)
+    replace_file(directory / WEIGHTS_FILE, files.weights)
+    if files.card is None:
+        (directory / CARD_FILE).unlink(missing_ok=True)
+    else:
+        replace_file(directory / CARD_FILE, files.card)
+    sync_directory(directory)
+    replace_file(directory / CONFIG_FILE, files.config)
+    sync_directory(directory)
+    return files
+
+
+def read_bundle(directory: Path) -> BundleFiles:
+    """Read a bundle's files without looking into them.
+
+    Raises:
+        InvalidBundle: a file is missing, cannot be read, or is too large.
+    """
+    card = directory / CARD_FILE
+    return BundleFiles(
+        config=_read(directory / CONFIG_FILE, MAX_CONFIG_BYTES),
+        weights=_read(directory / WEIGHTS_FILE, MAX_WEIGHTS_BYTES),
+        card=_read(card, MAX_CARD_BYTES) if card.exists() else None,
+    )
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file durably and put it in place in one step."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)  # mkstemp's files are private
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames within a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+    except FileNotFoundError:
+        raise InvalidBundle(f"{path.name} is missing in {path.parent.name}") from None
+    except OSError as error:
+        raise InvalidBundle(f"{path.name} cannot be read: {error.strerror}") from None
+    if len(content) > max_bytes:
+        raise InvalidBundle(f"{path.name} is larger than the {max_bytes:,} bytes accepted here")
+    return content

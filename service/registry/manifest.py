@@ -1,0 +1,257 @@
+"""The manifest: `adapter_config.json` of a bundle, checked field by field. Knows no tensors and no files."""
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from service.audio.features import InputSpec
+from service.errors import InvalidBundle
+from service.model.spec import AdapterSpec, ModelType, TaskType
+from service.registry.strict_json import parse_object
+
+CONFIG_FILE = "adapter_config.json"
+MAX_CONFIG_BYTES = 2**20
+MAX_LABELS = 10_000
+MAX_LABEL_LENGTH = 256  # characters
+MAX_EMBEDDING_DIM = 4096
+MAX_WINDOWS = 10_000
+MIN_WINDOW_FRAMES = 3  # 30 ms: the backbones' shortest analysis frame is 25 ms
+MAX_WINDOW_FRAMES = 30_000  # 300 s
+_MAX_ERRORS = 5  # named in one message
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_FINGERPRINT = r"^sha256:[0-9a-f]{64}$"
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` can name an adapter."""
+    return _NAME.fullmatch(text) is not None
+
+
+def is_alias(text: str) -> bool:
+    """Whether `text` can be an alias: as a name, and not all digits, which would be a version."""
+    return is_name(text) and not text.isdigit()
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestLimits:
+    """Largest geometry accepted, as the bank was laid out."""
+
+    prompt_length: int = 128
+    bottleneck_dim: int = 128
+
+
+class _Section(BaseModel):
+    """Types are exact, numbers finite, unknown keys kept."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class BackboneReference(_Section):
+    """The backbone that the adapter was trained on; `fingerprint` None accepts any of this geometry."""
+
+    model_type: ModelType
+    hidden_size: int = Field(ge=1, le=2**16)
+    num_hidden_layers: int = Field(ge=1, le=2**10)
+    fingerprint: str | None = Field(default=None, pattern=_FINGERPRINT)
+
+
+class InputSection(_Section):
+    """How a clip becomes the backbone's input: windows in frames of 10 ms, normalisation for AST."""
+
+    sampling_rate: Literal[16000]
+    window_frames: int = Field(ge=MIN_WINDOW_FRAMES, le=MAX_WINDOW_FRAMES)
+    windows: int | None = Field(default=1, ge=1, le=MAX_WINDOWS)
+    hop_frames: int | None = Field(default=None, ge=1, le=MAX_WINDOW_FRAMES)
+    mean: float | None = Field(default=None, ge=-1e6, le=1e6)
+    std: float | None = Field(default=None, ge=1e-6, le=1e6)
+    short: Literal["zeros", "repeat"] | None = None
+
+
+class Calibration(_Section):
+    """`temperature` for classification; `slope` and `intercept` for verification."""
+
+    temperature: float | None = Field(default=None, ge=1e-6, le=1e6)
+    slope: float | None = Field(default=None, ge=-1e6, le=1e6)
+    intercept: float | None = Field(default=None, ge=-1e6, le=1e6)
+
+
+Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_LENGTH)]
+
+
+class Manifest(_Section):
+    """`adapter_config.json`, as the contract's section 2 describes it."""
+
+    format_version: Literal[1]
+    peft_type: Literal["IPET"]
+    name: str = Field(pattern=f"^{_NAME.pattern}$")
+    task_type: TaskType
+    base_model_name_or_path: str = Field(max_length=1024)
+    backbone: BackboneReference
+    prompt_length: int = Field(ge=0)
+    bottleneck_dim: int = Field(ge=0)
+    adapter_scale: float = Field(ge=-1e6, le=1e6)
+    adapter_residual: bool
+    labels: tuple[Label, ...] | None = Field(default=None, max_length=MAX_LABELS, fail_fast=True)
+    activation: Literal["softmax", "sigmoid"] | None = None
+    embedding_dim: int | None = Field(default=None, ge=1, le=MAX_EMBEDDING_DIM)
+    threshold: float | None = Field(default=None, ge=-1, le=1)
+    calibration: Calibration | None = None
+    input: InputSection
+    metrics: dict[str, Any] | None = None
+    license: str | None = None
+    description: str | None = None
+    training: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _check_fields_of_task(self) -> Self:
+        required = ("labels", "activation")
+        if self.task_type is TaskType.VERIFICATION:
+            required = ("embedding_dim", "threshold")
+        for field in required:
+            if getattr(self, field) is None:
+                raise _problem(f"{field}: missing; {self.task_type.value} requires it")
+        if self.task_type is TaskType.CLASSIFICATION:
+            _check_labels(self.labels or ())
+        if self.calibration is not None:
+            wanted = ("temperature",) if self.task_type is TaskType.CLASSIFICATION else ("slope", "intercept")
+            for field in wanted:
+                if getattr(self.calibration, field) is None:
+                    raise _problem(f"calibration.{field}: missing; {self.task_type.value} calibrates with it")
+        return self
+
+    @model_validator(mode="after")
+    def _check_normalisation(self) -> Self:
+        if self.backbone.model_type is ModelType.AST:
+            for field in ("mean", "std"):
+                if getattr(self.input, field) is None:
+                    raise _problem(f"input.{field}: missing; {ModelType.AST.value} requires it")
+        return self
+
+    @property
+    def outputs(self) -> int:
+        """Classes, or the embedding's dimension."""
+        if self.task_type is TaskType.CLASSIFICATION:
+            return len(self.labels or ())
+        return self.embedding_dim or 0
+
+    def adapter_spec(self) -> AdapterSpec:
+        """Geometry for the model."""
+        return AdapterSpec(
+            task_type=self.task_type,
+            prompt_length=self.prompt_length,
+            bottleneck_dim=self.bottleneck_dim,
+            adapter_scale=self.adapter_scale,
+            adapter_residual=self.adapter_residual,
+            outputs=self.outputs,
+        )
+
+    def input_spec(self) -> InputSpec:
+        """Input for the features; `short` defaults to zeros for AST and repeat for wav2vec 2.0.
+
+        Normalisation is left at its default for wav2vec 2.0, which has none, so that adapters that differ
+        only there share their windows.
+        """
+        section = self.input
+        if self.backbone.model_type is ModelType.WAV2VEC2:
+            return InputSpec(
+                section.window_frames, section.windows, section.hop_frames, short=section.short or "repeat"
+            )
+        if section.mean is None or section.std is None:
+            raise InvalidBundle("input.mean and input.std: missing; AST requires them")
+        return InputSpec(
+            section.window_frames,
+            section.windows,
+            section.hop_frames,
+            mean=section.mean,
+            std=section.std,
+            short=section.short or "zeros",
+        )
+
+    def to_bytes(self) -> bytes:
+        """The manifest as it is written to a bundle; fields that were never set are left out."""
+        return _encode(self.model_dump(mode="json", exclude_unset=True))
+
+
+def parse_manifest(raw: bytes, limits: ManifestLimits | None = None) -> Manifest:
+    """Parse and check `adapter_config.json`.
+
+    Raises:
+        InvalidBundle: names every wrong field (the first five), what it holds and what would be right.
+    """
+    parse_object(raw, CONFIG_FILE, MAX_CONFIG_BYTES)
+    try:
+        manifest = Manifest.model_validate_json(raw)
+    except ValidationError as error:
+        raise InvalidBundle(_explain(error)) from None
+    if limits is not None:
+        check_limits(manifest, limits)
+    return manifest
+
+
+def build_manifest(fields: Mapping[str, Any]) -> Manifest:
+    """A manifest from plain values in the contract's form, checked as an upload would be."""
+    try:
+        return parse_manifest(_encode(dict(fields)))
+    except (TypeError, ValueError) as error:
+        raise InvalidBundle(f"{CONFIG_FILE} cannot be written as JSON: {error}") from None
+
+
+def check_limits(manifest: Manifest, limits: ManifestLimits) -> None:
+    """Raise InvalidBundle where the adapter is larger than the bank's slots."""
+    for field in ("prompt_length", "bottleneck_dim"):
+        got, limit = getattr(manifest, field), getattr(limits, field)
+        if got > limit:
+            raise InvalidBundle(
+                f"{CONFIG_FILE}: {field}: expected at most {limit} "
+                f"(the server's --max-{field.replace('_', '-')}), got {got}"
+            )
+
+
+def _check_labels(labels: tuple[str, ...]) -> None:
+    if not labels:
+        raise _problem("labels: expected at least one label, got none")
+    seen: dict[str, int] = {}
+    for index, label in enumerate(labels):
+        if not label.strip() or any(unicodedata.category(character) == "Cc" for character in label):
+            raise _problem(f"labels.{index}: expected text without control characters, got {_show(label)}")
+        if label in seen:
+            raise _problem(f"labels.{index}: {_show(label)} is also label {seen[label]}; labels must differ")
+        seen[label] = index
+
+
+def _problem(message: str) -> PydanticCustomError:
+    return PydanticCustomError("manifest", "{problem}", {"problem": message})
+
+
+def _explain(error: ValidationError) -> str:
+    errors = error.errors(include_url=False)
+    lines = "; ".join(_explain_one(details) for details in errors[:_MAX_ERRORS])
+    more = f"; and {len(errors) - _MAX_ERRORS} more" if len(errors) > _MAX_ERRORS else ""
+    return f"{CONFIG_FILE}: {lines}{more}"
+
+
+def _explain_one(details: ErrorDetails) -> str:
+    path = ".".join(str(part) for part in details["loc"])
+    if details["type"] == "manifest":
+        return details["msg"]
+    if details["type"] == "missing":
+        return f"{path}: missing; it is required"
+    message = details["msg"].replace("Input should be", "expected").replace("String should", "text should")
+    return f"{path}: {message}, got {_show(details['input'])}"
+
+
+def _show(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _encode(fields: dict[str, Any]) -> bytes:
+    text = json.dumps(fields, indent=2, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode()

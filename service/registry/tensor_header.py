@@ -1,0 +1,129 @@
+"""The header of a safetensors file, read within limits before anything is allocated. Knows no tensors.
+
+Format: 8 bytes little-endian header length, the header (JSON), then the tensors' bytes. The header maps each
+tensor's name to `dtype`, `shape` and `data_offsets` [begin, end) into those bytes.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from service.errors import InvalidBundle
+from service.registry.strict_json import parse_object
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+MAX_HEADER_BYTES = 2**20  # some 8,000 tensors; an adapter on 24 layers has 124
+ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+_LENGTH_BYTES = 8
+_NAMED = 5  # tensors named in one message
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor of the file; `begin` and `end` are bytes behind the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def largest_file(expected: Shapes) -> int:
+    """Bytes that a file of these tensors can have at most."""
+    return _LENGTH_BYTES + MAX_HEADER_BYTES + 4 * sum(math.prod(shape) for shape in expected.values())
+
+
+def check_header(start: bytes, size: int, expected: Shapes) -> dict[str, TensorEntry]:
+    """Check that a file holds exactly the expected tensors, back to back.
+
+    Args:
+        start: the file's first bytes; all of it, or at least the header.
+        size: bytes of the whole file.
+        expected: name -> shape of every tensor.
+
+    Raises:
+        InvalidBundle: anything else than that.
+    """
+    if size < _LENGTH_BYTES or len(start) < _LENGTH_BYTES:
+        raise InvalidBundle(f"{WEIGHTS_FILE} has {size} bytes; a safetensors file has at least 8")
+    length = int.from_bytes(start[:_LENGTH_BYTES], "little")
+    if length > MAX_HEADER_BYTES:
+        raise InvalidBundle(
+            f"{WEIGHTS_FILE} claims a header of {length:,} bytes; at most {MAX_HEADER_BYTES:,} are accepted "
+            "(is it a safetensors file?)"
+        )
+    if _LENGTH_BYTES + length > min(size, len(start)):
+        raise InvalidBundle(f"{WEIGHTS_FILE} is cut off: its header of {length:,} bytes ends behind the file")
+    header = parse_object(
+        start[_LENGTH_BYTES : _LENGTH_BYTES + length], f"{WEIGHTS_FILE}: the header", MAX_HEADER_BYTES
+    )
+    _check_metadata(header.pop("__metadata__", {}))
+    _check_names(header, expected)
+    entries = {name: _entry(name, header[name], shape) for name, shape in expected.items()}
+    _check_layout(entries, size - _LENGTH_BYTES - length)
+    return entries
+
+
+def _check_metadata(metadata: Any) -> None:
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise InvalidBundle(f"{WEIGHTS_FILE}: __metadata__ must map text to text")
+
+
+def _check_names(header: Mapping[str, Any], expected: Shapes) -> None:
+    missing = [name for name in expected if name not in header]
+    unexpected = [name for name in header if name not in expected]
+    problems = [
+        f"{what} {_list(names)}"
+        for what, names in (("missing tensors:", missing), ("unexpected tensors:", unexpected))
+        if names
+    ]
+    if problems:
+        raise InvalidBundle(
+            f"{WEIGHTS_FILE}: {'; '.join(problems)}; {len(expected)} tensors follow from the config's "
+            "task, prompt_length, bottleneck_dim and the backbone's layers"
+        )
+
+
+def _entry(name: str, entry: Any, shape: tuple[int, ...]) -> TensorEntry:
+    def problem(got: object, right: str) -> InvalidBundle:
+        return InvalidBundle(f"{WEIGHTS_FILE}: {name}: expected {right}, got {str(got)[:80]}")
+
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise problem(entry, "dtype, shape and data_offsets")
+    dtype, offsets = entry["dtype"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+        raise problem(dtype, f"dtype {', '.join(ITEM_BYTES)}")
+    if not _is_sizes(entry["shape"]) or tuple(entry["shape"]) != shape:
+        raise problem(entry["shape"], f"shape {list(shape)}")
+    if not _is_sizes(offsets) or len(offsets) != 2:
+        raise problem(offsets, "two data_offsets")
+    begin, end = offsets
+    if end - begin != math.prod(shape) * ITEM_BYTES[dtype]:
+        raise problem(offsets, f"data_offsets that span {math.prod(shape) * ITEM_BYTES[dtype]:,} bytes")
+    return TensorEntry(dtype, shape, begin, end)
+
+
+def _check_layout(entries: Mapping[str, TensorEntry], available: int) -> None:
+    """Offsets must cover the bytes behind the header without overlap or gap."""
+    position = 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1].begin):
+        if entry.begin != position:
+            what = "overlaps the tensor before it" if entry.begin < position else "leaves a gap before it"
+            raise InvalidBundle(f"{WEIGHTS_FILE}: {name}: begins at byte {entry.begin} and {what}")
+        position = entry.end
+    if position != available:
+        raise InvalidBundle(
+            f"{WEIGHTS_FILE}: the tensors take {position:,} bytes, the file has {available:,} behind its header"
+        )
+
+
+def _is_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def _list(names: list[str]) -> str:
+    shown = ", ".join(ascii(name[:80])[1:-1] for name in names[:_NAMED])
+    return f"{shown} and {len(names) - _NAMED} more" if len(names) > _NAMED else shown

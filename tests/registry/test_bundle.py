@@ -1,0 +1,139 @@
+import hashlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.errors import BackboneMismatch, InvalidBundle
+from service.registry.bundle import (
+    check_backbone,
+    digest,
+    read_bundle,
+    read_weights,
+    write_bundle,
+)
+from service.registry.manifest import build_manifest, parse_manifest
+from tests.registry.bundles import AST, FINGERPRINT, VERIFICATION, WAV2VEC2, bundle, fields, tensors
+
+MANIFEST = build_manifest(fields())
+
+
+def test_digest_is_of_both_digests() -> None:
+    pair = hashlib.sha256(b"config").digest() + hashlib.sha256(b"weights").digest()
+    assert digest(b"config", b"weights") == "sha256:" + hashlib.sha256(pair).hexdigest()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("sizes", [(4, 8), (0, 8), (4, 0), (0, 0)])
+def test_round_trip(tmp_path: Path, dtype: torch.dtype, sizes: tuple[int, int]) -> None:
+    manifest = build_manifest(fields(prompt_length=sizes[0], bottleneck_dim=sizes[1]))
+    written = {name: tensor.to(dtype) for name, tensor in tensors(manifest).items()}
+    files = write_bundle(tmp_path / "out", manifest, written, "# card")
+    assert read_bundle(tmp_path / "out") == files
+    assert parse_manifest(files.config) == manifest
+    for source in (files.weights, tmp_path / "out" / "adapter_model.safetensors"):
+        read = read_weights(source, manifest, AST)
+        assert read.keys() == written.keys()
+        assert all(torch.equal(read[name], written[name]) and read[name].dtype == dtype for name in written)
+
+
+def test_verification_head_on_wav2vec2() -> None:
+    manifest = build_manifest(VERIFICATION)
+    written = tensors(manifest, WAV2VEC2)
+    assert written["head.embedding.weight"].shape == (12, 32)
+    read_weights(safetensors.torch.save(written), manifest, WAV2VEC2)
+
+
+def test_writing_again_replaces_the_bundle_and_leaves_other_files(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").write_text("kept")
+    write_bundle(tmp_path, MANIFEST, tensors(MANIFEST, seed=1), "# card")
+    second = write_bundle(tmp_path, MANIFEST, tensors(MANIFEST, seed=2))
+    assert read_bundle(tmp_path) == second
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"checkpoint", "adapter_config.json", "adapter_model.safetensors"}
+
+
+def test_interrupted_writing_leaves_no_half_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bundle(tmp_path, MANIFEST, tensors(MANIFEST, seed=1))
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_bundle(tmp_path, MANIFEST, tensors(MANIFEST, seed=2))
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter_model.safetensors"}
+    with pytest.raises(InvalidBundle, match=r"adapter_config\.json is missing"):
+        read_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_values_must_be_finite(bad: float) -> None:
+    written = tensors(MANIFEST)
+    written["layers.1.adapter.up.bias"][3] = bad
+    with pytest.raises(InvalidBundle, match=r"layers\.1\.adapter\.up\.bias: holds NaN or infinite"):
+        read_weights(safetensors.torch.save(written), MANIFEST, AST)
+
+
+def test_integer_tensors_are_refused() -> None:
+    written = {name: tensor.to(torch.int8) for name, tensor in tensors(MANIFEST).items()}
+    with pytest.raises(InvalidBundle, match="expected dtype"):
+        read_weights(safetensors.torch.save(written), MANIFEST, AST)
+
+
+def test_oversized_files_are_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "adapter_model.safetensors"
+    with path.open("wb") as file:
+        file.truncate(2**31)  # sparse
+    with pytest.raises(InvalidBundle, match="larger than"):
+        read_weights(path, MANIFEST, AST)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"backbone__model_type": "wav2vec2"}, "backbone.model_type"),
+        ({"backbone__hidden_size": 24}, "backbone.hidden_size"),
+        ({"backbone__num_hidden_layers": 3}, "backbone.num_hidden_layers"),
+        ({"backbone__fingerprint": "sha256:" + "00" * 32}, "backbone.fingerprint"),
+    ],
+)
+def test_another_backbone_is_refused(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(BackboneMismatch, match=field):
+        check_backbone(build_manifest(fields(**changes)), AST)
+
+
+def test_fingerprint_makes_it_verified() -> None:
+    assert check_backbone(build_manifest(fields(backbone__fingerprint=FINGERPRINT)), AST)
+    assert not check_backbone(MANIFEST, AST)
+
+
+WEIGHTS = bundle().weights
+HEADER = int.from_bytes(WEIGHTS[:8], "little") + 8
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, HEADER + 64), st.integers(0, 255)), max_size=6),
+    st.one_of(st.none(), st.integers(0, len(WEIGHTS) - 1)),
+    st.binary(max_size=16),
+)
+def test_mutated_files_are_read_or_refused(changes: list[tuple[int, int]], cut: int | None, tail: bytes) -> None:
+    raw = bytearray(WEIGHTS)
+    for position, value in changes:
+        raw[position] = value
+    mutated = bytes(raw[:cut]) + tail
+    with suppress(InvalidBundle):
+        read_weights(mutated, MANIFEST, AST)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=400))
+def test_any_bytes_are_refused(raw: bytes) -> None:
+    with pytest.raises(InvalidBundle):
+        read_weights(raw, MANIFEST, AST)

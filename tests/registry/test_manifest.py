@@ -1,0 +1,201 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.errors import InvalidBundle
+from service.model.spec import ModelType, TaskType
+from service.registry.manifest import (
+    ManifestLimits,
+    build_manifest,
+    check_limits,
+    is_alias,
+    is_name,
+    parse_manifest,
+)
+from tests.registry.bundles import CLASSIFICATION, VERIFICATION, fields
+
+
+def test_contract_example() -> None:
+    manifest = build_manifest(CLASSIFICATION)
+    assert manifest.backbone.model_type is ModelType.AST
+    spec = manifest.adapter_spec()
+    assert (spec.task_type, spec.prompt_length, spec.bottleneck_dim) == (TaskType.CLASSIFICATION, 4, 8)
+    assert (spec.adapter_scale, spec.adapter_residual, spec.outputs) == (0.1, False, 2)
+    window = manifest.input_spec()
+    assert (window.window_frames, window.windows, window.hop_frames, window.short) == (512, 1, None, "zeros")
+    assert (window.mean, window.std) == (-6.6268077, 5.358466)
+
+
+def test_verification() -> None:
+    manifest = build_manifest(VERIFICATION)
+    assert manifest.outputs == 12
+    assert manifest.calibration is not None
+    assert (manifest.calibration.slope, manifest.calibration.intercept) == (8.0, -3.0)
+    window = manifest.input_spec()
+    assert (window.windows, window.hop_frames, window.short) == (None, 150, "repeat")
+
+
+def test_short_is_taken_when_given() -> None:
+    assert build_manifest(fields(input__short="repeat")).input_spec().short == "repeat"
+    assert build_manifest(fields(VERIFICATION, input__short="zeros")).input_spec().short == "zeros"
+
+
+def test_wav2vec2_ignores_normalisation() -> None:
+    given_mean = build_manifest(fields(VERIFICATION, input__mean=-6.0, input__std=3.0))
+    assert given_mean.input_spec() == build_manifest(VERIFICATION).input_spec()
+
+
+def test_unknown_keys_and_unset_fields_survive_a_round_trip() -> None:
+    original = fields(future={"deep": [1, None, "ü"]}, metrics={"accuracy": 0.9}, input__dither=0)
+    assert json.loads(build_manifest(original).to_bytes()) == original
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"format_version": 2}, "format_version: expected 1, got 2"),
+    ({"format_version": "1"}, "format_version: expected 1"),
+    ({"peft_type": "LORA"}, "peft_type: expected 'IPET', got \"LORA\""),
+    ({"name": "Events"}, "name: "),
+    ({"name": "../events"}, "name: "),
+    ({"name": "events\n"}, "name: "),
+    ({"name": "e" * 65}, "name: "),
+    ({"name": 7}, "name: expected a valid string, got 7"),
+    ({"task_type": "CAUSAL_LM"}, "task_type: expected 'AUDIO_CLASSIFICATION' or 'SPEAKER_VERIFICATION'"),
+    ({"backbone": None}, "backbone: "),
+    ({"backbone__model_type": "hubert"}, "backbone.model_type: "),
+    ({"backbone__hidden_size": "16"}, "backbone.hidden_size: expected a valid integer"),
+    ({"backbone__hidden_size": 0}, "backbone.hidden_size: expected greater than or equal to 1, got 0"),
+    ({"backbone__num_hidden_layers": 2.0}, "backbone.num_hidden_layers: "),
+    ({"backbone__fingerprint": "sha256:xyz"}, "backbone.fingerprint: "),
+    ({"prompt_length": -1}, "prompt_length: "),
+    ({"prompt_length": True}, "prompt_length: "),
+    ({"bottleneck_dim": 129}, "bottleneck_dim: expected at most 128 .* got 129"),
+    ({"prompt_length": 129}, "prompt_length: expected at most 128 .*--max-prompt-length.* got 129"),
+    ({"prompt_length": 10**30}, "prompt_length: "),
+    ({"adapter_scale": "0.1"}, "adapter_scale: expected a valid number"),
+    ({"adapter_scale": 1e300}, "adapter_scale: "),
+    ({"adapter_residual": 0}, "adapter_residual: "),
+    ({"labels": None}, "labels: missing; AUDIO_CLASSIFICATION requires it"),
+    ({"labels": []}, "labels: expected at least one"),
+    ({"labels": "dog"}, "labels: "),
+    ({"labels": ["dog", 1]}, "labels.1: "),
+    ({"labels": ["dog", ""]}, "labels.1: "),
+    ({"labels": ["dog", " "]}, "labels.1: "),
+    ({"labels": ["dog", "ra\nin"]}, "labels.1: "),
+    ({"labels": ["dog", "rain", "dog"]}, 'labels.2: "dog" is also label 0'),
+    ({"labels": ["x" * 257]}, "labels.0: "),
+    ({"labels": [str(i) for i in range(10_001)]}, "labels: "),
+    ({"activation": None}, "activation: missing"),
+    ({"activation": "relu"}, "activation: expected 'softmax' or 'sigmoid'"),
+    ({"calibration": {}}, "calibration.temperature: missing"),
+    ({"calibration": {"temperature": 0}}, "calibration.temperature: "),
+    ({"calibration": {"slope": 1.0, "intercept": 0.0}}, "calibration.temperature: missing"),
+    ({"input__sampling_rate": 8000}, "input.sampling_rate: expected 16000, got 8000"),
+    ({"input__window_frames": 2}, "input.window_frames: "),
+    ({"input__window_frames": 30_001}, "input.window_frames: "),
+    ({"input__windows": 0}, "input.windows: "),
+    ({"input__hop_frames": 0}, "input.hop_frames: "),
+    ({"input__mean": None}, "input.mean: missing"),
+    ({"input__std": 0}, "input.std: "),
+    ({"input__std": -1.0}, "input.std: "),
+    ({"input__short": "mirror"}, "input.short: expected 'zeros' or 'repeat'"),
+    ({"metrics": []}, "metrics: "),
+    ({"license": 3}, "license: "),
+]
+WRONG_VERIFICATION: list[tuple[dict[str, Any], str]] = [
+    ({"embedding_dim": None}, "embedding_dim: missing; SPEAKER_VERIFICATION requires it"),
+    ({"embedding_dim": 0}, "embedding_dim: "),
+    ({"embedding_dim": 4097}, "embedding_dim: "),
+    ({"threshold": None}, "threshold: missing"),
+    ({"threshold": 1.01}, "threshold: expected less than or equal to 1, got 1.01"),
+    ({"calibration": {"temperature": 2.0}}, "calibration.slope: missing"),
+    ({"calibration": {"slope": 1.0}}, "calibration.intercept: missing"),
+]
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "reason"),
+    [(CLASSIFICATION, *case) for case in WRONG] + [(VERIFICATION, *case) for case in WRONG_VERIFICATION],
+    ids=lambda value: str(value)[:50] if isinstance(value, dict) and len(value) < 3 else "",
+)
+def test_names_the_wrong_field(base: dict[str, Any], changes: dict[str, Any], reason: str) -> None:
+    raw = json.dumps(fields(base, **changes)).encode()
+    with pytest.raises(InvalidBundle, match=reason) as caught:
+        parse_manifest(raw, ManifestLimits())
+    assert caught.value.detail.startswith("adapter_config.json: ")
+    assert len(caught.value.detail) < 1_000
+
+
+@pytest.mark.parametrize("missing", list(CLASSIFICATION))
+def test_every_field_of_the_example_is_required(missing: str) -> None:
+    incomplete = {key: value for key, value in CLASSIFICATION.items() if key != missing}
+    with pytest.raises(InvalidBundle, match=f"{missing}: missing"):
+        build_manifest(incomplete)
+
+
+def test_counts_what_it_does_not_name() -> None:
+    with pytest.raises(InvalidBundle, match="and 6 more"):
+        build_manifest({})
+
+
+def test_huge_wrong_lists_stay_cheap() -> None:
+    raw = json.dumps(fields(labels=[1] * 300_000)).encode()
+    with pytest.raises(InvalidBundle, match=r"labels\.0"):
+        parse_manifest(raw)
+
+
+def test_limits_are_the_servers() -> None:
+    manifest = build_manifest(fields(prompt_length=200, bottleneck_dim=0))
+    check_limits(manifest, ManifestLimits(prompt_length=200, bottleneck_dim=0))
+    with pytest.raises(InvalidBundle, match="prompt_length"):
+        check_limits(manifest, ManifestLimits())
+
+
+def test_build_refuses_what_json_cannot_say() -> None:
+    with pytest.raises(InvalidBundle, match="cannot be written"):
+        build_manifest(fields(adapter_scale=float("nan")))
+
+
+def test_names_and_aliases() -> None:
+    assert all(map(is_name, ("a", "7", "sound-events", "a.b_c-d", "x" * 64)))
+    assert not any(map(is_name, ("", "A", "-a", ".a", "a/b", "a@1", "a\n", "ä", "x" * 65)))
+    assert is_alias("canary")
+    assert is_alias("2b")
+    assert not is_alias("2")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(sorted(CLASSIFICATION)), JSON)
+def test_any_value_anywhere_is_taken_or_refused(key: str, value: Any) -> None:
+    raw = json.dumps({**CLASSIFICATION, key: value}).encode()
+    try:
+        manifest = parse_manifest(raw, ManifestLimits())
+    except InvalidBundle:
+        return
+    assert parse_manifest(manifest.to_bytes()) == manifest
+    manifest.adapter_spec()
+    manifest.input_spec()
+
+
+@settings(deadline=None)
+@given(JSON, st.text(min_size=1, max_size=20))
+def test_any_extra_key_is_kept(value: Any, key: str) -> None:
+    raw = json.dumps({**CLASSIFICATION, "x-" + key: value})
+    try:
+        encoded = raw.encode()
+    except UnicodeEncodeError:
+        return
+    try:
+        manifest = parse_manifest(encoded)
+    except InvalidBundle:
+        return
+    assert json.loads(manifest.to_bytes())["x-" + key] == value

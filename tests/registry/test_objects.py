@@ -1,0 +1,74 @@
+import errno
+import os
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from service.errors import Internal, StorageFull
+from service.registry.bundle import BundleFiles, read_bundle
+from service.registry.objects import HEADROOM_BYTES, ObjectStore
+
+FILES = BundleFiles(b"config", b"weights", b"card")
+OTHER = BundleFiles(b"config", b"other weights")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ObjectStore:
+    return ObjectStore(tmp_path)
+
+
+def contents(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def test_put_and_remove(store: ObjectStore, tmp_path: Path) -> None:
+    store.put(FILES)
+    assert store.holds(FILES)
+    assert not store.holds(OTHER)
+    assert read_bundle(store.directory(FILES.digest)) == FILES
+    store.remove(FILES.digest)
+    store.remove(FILES.digest)
+    assert contents(tmp_path) == []
+
+
+def test_put_replaces_what_is_damaged(store: ObjectStore) -> None:
+    store.put(FILES)
+    (store.directory(FILES.digest) / "adapter_model.safetensors").write_bytes(b"damaged")
+    assert not store.holds(FILES)
+    store.put(FILES)
+    assert store.holds(FILES)
+
+
+def test_sweep_keeps_what_is_referred_to(store: ObjectStore, tmp_path: Path) -> None:
+    store.put(FILES)
+    store.put(OTHER)
+    (tmp_path / "incoming" / "half").mkdir()
+    (tmp_path / "incoming" / "half" / "adapter_config.json").write_bytes(b"{")
+    store.sweep({FILES.digest})
+    assert store.holds(FILES)
+    assert not store.directory(OTHER.digest).exists()
+    assert list((tmp_path / "incoming").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(errno.ENOSPC, StorageFull), (errno.EDQUOT, StorageFull), (errno.EIO, Internal)]
+)
+def test_a_failing_disk_leaves_nothing_behind(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[Exception]
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(error):
+        store.put(FILES)
+    assert contents(tmp_path) == []
+
+
+def test_a_nearly_full_disk_is_left_alone(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(1, 1, HEADROOM_BYTES + 5))
+    with pytest.raises(StorageFull, match="no room for another 17 bytes"):
+        store.put(FILES)
+    assert contents(tmp_path) == []
