@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -96,6 +97,8 @@ def load_checkpoint(name: str) -> Checkpoint:
         ValueError: the model is of another architecture, or its file lacks tensors that the forward reads.
         OSError: there is no such directory or Hub id.
     """
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+        raise FileNotFoundError(f"backbone {name!r}: there is no such directory")
     config = AutoConfig.from_pretrained(name)
     try:
         model_type = ModelType(config.model_type)

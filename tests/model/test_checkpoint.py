@@ -32,7 +32,7 @@ def test_fingerprint_follows_weights_and_not_the_dtype_served(save: object, tmp_
     same = load_backbone(str(directory), "cpu", "float32").spec
     assert load_backbone(str(directory), "cpu", "bfloat16").spec.fingerprint == same.fingerprint
     tensors = load_file(directory / "model.safetensors")
-    name = next(name for name in tensors if name.endswith("layer_norm.bias") or name.endswith("layernorm.bias"))
+    name = next(name for name in tensors if name.endswith(("layer_norm.bias", "layernorm.bias")))
     tensors[name][0] += 1e-3
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     assert load_backbone(str(directory), "cpu", "float32").spec.fingerprint != same.fingerprint
@@ -69,7 +69,7 @@ def test_unsupported_models_are_refused(tmp_path: Path) -> None:
     ASTForAudioClassification(bins).save_pretrained(tmp_path / "bins")
     with pytest.raises(ValueError, match="64 mel bins"):
         load_backbone(str(tmp_path / "bins"))
-    with pytest.raises(OSError, match="no-such"):
+    with pytest.raises(OSError, match="no such directory"):
         load_backbone(str(tmp_path / "no-such"))
 
 

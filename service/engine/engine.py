@@ -1,0 +1,280 @@
+"""The engine: admits clips, batches them over adapters, answers. Knows no HTTP and no files.
+
+The event loop only admits and awaits; features are computed in threads, loads run in threads of their own, and one
+worker owns the device.
+"""
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from service.audio.features import ClipFeatures
+from service.audio.waveform import Waveform
+from service.engine.job import FRAME_SECONDS, Job, key_of
+from service.engine.loader import Loader
+from service.engine.requests import Request
+from service.engine.runner import Runner, Values
+from service.engine.scheduler import Scheduler
+from service.engine.slots import Slots, State
+from service.errors import DeadlineExceeded, Internal, NotReady, Overloaded
+from service.model.backbone import Backbone
+from service.model.bank import Bank
+from service.model.spec import ModelType
+from service.registry.store import AdapterVersion, Registry
+from service.settings import Settings
+from service.telemetry import Telemetry
+
+_WARM_UP_FRAMES = 128  # 1.28 s
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What one adapter said of one clip.
+
+    Args:
+        values: float32, probabilities `[W, C]` after activation and temperature, or raw speaker embeddings
+            `[W, embedding_dim]`.
+        spans: start and end of each window, seconds.
+    """
+
+    adapter: AdapterVersion
+    values: Values
+    spans: tuple[tuple[float, float], ...]
+
+
+class Engine:
+    """One backbone, its slots, and the queue before them."""
+
+    def __init__(self, backbone: Backbone, registry: Registry, settings: Settings, telemetry: Telemetry) -> None:
+        bank = Bank(backbone, settings.adapter_slots, settings.max_prompt_length, settings.max_bottleneck_dim)
+        self._is_ast = backbone.spec.model_type is ModelType.AST
+        self._runner = Runner(backbone, bank)
+        self._scheduler = Scheduler(_frames(settings.batch_seconds), _frames(settings.queue_seconds))
+        self._slots = Slots(settings.adapter_slots)
+        self._telemetry = telemetry
+        self._changed = threading.Condition()
+        self._loader = Loader(
+            backbone,
+            bank,
+            registry,
+            self._slots,
+            self._scheduler,
+            telemetry,
+            self._changed,
+            settings.host_cache_mb * 2**20,
+        )
+        # The worker alone computes on all cores; one core each is best for the many small operations beside it.
+        self._cores = torch.get_num_threads()
+        self._features = ThreadPoolExecutor(
+            settings.decode_threads, thread_name_prefix="features", initializer=torch.set_num_threads, initargs=(1,)
+        )
+        self._worker = threading.Thread(target=self._work, name="device", daemon=True)
+        self._warm_up_frames = max(_WARM_UP_FRAMES, backbone.spec.min_window_frames)
+        self._open = False
+        self._stopping = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are admitted."""
+        return self._open
+
+    def start(self) -> None:
+        """Warms the backbone up and begins to admit requests."""
+        self._runner.warm_up(self._warm_up_frames)
+        self._worker.start()
+        self._open = True
+
+    def stop(self, timeout: float) -> None:
+        """Admits nothing more, finishes what was admitted within `timeout` seconds, fails the rest with NotReady."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            self._open = False
+            self._changed.wait_for(lambda: not self._scheduler.admitted_frames, max(0.0, deadline - time.monotonic()))
+            for key in self._scheduler.waiting():
+                for job in self._scheduler.remove(key):
+                    job.fail(NotReady("the service is stopping"))
+            self._stopping = True
+            self._changed.notify_all()
+        if self._worker.ident is not None:
+            self._worker.join()
+        self._loader.close()
+        self._features.shutdown(cancel_futures=True)
+
+    async def infer(
+        self, clips: Sequence[Waveform], adapters: Sequence[AdapterVersion], *, deadline: float = math.inf
+    ) -> list[list[Outputs]]:
+        """Every adapter's outputs for every clip, `[clip][adapter]`; one failure fails the whole request.
+
+        Cancelling drops what has not reached the device.
+
+        Args:
+            deadline: on the clock of `time.monotonic`.
+
+        Raises:
+            NotReady: the engine is not started, or stopping.
+            PayloadTooLarge: the request alone is more than the queue holds.
+            Overloaded: the queue is full.
+            AdapterFailed: an adapter's weights could not be loaded.
+            NoFreeSlot: an adapter would have to be loaded, and every slot is pinned.
+            DeadlineExceeded: the answer was not there at the deadline.
+        """
+        features = [ClipFeatures(clip) for clip in clips]
+        request = Request(features, adapters, self._is_ast, deadline, self._scheduler.batch_frames)
+        self._admit(request, adapters)
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._features, request.cut_windows)
+        except BaseException:
+            with self._changed:
+                self._scheduler.withdraw(request.frames)
+            raise
+        self._push(request, adapters)
+        try:
+            async with asyncio.timeout(None if deadline == math.inf else deadline - time.monotonic()):
+                values = await asyncio.gather(*(asyncio.wrap_future(job.future) for job in request.jobs))
+        except TimeoutError:
+            raise DeadlineExceeded("the answer was not ready before the request's deadline; try again later") from None
+        finally:
+            for job in request.jobs:
+                job.future.cancel()
+        return [
+            [Outputs(part.version, np.concatenate(values[part.jobs]), part.spans) for part in parts]
+            for parts in request.parts
+        ]
+
+    def residency(self, version: AdapterVersion) -> State:
+        with self._changed:
+            return self._slots.state(key_of(version))
+
+    def failure(self, version: AdapterVersion) -> str | None:
+        """Why the last load of `version` failed, where its state is FAILED."""
+        with self._changed:
+            return self._slots.failure(key_of(version))
+
+    async def load(self, version: AdapterVersion) -> None:
+        """Makes `version` resident. Raises AdapterFailed and NoFreeSlot."""
+        with self._changed:
+            future = self._loader.wait_for(version)
+        await asyncio.wrap_future(future)
+
+    async def unload(self, version: AdapterVersion) -> None:
+        """Frees the slot of `version` as soon as nothing runs on it, and lifts its pin."""
+        with self._changed:
+            self._slots.unload(key_of(version))
+            self._telemetry.adapters_resident.set(self._slots.resident)
+            self._loader.advance()
+
+    async def pin(self, version: AdapterVersion) -> None:
+        """Makes `version` resident and keeps it from eviction. Raises AdapterFailed and NoFreeSlot."""
+        await self.load(version)
+        with self._changed:
+            self._slots.pin(key_of(version))
+
+    async def unpin(self, version: AdapterVersion) -> None:
+        with self._changed:
+            self._slots.unpin(key_of(version))
+            self._loader.advance()
+
+    def _admit(self, request: Request, adapters: Sequence[AdapterVersion]) -> None:
+        with self._changed:
+            if not self._open:
+                raise NotReady("the engine is not running")
+            for version in adapters:
+                self._loader.check(version)
+            try:
+                self._scheduler.admit(request.frames)
+            except Overloaded:
+                self._scheduler.drop_abandoned(time.monotonic())
+                self._scheduler.admit(request.frames)
+
+    def _push(self, request: Request, adapters: Sequence[AdapterVersion]) -> None:
+        with self._changed:
+            if self._stopping:
+                self._scheduler.withdraw(request.frames)
+                raise NotReady("the service is stopping")
+            for job in request.jobs:
+                self._scheduler.push(job)
+            for version in adapters:
+                self._loader.request(version)
+            self._changed.notify_all()
+        for version in adapters:
+            self._telemetry.count_adapter(version.name, len(request.parts))
+
+    def _work(self) -> None:
+        """The worker: takes batches and runs them until the engine stops."""
+        torch.set_num_threads(self._cores)
+        while (leased := self._next_batch()) is not None:
+            batch, slots = leased
+            started = time.monotonic()
+            self._run(batch, slots)
+            with self._changed:
+                self._scheduler.observe(sum(job.frames for job in batch), time.monotonic() - started)
+                for job in batch:
+                    self._slots.release(job.key)
+                self._loader.advance()
+
+    def _next_batch(self) -> tuple[list[Job], list[int]] | None:
+        """Waits for jobs that can run and leases their slots; None when the engine stops."""
+        with self._changed:
+            while True:
+                for key, version in self._scheduler.waiting().items():
+                    if self._slots.state(key) is State.REGISTERED:  # evicted since its jobs were queued
+                        self._loader.request(version)
+                taken = self._scheduler.next_batch(time.monotonic(), self._is_resident)
+                batch = [job for job in taken if job.future.set_running_or_notify_cancel()]
+                if batch:
+                    return batch, [self._slots.lease(job.key) for job in batch]
+                if taken:
+                    continue
+                if self._stopping:
+                    return None
+                self._changed.notify_all()  # `stop` may be waiting for an empty queue
+                self._changed.wait()
+
+    def _is_resident(self, job: Job) -> bool:
+        return self._slots.state(job.key) is State.RESIDENT
+
+    def _run(self, batch: Sequence[Job], slots: Sequence[int]) -> None:
+        started = time.monotonic()
+        for job in batch:
+            self._telemetry.queue_seconds.observe(started - job.admitted)
+        self._telemetry.batch_rows.observe(sum(job.rows for job in batch))
+        self._telemetry.batch_adapters.observe(len(set(slots)))
+        with self._telemetry.inference_seconds.time():
+            self._answer(batch, slots)
+
+    def _answer(self, batch: Sequence[Job], slots: Sequence[int], *, may_halve: bool = True) -> None:
+        """Runs a batch and answers its jobs; on a device error it is halved once, and only what fails again fails."""
+        try:
+            values = self._runner.run(batch, slots)
+        except Exception:
+            _log.exception("a batch failed on the device", extra={"jobs": len(batch)})
+            if may_halve and len(batch) > 1:
+                half = len(batch) // 2
+                self._answer(batch[:half], slots[:half], may_halve=False)
+                self._answer(batch[half:], slots[half:], may_halve=False)
+                return
+            for job in batch:
+                job.fail(Internal("the device failed while it ran the request; the log has the cause"))
+            return
+        for job, value in zip(batch, values, strict=True):
+            _settle(job.future, value)
+
+
+def _frames(seconds: float) -> int:
+    return round(seconds / FRAME_SECONDS)
+
+
+def _settle(future: "Future[Values]", value: Values) -> None:
+    with suppress(InvalidStateError):
+        future.set_result(value)

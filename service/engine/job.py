@@ -1,0 +1,59 @@
+"""The one noun that crosses the engine: some windows of one clip, to be read by one adapter. Knows no tensors."""
+
+import time
+from collections.abc import Hashable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from service.registry.store import AdapterVersion
+
+FRAME_SECONDS = 0.01  # of `window_frames`
+
+AdapterKey = tuple[str, int]  # name and version: never used again for other weights
+
+
+def key_of(version: AdapterVersion) -> AdapterKey:
+    return (version.name, version.version)
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """Rows of one clip and one adapter version, all of one input shape.
+
+    Args:
+        version: the adapter that the request was admitted with, and keeps.
+        inputs: the windows `[W, ...]`; shared by identity between adapters that read a clip in the same way.
+        rows: W.
+        shape: what rows of one forward must have in common.
+        frames: windows x window_frames, the unit of the queue's and the batches' bounds.
+        deadline: on the clock of `time.monotonic`; after it nobody wants the answer.
+    """
+
+    version: AdapterVersion
+    inputs: Any
+    rows: int
+    shape: Hashable
+    frames: int
+    deadline: float
+    future: "Future[Any]" = field(default_factory=Future)
+    admitted: float = field(default_factory=time.monotonic)
+
+    @property
+    def key(self) -> AdapterKey:
+        return key_of(self.version)
+
+    @property
+    def flow(self) -> str:
+        """Whom fairness counts: the adapter, whatever its version."""
+        return self.key[0]
+
+    def abandoned(self, now: float) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return self.future.done() or now >= self.deadline
+
+    def fail(self, error: BaseException) -> None:
+        """Answers with `error`, unless the job was answered or cancelled before."""
+        with suppress(InvalidStateError):
+            self.future.set_exception(error)

@@ -1,0 +1,77 @@
+"""Runs one batch on the device: forward, heads, probabilities. Knows no queue and no requests."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from service.engine.job import Job
+from service.model.backbone import Backbone
+from service.model.bank import Bank
+from service.registry.manifest import Manifest
+from service.scoring.calibration import with_temperature
+from service.scoring.score import activate
+
+Values = NDArray[np.float32]
+
+
+class Runner:
+    """Owns the backbone's forward; used by the engine's one worker."""
+
+    def __init__(self, backbone: Backbone, bank: Bank) -> None:
+        self._backbone = backbone
+        self._bank = bank
+
+    def run(self, jobs: Sequence[Job], slots: Sequence[int]) -> list[Values]:
+        """Answers jobs of one input shape, job i's adapter being in `slots[i]`.
+
+        Returns:
+            For each job its windows' probabilities `[W, C]` or speaker embeddings `[W, embedding_dim]`.
+        """
+        windows, first_row = _distinct_windows(jobs)
+        rows = [first_row[id(job.inputs)] + w for job in jobs for w in range(job.rows)]
+        slot_of_row = [slot for job, slot in zip(jobs, slots, strict=True) for _ in range(job.rows)]
+        with torch.inference_mode():
+            embeddings = self._backbone.forward(windows, self._bank, slot_of_row, rows)
+            outputs = self._heads(embeddings, slot_of_row)
+        starts = np.cumsum([0, *(job.rows for job in jobs)])
+        return [
+            answer(job.version.manifest, np.stack(outputs[start : start + job.rows]))
+            for job, start in zip(jobs, starts, strict=False)
+        ]
+
+    def warm_up(self, window_frames: int) -> None:
+        """One forward of the bare backbone, so that the first request does not pay for lazy set-up."""
+        with torch.inference_mode():
+            self._backbone.forward(torch.zeros((1, *self._backbone.input_shape(window_frames))), self._bank, [0])
+
+    def _heads(self, embeddings: torch.Tensor, slots: Sequence[int]) -> list[Values]:
+        """Each row's output: heads differ in size, so they run by slot."""
+        outputs: list[Values] = [np.empty(0, np.float32)] * len(slots)
+        for slot in dict.fromkeys(slots):
+            mine = [row for row, other in enumerate(slots) if other == slot]
+            values = self._bank.head(slot)(embeddings[mine]).cpu().numpy()
+            for row, value in zip(mine, values, strict=True):
+                outputs[row] = value
+        return outputs
+
+
+def answer(manifest: Manifest, outputs: Values) -> Values:
+    """A head's outputs `[W, ...]` as the service answers them: probabilities, or embeddings as they are."""
+    if manifest.activation is None:
+        return outputs
+    temperature = manifest.calibration.temperature if manifest.calibration else None
+    logits = outputs if temperature is None else with_temperature(outputs, temperature)
+    return activate(logits, manifest.activation).astype(np.float32)
+
+
+def _distinct_windows(jobs: Sequence[Job]) -> tuple[torch.Tensor, dict[int, int]]:
+    """The windows of all jobs, those that adapters share once, and the first row of each."""
+    distinct = {id(job.inputs): job.inputs for job in jobs}
+    first_row, total = {}, 0
+    for identity, inputs in distinct.items():
+        first_row[identity] = total
+        total += len(inputs)
+    windows = list(distinct.values())
+    return (windows[0] if len(windows) == 1 else torch.cat(windows)), first_row

@@ -1,0 +1,93 @@
+"""Residency as a table: LRU among the unleased, pins, leases, turns for more adapters than slots."""
+
+import pytest
+
+from service.engine.job import AdapterKey
+from service.engine.slots import Slots, State
+
+A, B, C = ("a", 1), ("b", 1), ("c", 1)
+
+
+def resident(*keys: AdapterKey, count: int = 2) -> Slots:
+    slots = Slots(count)
+    for key in keys:
+        assert slots.place(key, ()) is not None
+        slots.loaded(key)
+    return slots
+
+
+def serve(slots: Slots, key: AdapterKey) -> None:
+    slots.lease(key)
+    slots.release(key)
+
+
+def test_states() -> None:
+    slots = Slots(1)
+    assert slots.state(A) is State.REGISTERED
+    assert slots.place(A, ()) == 1
+    assert slots.state(A) is State.LOADING
+    slots.failed(A, "damaged")
+    assert (slots.state(A), slots.failure(A)) == (State.FAILED, "damaged")
+    assert slots.place(A, ()) == 1
+    slots.loaded(A)
+    assert (slots.state(A), slots.failure(A), slots.resident) == (State.RESIDENT, None, 1)
+
+
+def test_the_least_recently_used_goes() -> None:
+    slots = resident(A, B)
+    serve(slots, A)
+    assert slots.place(C, ()) is not None
+    assert (slots.state(A), slots.state(B)) == (State.RESIDENT, State.REGISTERED)
+
+
+def test_leased_and_pinned_stay() -> None:
+    slots = resident(A, B)
+    slots.lease(A)
+    slots.pin(B)
+    assert slots.place(C, ()) is None
+    assert not slots.all_pinned
+    slots.release(A)
+    slots.pin(A)
+    assert slots.all_pinned
+    slots.unpin(A)
+    assert slots.place(C, ()) is not None
+    assert slots.state(A) is State.REGISTERED
+
+
+def test_waited_for_adapters_serve_before_they_go() -> None:
+    slots = resident(A, B)
+    waiting = {A, B, C}
+    assert slots.place(C, waiting) is None  # both would be evicted unread
+    serve(slots, B)
+    assert slots.place(C, waiting) is not None
+    assert (slots.state(A), slots.state(B)) == (State.RESIDENT, State.REGISTERED)
+
+
+def test_those_nobody_waits_for_go_first() -> None:
+    slots = resident(A, B)
+    serve(slots, A)
+    serve(slots, B)
+    assert slots.place(C, {A}) is not None
+    assert (slots.state(A), slots.state(B)) == (State.RESIDENT, State.REGISTERED)
+
+
+@pytest.mark.parametrize("leases", [0, 1, 2])
+def test_unloading_waits_for_leases(leases: int) -> None:
+    slots = resident(A)
+    slots.pin(A)
+    for _ in range(leases):
+        slots.lease(A)
+    slots.unload(A)
+    for _ in range(leases):
+        assert slots.state(A) is State.RESIDENT
+        slots.release(A)
+    assert slots.state(A) is State.REGISTERED
+
+
+def test_unloading_while_loading_takes_effect_after() -> None:
+    slots = Slots(1)
+    slots.place(A, ())
+    slots.unload(A)
+    slots.loaded(A)
+    assert slots.state(A) is State.REGISTERED
+    assert slots.place(B, ()) == 1
