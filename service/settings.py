@@ -12,7 +12,7 @@ EMBEDDED = "embedded"  # name of the backbone that ships with the package
 class Settings(BaseSettings):
     """Settings of one service process; the field `adapter_slots` is `--adapter-slots` and `IPET_ADAPTER_SLOTS`."""
 
-    model_config = SettingsConfigDict(env_prefix="IPET_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="IPET_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     backbone: str = Field(EMBEDDED, description="Hugging Face directory or Hub id; 'embedded' is the one shipped.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the backbone runs.")

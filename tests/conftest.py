@@ -13,6 +13,8 @@ from service.model.backbone import Backbone
 from service.model.loading import load_backbone
 from tests.backbones import save_tiny_ast, save_tiny_wav2vec2
 
+pytest_plugins = ["tests.api.fixtures"]
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """GPU tests run where there is a GPU, slow ones where they are asked for (`make test SLOW=1`)."""

@@ -1,0 +1,5 @@
+"""`python -m service` is `ipet`."""
+
+from service.cli.main import app
+
+app()

@@ -1,0 +1,116 @@
+"""From the engine's outputs to the contract's answers, as JSON. Pure; runs beside the event loop."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.api.schemas import (
+    Classification,
+    ClassifyAnswer,
+    ClipInfo,
+    EmbedAnswer,
+    Embedding,
+    LabelScore,
+    ScoreAnswer,
+    WindowLabels,
+)
+from service.audio.waveform import Waveform
+from service.engine.engine import Outputs
+from service.errors import AdapterFailed
+from service.registry.store import AdapterVersion
+from service.scoring.calibration import log_likelihood_ratio
+from service.scoring.score import cosine, decide, enrol, mean_scores, rank, voiceprint
+
+
+def classification(
+    clips: Sequence[Waveform], outputs: Sequence[Sequence[Outputs]], top_k: int, with_windows: bool
+) -> bytes:
+    """Answer of /v1/classify; `outputs` are by clip, then by adapter."""
+    results = [
+        _classification(clip, output, top_k, with_windows) for clip, of_clip in enumerate(outputs) for output in of_clip
+    ]
+    return _json(ClassifyAnswer(results=results, audio=_audio(clips)))
+
+
+def embeddings(clips: Sequence[Waveform], outputs: Sequence[Sequence[Outputs]]) -> bytes:
+    """Answer of /v1/embed; `outputs` are by clip, then by adapter."""
+    results = [
+        Embedding(
+            clip=clip,
+            adapter=output.adapter.name,
+            version=output.adapter.version,
+            embedding=voiceprint(_finite(output)).tolist(),
+        )
+        for clip, of_clip in enumerate(outputs)
+        for output in of_clip
+    ]
+    return _json(EmbedAnswer(results=results, audio=_audio(clips)))
+
+
+def trial_vectors(outputs: Sequence[Outputs], names: Sequence[str]) -> tuple[list[list[float]], list[float]]:
+    """Voiceprints of a trial's clips, told apart by the names of their parts: enrolment and test."""
+    prints: list[list[float]] = [voiceprint(_finite(output)).tolist() for output in outputs]
+    enrolment = [vector for vector, name in zip(prints, names, strict=True) if name == "enrolment"]
+    return enrolment, prints[names.index("test")]
+
+
+def score(adapter: AdapterVersion, enrolment: Sequence[Sequence[float]], test: Sequence[float]) -> bytes:
+    """Answer of /v1/score: the cosine of the enrolment and the test embedding, and what the adapter makes of it."""
+    manifest = adapter.manifest
+    if manifest.threshold is None:
+        raise AdapterFailed("the adapter has no threshold to decide by", adapter=adapter.name)
+    value = cosine(enrol(enrolment), test)
+    ratio = None
+    calibration = manifest.calibration
+    if calibration is not None and calibration.slope is not None and calibration.intercept is not None:
+        ratio = log_likelihood_ratio(value, calibration.slope, calibration.intercept)
+    return _json(
+        ScoreAnswer(
+            adapter=adapter.name,
+            version=adapter.version,
+            score=value,
+            threshold=manifest.threshold,
+            decision=decide(value, manifest.threshold),
+            log_likelihood_ratio=ratio,
+        )
+    )
+
+
+def _classification(clip: int, output: Outputs, top_k: int, with_windows: bool) -> Classification:
+    values, labels = _finite(output), output.adapter.manifest.labels or ()
+    windows = None
+    if with_windows:
+        windows = [
+            WindowLabels(start=start, end=end, labels=_ranked(labels, row, top_k))
+            for (start, end), row in zip(output.spans, values, strict=True)
+        ]
+    return Classification(
+        clip=clip,
+        adapter=output.adapter.name,
+        version=output.adapter.version,
+        labels=_ranked(labels, mean_scores(values), top_k),
+        windows=windows,
+    )
+
+
+def _ranked(labels: Sequence[str], scores: NDArray[np.float32], top_k: int) -> list[LabelScore]:
+    return [LabelScore(label=label, score=value) for label, value in rank(labels, scores, top_k)]
+
+
+def _finite(output: Outputs) -> NDArray[np.float32]:
+    if not np.isfinite(output.values).all():
+        name = f"{output.adapter.name}@{output.adapter.version}"
+        raise AdapterFailed("the adapter's outputs are not finite; its weights do not suit this input", adapter=name)
+    return output.values
+
+
+def _audio(clips: Sequence[Waveform]) -> list[ClipInfo]:
+    return [
+        ClipInfo(seconds=round(clip.seconds, 6), sampling_rate=clip.source_rate, channels=clip.channels)
+        for clip in clips
+    ]
+
+
+def _json(answer: ClassifyAnswer | EmbedAnswer | ScoreAnswer) -> bytes:
+    return answer.model_dump_json(exclude_none=True).encode()

@@ -1,0 +1,89 @@
+"""The application: routes, errors and the runtime that is opened behind them while the port already answers."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from fastapi import APIRouter, FastAPI
+
+from service.api import openapi, problems
+from service.api.context import Context, Opener, Runtime
+from service.api.middleware import Surroundings
+from service.api.routes import adapters, backbone, console, health, inference
+from service.settings import Settings
+from service.telemetry import Telemetry
+
+ROUTERS: Final[tuple[APIRouter, ...]] = (
+    health.router,
+    inference.router,
+    adapters.router,
+    backbone.router,
+    console.router,
+)
+
+_log = logging.getLogger(__name__)
+
+
+def create_app(
+    settings: Settings,
+    open_runtime: Opener,
+    *,
+    telemetry: Telemetry | None = None,
+    on_ready: Callable[[Runtime], None] = lambda runtime: None,
+    on_failed: Callable[[Exception], None] = lambda error: None,
+) -> FastAPI:
+    """An ASGI application that opens its runtime in the background once it is started.
+
+    Args:
+        open_runtime: loads the backbone, opens the registry and builds the engine; may take its time, runs in
+            a thread of its own.
+        on_ready: called once /readyz answers 200.
+        on_failed: called when the runtime could not be opened; the service never gets ready then.
+    """
+    context = Context(settings, telemetry or Telemetry())
+
+    async def start() -> None:
+        try:
+            runtime = await asyncio.to_thread(context.open, open_runtime)
+        except Exception as error:
+            _log.exception("the service could not start")
+            on_failed(error)
+            return
+        on_ready(runtime)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        starting = asyncio.create_task(start())
+        try:
+            yield
+        finally:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            await asyncio.to_thread(context.close)
+
+    app = FastAPI(
+        title="ipet-serve",
+        version=_version(),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        generate_unique_id_function=openapi.operation_id,
+    )
+    app.state.context = context
+    for router in ROUTERS:
+        app.include_router(router)
+    problems.install(app)
+    openapi.install(app)
+    app.add_middleware(Surroundings, telemetry=context.telemetry)
+    return app
+
+
+def _version() -> str:
+    try:
+        return version("ipet-serve")
+    except PackageNotFoundError:  # running from a checkout that is not installed
+        return "0"

@@ -1,0 +1,164 @@
+"""Request bodies as bytes: raw or multipart, bounded while they arrive. Knows nothing of audio or adapters."""
+
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from fastapi import Request
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from service.errors import InvalidRequest, Overloaded, PayloadTooLarge
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+MAX_JSON_BYTES: Final = 4 * 2**20
+
+
+class Budget:
+    """Memory for the bodies and decoded audio of all requests in flight. Used from the event loop only."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit  # bytes
+        self.held = 0
+
+    @contextmanager
+    def reservation(self) -> Iterator["Reservation"]:
+        """What one request holds; given back when the request ends."""
+        reservation = Reservation(self)
+        try:
+            yield reservation
+        finally:
+            self.held -= reservation.held
+
+
+@dataclass(slots=True)
+class Reservation:
+    """What one request holds of the budget, bytes."""
+
+    budget: Budget
+    held: int = 0
+
+    def add(self, size: int) -> None:
+        """Takes `size` more bytes.
+
+        Raises:
+            PayloadTooLarge: this request alone would take more than half of the whole budget.
+            Overloaded: the others hold too much at the moment.
+        """
+        limit = self.budget.limit
+        if self.held + size > limit // 2:
+            raise PayloadTooLarge(f"the request's audio takes more than {limit // 2**21} MiB; send fewer clips at once")
+        if self.budget.held + size > limit:
+            raise Overloaded(f"requests in flight hold {limit // 2**20} MiB already; try again", retry_after=1.0)
+        self.held += size
+        self.budget.held += size
+
+
+@dataclass(slots=True)
+class Part:
+    """One part of a multipart body."""
+
+    name: str = ""
+    content: bytearray = field(default_factory=bytearray)
+
+
+async def read_body(request: Request, limit: int, reservation: Reservation) -> bytes:
+    """The whole body.
+
+    Raises:
+        PayloadTooLarge: longer than `limit` bytes, as announced or as it arrives.
+    """
+    body = bytearray()
+    async for chunk in _stream(request, limit, reservation):
+        body += chunk
+    return bytes(body)
+
+
+async def read_parts(
+    request: Request, allowed: Collection[str], max_parts: int, limit: int, reservation: Reservation
+) -> list[tuple[str, bytes]]:
+    """Names and contents of a multipart body's parts, in their order, whether or not they carry a file name.
+
+    Raises:
+        InvalidRequest: not multipart, broken off, too many parts, or a name that is not `allowed`.
+        PayloadTooLarge: longer than `limit` bytes.
+    """
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    boundary = options.get(b"boundary")
+    if kind != b"multipart/form-data" or not boundary:
+        raise InvalidRequest("expected multipart/form-data with a boundary in its Content-Type")
+    collector = _Collector(frozenset(allowed), max_parts)
+    try:
+        parser = MultipartParser(boundary, collector.callbacks())
+        async for chunk in _stream(request, limit, reservation):
+            parser.write(chunk)
+    except FormParserError as error:
+        raise InvalidRequest(f"the multipart body is broken: {error}") from error
+    if not collector.ended:
+        raise InvalidRequest("the multipart body broke off before its closing boundary")
+    return [(part.name, bytes(part.content)) for part in collector.parts]
+
+
+def is_multipart(request: Request) -> bool:
+    return request.headers.get("content-type", "").lower().startswith("multipart/")
+
+
+async def _stream(request: Request, limit: int, reservation: Reservation) -> AsyncIterator[bytes]:
+    too_large = PayloadTooLarge(f"the body is larger than {limit} bytes, the most this call takes")
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit:
+        raise too_large
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > limit:
+            raise too_large
+        reservation.add(len(chunk))
+        yield chunk
+
+
+class _Collector:
+    """Gathers the parts of a multipart body from the parser's callbacks."""
+
+    def __init__(self, allowed: frozenset[str], max_parts: int) -> None:
+        self.parts: list[Part] = []
+        self.ended = False
+        self._allowed = allowed
+        self._max_parts = max_parts
+        self._field = bytearray()
+        self._value = bytearray()
+
+    def callbacks(self) -> "MultipartCallbacks":
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": lambda data, start, end: self._field.extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+            "on_header_end": self._header,
+            "on_headers_finished": self._named,
+            "on_part_data": lambda data, start, end: self.parts[-1].content.extend(data[start:end]),
+            "on_end": self._end,
+        }
+
+    def _begin(self) -> None:
+        if len(self.parts) >= self._max_parts:
+            raise InvalidRequest(f"the multipart body has more than {self._max_parts} parts")
+        self.parts.append(Part())
+
+    def _header(self) -> None:
+        if self._field.lower() == b"content-disposition":
+            _, options = parse_options_header(self._value.decode("latin-1"))
+            self.parts[-1].name = options.get(b"name", b"").decode("utf-8", "replace")
+        self._field.clear()
+        self._value.clear()
+
+    def _named(self) -> None:
+        name = self.parts[-1].name
+        if name not in self._allowed:
+            wanted = ", ".join(sorted(self._allowed))
+            raise InvalidRequest(f"unexpected multipart part {name[:100]!r}; this call takes: {wanted}")
+
+    def _end(self) -> None:
+        self.ended = True

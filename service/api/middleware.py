@@ -1,0 +1,80 @@
+"""What surrounds every request: its id, metrics, access log, safe headers, and the net below unexpected errors."""
+
+import logging
+import re
+import time
+import uuid
+from typing import Final
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.problems import of_unexpected
+from service.telemetry import REQUEST_ID, Telemetry
+
+CLIENT_GONE: Final = 499  # nginx's status for a client that left before its answer; only in metrics and log
+UNMATCHED: Final = "unmatched"  # route label of paths that are no route
+QUIET_ROUTES: Final = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few seconds
+EXPECTED: Final = frozenset({200, 503})  # of those; anything else is logged
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_HEADERS: Final = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+_log = logging.getLogger("service.access")
+
+
+class Surroundings:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+        self.app = app
+        self.telemetry = telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        token = REQUEST_ID.set(request_id)
+        status = CLIENT_GONE
+        started = time.perf_counter()
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        self.telemetry.requests_in_flight.inc()
+        try:
+            try:
+                await self.app(scope, receive, send_with_headers)
+            except ClientDisconnect:
+                pass
+            except Exception as error:
+                if status != CLIENT_GONE:  # half an answer is out already: the server must cut it off
+                    raise
+                await of_unexpected(error)(scope, receive, send_with_headers)
+        finally:
+            self.telemetry.requests_in_flight.dec()
+            self._record(scope, status, time.perf_counter() - started)
+            REQUEST_ID.reset(token)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        route: str = getattr(scope.get("route"), "path", UNMATCHED)
+        self.telemetry.count_request(route, status)
+        self.telemetry.request_seconds.observe(seconds)
+        if route not in QUIET_ROUTES or status not in EXPECTED:
+            fields = {"method": scope["method"], "route": route, "status": status, "seconds": round(seconds, 6)}
+            _log.info("request", extra=fields)
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(text := value.decode("latin-1")):
+            return str(text)
+    return uuid.uuid4().hex

@@ -1,0 +1,124 @@
+"""Errors as `application/problem+json` (RFC 9457): one table from codes to HTTP. Knows no routes."""
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from service.errors import ServiceError
+
+MEDIA_TYPE: Final = "application/problem+json"
+MAX_SHOWN: Final = 100  # characters of an offending value that a detail repeats
+
+_log = logging.getLogger(__name__)
+
+
+class Kind(NamedTuple):
+    """What a code means in HTTP."""
+
+    status: int
+    title: str
+
+
+KINDS: Final[Mapping[str, Kind]] = {
+    "invalid_request": Kind(422, "The request is not valid"),
+    "bad_audio": Kind(422, "The audio could not be read"),
+    "audio_too_long": Kind(413, "The audio is too long"),
+    "payload_too_large": Kind(413, "The request body is too large"),
+    "unknown_adapter": Kind(404, "No adapter has this name"),
+    "unknown_version": Kind(404, "The adapter has no such version or alias"),
+    "wrong_task": Kind(409, "The adapter is for another task"),
+    "backbone_mismatch": Kind(409, "The adapter is for another backbone"),
+    "invalid_bundle": Kind(422, "The bundle is not valid"),
+    "unauthorized": Kind(401, "A key is needed"),
+    "forbidden": Kind(403, "This is not allowed"),
+    "version_is_live": Kind(409, "The version is live"),
+    "no_free_slot": Kind(409, "No slot on the device is free"),
+    "adapter_failed": Kind(503, "The adapter could not be used"),
+    "overloaded": Kind(429, "The service is busy"),
+    "rate_limited": Kind(429, "Too many requests"),
+    "not_ready": Kind(503, "The service is not ready"),
+    "deadline_exceeded": Kind(504, "The request took too long"),
+    "storage_full": Kind(507, "No space is left for adapters"),
+    "internal": Kind(500, "Internal error"),
+    # Of HTTP itself, outside the service's own errors:
+    "not_found": Kind(404, "No such path"),
+    "method_not_allowed": Kind(405, "The path does not take this method"),
+}
+RETRY_AFTER: Final[Mapping[str, float]] = {"overloaded": 1.0, "rate_limited": 1.0}  # seconds, where none is known
+_HTTP_CODES: Final[Mapping[int, str]] = {404: "not_found", 405: "method_not_allowed"}
+
+
+def problem(code: str, detail: str, headers: Mapping[str, str] | None = None, **members: str | int | None) -> Response:
+    """The answer for `code`; `members` that are not None become extra members of the document."""
+    kind = KINDS[code]
+    body = {"type": "about:blank", "title": kind.title, "status": kind.status, "code": code, "detail": detail}
+    body |= {name: value for name, value in members.items() if value is not None}
+    content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+    return Response(content, kind.status, headers, media_type=MEDIA_TYPE)
+
+
+def of_error(error: ServiceError) -> Response:
+    """The answer for a typed error, with the clip and the adapter it names and the headers its code asks for."""
+    headers = {}
+    wait = error.retry_after if error.retry_after is not None else RETRY_AFTER.get(error.code)
+    if wait is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(wait)))
+    if error.code == "unauthorized":
+        headers["WWW-Authenticate"] = 'Bearer realm="ipet"'
+    return problem(error.code, error.detail, headers, clip=error.clip, adapter=error.adapter)
+
+
+def of_unexpected(error: Exception) -> Response:
+    """The answer for an error nobody foresaw: logged with its trace, told to the caller without it."""
+    _log.error("unexpected error: %s", type(error).__name__, exc_info=error)
+    return problem("internal", "the service failed on this request; its log says why under the X-Request-Id")
+
+
+def install(app: FastAPI) -> None:
+    """Makes every error of `app` a problem document; unexpected ones are caught by the middleware."""
+
+    async def typed(_: Request, error: Exception) -> Response:
+        if not isinstance(error, ServiceError):
+            raise error
+        return of_error(error)
+
+    async def invalid(_: Request, error: Exception) -> Response:
+        if not isinstance(error, RequestValidationError):
+            raise error
+        return problem("invalid_request", "; ".join(describe(item) for item in error.errors()))
+
+    async def http(request: Request, error: Exception) -> Response:
+        if not isinstance(error, HTTPException):
+            raise error
+        code = _HTTP_CODES.get(error.status_code, "internal" if error.status_code >= 500 else "invalid_request")
+        detail = f"{request.method} {_shown(request.url.path)} is not part of this service; see /docs"
+        return problem(code, detail if code in _HTTP_CODES.values() else str(error.detail), error.headers)
+
+    app.add_exception_handler(ServiceError, typed)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+
+
+def describe(item: Mapping[str, object], root: str = "") -> str:
+    """One of pydantic's errors in words: where, what, and the value it got.
+
+    Args:
+        root: the first member of the location, where pydantic leaves it out.
+    """
+    location = item.get("loc")
+    path = [str(part) for part in location] if isinstance(location, tuple) else []
+    where = ".".join([root, *path] if root else path) or "request"
+    value = item.get("input")
+    told = "" if isinstance(value, dict | list | bytes) or value is None else f", got {_shown(repr(value))}"
+    return f"{where}: {item.get('msg')}{told}"
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."

@@ -1,0 +1,38 @@
+"""Whether the process lives, whether it can answer, and its metrics."""
+
+from typing import Final
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from service.api.auth import OPEN
+from service.api.context import context_of
+from service.api.openapi import errors
+from service.api.schemas import Health
+
+router: Final = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", dependencies=[Depends(OPEN)])
+async def healthz() -> Health:
+    """Answers as soon as the process listens."""
+    return Health(status="ok")
+
+
+@router.get("/readyz", dependencies=[Depends(OPEN)], responses=errors("not_ready"))
+async def readyz(request: Request) -> Health:
+    """Answers 200 once the backbone is loaded and warm."""
+    context_of(request).runtime  # noqa: B018  raises NotReady
+    return Health(status="ready")
+
+
+@router.get(
+    "/metrics",
+    dependencies=[Depends(OPEN)],
+    response_class=Response,
+    responses={200: {"description": "Prometheus text format.", "content": {"text/plain": {}}}},
+)
+async def metrics(request: Request) -> Response:
+    """Every metric of this process."""
+    content, media_type = context_of(request).telemetry.exposition()
+    return Response(content, headers={"Content-Type": media_type})

@@ -1,0 +1,147 @@
+"""Shapes of the answers and of the JSON that callers send; the contract's field names. Knows no routes."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+
+from service.engine.slots import State
+from service.model.spec import TaskType
+
+
+class Answer(BaseModel):
+    """Base of every answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Health(Answer):
+    status: Literal["ok", "ready"]
+
+
+class BackboneInfo(Answer):
+    name: str
+    model_type: str
+    fingerprint: str
+    hidden_size: int
+    num_hidden_layers: int
+    parameters: int
+    device: str
+    dtype: str
+
+
+class LabelScore(Answer):
+    label: str
+    score: float = Field(description="Probability, after the adapter's activation.")
+
+
+class WindowLabels(Answer):
+    start: float = Field(description="Seconds from the clip's beginning.")
+    end: float
+    labels: list[LabelScore]
+
+
+class Classification(Answer):
+    clip: int = Field(description="Index of the clip in the request.")
+    adapter: str
+    version: int
+    labels: list[LabelScore] = Field(description="Best first.")
+    windows: list[WindowLabels] | None = Field(None, description="With `windows=true`.")
+
+
+class ClipInfo(Answer):
+    """What a clip was before it was decoded."""
+
+    seconds: float
+    sampling_rate: int
+    channels: int
+
+
+class ClassifyAnswer(Answer):
+    results: list[Classification] = Field(description="By clip, then by adapter as asked.")
+    audio: list[ClipInfo]
+
+
+class Embedding(Answer):
+    clip: int
+    adapter: str
+    version: int
+    embedding: list[float] = Field(description="Of length 1.")
+
+
+class EmbedAnswer(Answer):
+    results: list[Embedding]
+    audio: list[ClipInfo]
+
+
+Vector = Annotated[list[FiniteFloat], Field(min_length=1)]
+
+
+class ScoreRequest(BaseModel):
+    """Embeddings to compare, as /v1/embed answers them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    enrolment: Annotated[list[Vector], Field(min_length=1)]
+    test: Vector
+
+
+class ScoreAnswer(Answer):
+    adapter: str
+    version: int
+    score: float = Field(description="Cosine of the enrolment and the test clip.")
+    threshold: float
+    decision: Literal["accept", "reject"]
+    log_likelihood_ratio: float | None = Field(None, description="Where the adapter is calibrated.")
+
+
+class VersionInfo(Answer):
+    version: int
+    digest: str
+    created: datetime
+    state: State
+    verified: bool = Field(description="Whether the bundle names this backbone's fingerprint.")
+
+
+class AdapterInfo(Answer):
+    name: str
+    task_type: TaskType | None = Field(description="None where no version can be read by this release.")
+    live: int | None
+    aliases: dict[str, int]
+    versions: list[VersionInfo]
+
+
+class AdapterList(Answer):
+    adapters: list[AdapterInfo]
+    next: str | None = None
+
+
+class Uploaded(Answer):
+    name: str
+    version: int
+    digest: str
+    live: bool
+
+
+class Residency(Answer):
+    name: str
+    version: int
+    state: State
+
+
+class AliasRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    version: int = Field(ge=1)
+
+
+class Problem(Answer):
+    """RFC 9457 problem details."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str
+    clip: int | None = Field(None, description="Index of the clip at fault.")
+    adapter: str | None = Field(None, description="The adapter at fault.")

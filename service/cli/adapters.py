@@ -1,0 +1,115 @@
+"""`ipet adapters`: what a running server holds, and changing it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.cli.connection import DEFAULT_URL, AsJson, Key, Url, connected, fail, print_json, print_table
+
+app = typer.Typer(
+    help="List, upload, fetch and switch the adapters of a running server.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+Name = Annotated[str, typer.Argument(help="The adapter's name.")]
+Version = Annotated[int | None, typer.Option("--version", "-v", min=1, help="One version.")]
+
+
+@app.command("list")
+def list_adapters(as_json: AsJson = False, url: Url = DEFAULT_URL, key: Key = None) -> None:
+    """Show every adapter with its live version and aliases."""
+    with connected(url, key) as client:
+        adapters = client.adapters()
+    if as_json:
+        print_json(adapters)
+        return
+    rows = [
+        [
+            adapter["name"],
+            adapter["task_type"],
+            str(adapter["live"] or "none"),
+            ", ".join(f"{a}={v}" for a, v in adapter["aliases"].items() if a != "live"),
+            ", ".join(f"{v['version']} {v['state']}" for v in adapter["versions"]),
+        ]
+        for adapter in adapters
+    ]
+    print_table(["name", "task", "live", "aliases", "versions"], rows)
+
+
+@app.command()
+def push(
+    bundle: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Directory of the bundle.")],
+    name: Annotated[str | None, typer.Option(help="The bundle's own name unless given.")] = None,
+    activate: Annotated[bool, typer.Option(help="Make it live at once.")] = True,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Upload a bundle as its adapter's next version; the server goes on serving."""
+    with connected(url, key) as client:
+        answer = client.push(bundle, name, activate)
+    state = "live" if answer["live"] else "not live"
+    typer.echo(f"{answer['name']}@{answer['version']} {state} {answer['digest']}")
+
+
+@app.command()
+def pull(
+    name: Name,
+    out: Annotated[Path, typer.Option("--out", file_okay=False, help="Directory to write.")],
+    version: Version = None,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Download a version's two files, byte for byte; the live version unless told."""
+    with connected(url, key) as client:
+        chosen = version or client.adapter(name)["live"]
+        if chosen is None:
+            fail(f"{name} has no live version; choose one with --version")
+        files = {
+            "adapter_config.json": client.config(name, chosen),
+            "adapter_model.safetensors": client.weights(name, chosen),
+        }
+        out.mkdir(parents=True, exist_ok=True)
+        for file, content in files.items():
+            (out / file).write_bytes(content)
+    typer.echo(f"{name}@{chosen} in {out}")
+
+
+@app.command()
+def activate(
+    name: Name,
+    version: Annotated[int, typer.Argument(min=1, help="The version to point at.")],
+    alias: Annotated[str, typer.Option(help="`live` is what the bare name means.")] = "live",
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Roll an adapter forward or back to a version, at once."""
+    with connected(url, key) as client:
+        client.activate(name, version, alias)
+    typer.echo(f"{name}@{alias} is version {version}")
+
+
+@app.command()
+def inspect(name: Name, url: Url = DEFAULT_URL, key: Key = None) -> None:
+    """Print one adapter with its versions, as JSON."""
+    with connected(url, key) as client:
+        print_json(client.adapter(name))
+
+
+@app.command()
+def delete(
+    name: Name,
+    version: Version = None,
+    alias: Annotated[str | None, typer.Option(help="One alias.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before the whole adapter goes.")] = False,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Delete a version, an alias, or with neither the whole adapter."""
+    if version is not None and alias is not None:
+        fail("give --version or --alias, not both")
+    if version is None and alias is None and not yes:
+        typer.confirm(f"Delete {name} with all its versions?", abort=True)
+    with connected(url, key) as client:
+        client.delete(name, version, alias)
+    typer.echo(f"deleted {name}" + (f"@{version or alias}" if version or alias else ""))

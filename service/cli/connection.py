@@ -1,0 +1,60 @@
+"""How the commands reach a running server, and how they tell what it refused."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from service.client import Client
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+Url = Annotated[str, typer.Option("--url", envvar="IPET_URL", help="The running service.")]
+Key = Annotated[str | None, typer.Option("--key", envvar="IPET_KEY", help="One of its keys, where it asks for one.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the service's answer as it came.")]
+
+
+@contextmanager
+def connected(url: str, key: str | None) -> Iterator["Client"]:
+    """A client of the service at `url`; what fails is printed in one line and ends the command with 1."""
+    import httpx
+
+    from service.client import Client, ProblemError
+
+    try:
+        with Client(url, key) as client:
+            yield client
+    except ProblemError as error:
+        fail(f"{error.code}: {error.detail}")
+    except httpx.HTTPError as error:
+        fail(f"no answer from {url}: {error or type(error).__name__}; is `ipet serve` running there?")
+    except OSError as error:
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(1)
+
+
+def print_json(answer: object) -> None:
+    typer.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+
+
+def print_table(columns: list[str], rows: list[list[str]]) -> None:
+    """A table on a terminal, tab-separated lines in a pipe."""
+    if not sys.stdout.isatty():
+        typer.echo("\n".join("\t".join(row) for row in rows))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=None, header_style="dim")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)

@@ -1,0 +1,180 @@
+"""`ipet serve`: settings -> backbone -> registry -> engine -> application -> server."""
+
+import inspect
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from service.api.context import Runtime
+    from service.telemetry import Telemetry
+
+EXAMPLES = Path("adapters/examples")
+
+
+def serve_command() -> Callable[..., None]:
+    """The command, one option for each field of Settings, which are its flags, variables, defaults and help."""
+
+    def serve(**flags: Any) -> None:
+        """Serve adapters over HTTP. Every flag has the environment variable of its name."""
+        from pydantic import ValidationError
+
+        try:
+            settings = Settings(**{name: value for name, value in flags.items() if value is not None})
+        except ValidationError as error:
+            lines = [f"--{_flag(str(e['loc'][0]))}: {e['msg']}, got {e['input']!r}" for e in error.errors()]
+            raise typer.BadParameter("; ".join(lines)) from error
+        run(settings)
+
+    parameters = [_option(name) for name in Settings.model_fields]
+    serve.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    serve.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return serve
+
+
+def _option(name: str) -> inspect.Parameter:
+    field = Settings.model_fields[name]
+    is_switch = field.annotation is bool
+    default = field.default
+    shown = ",".join(default) if isinstance(default, tuple) else str(default)
+    option = typer.Option(
+        None,
+        f"--{_flag(name)}/--no-{_flag(name)}" if is_switch else f"--{_flag(name)}",
+        envvar=f"IPET_{name.upper()}",
+        help=field.description,
+        show_default=shown if shown not in ("", "None") else False,
+        metavar=None if is_switch else _metavar(field.annotation),
+    )
+    annotation = bool | None if is_switch else str | None  # pydantic converts: one place for types and limits
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=annotation)
+
+
+def _metavar(annotation: Any) -> str:
+    from typing import get_args
+
+    if choices := [choice for choice in get_args(annotation) if isinstance(choice, str)]:
+        return "|".join(choices)
+    if annotation in (int, float):
+        return "NUMBER"
+    return "TEXT" if annotation is str else "KEYS" if "tuple" in str(annotation) else "DIR"
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def open_runtime(settings: Settings, telemetry: "Telemetry") -> "Runtime":
+    """Loads the backbone, opens the registry, registers the bundles of `--adapters` and builds the engine."""
+    from service.api.context import Runtime
+    from service.engine.engine import Engine
+    from service.model.loading import load_backbone
+    from service.registry.store import Registry
+
+    backbone = load_backbone(settings.backbone, settings.device, settings.dtype)
+    registry = Registry(
+        settings.data_dir,
+        backbone.spec,
+        max_prompt_length=settings.max_prompt_length,
+        max_bottleneck_dim=settings.max_bottleneck_dim,
+    )
+    if settings.adapters is not None:
+        registry.register_directory(settings.adapters)
+    engine = Engine(backbone, registry, settings, telemetry)
+    dtype = str(backbone.dtype).removeprefix("torch.")
+    return Runtime(backbone.spec, str(backbone.device), dtype, registry, engine)
+
+
+def run(settings: Settings) -> None:
+    """Serves until a signal ends it; exits with 1 when the service cannot start."""
+    from service.api.auth import is_loopback
+
+    has_keys = bool(settings.inference_keys or settings.admin_keys)
+    if not (has_keys or settings.allow_anonymous or is_loopback(settings.host)):
+        typer.echo(
+            f"error: {settings.host} can be reached from elsewhere and no keys are set. Set IPET_ADMIN_KEYS (and "
+            "IPET_INFERENCE_KEYS), or IPET_ALLOW_ANONYMOUS=1 if everyone may use and change it.",
+            err=True,
+        )
+        raise typer.Exit(1)
+    listener = listen(settings.host, settings.port)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a log is no place for them
+    from service.api.app import create_app  # takes seconds: what can be refused is refused before
+    from service.telemetry import configure_logging
+
+    configure_logging()
+    failures: list[Exception] = []
+
+    def failed(error: Exception) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    app = create_app(
+        settings, open_runtime, on_ready=lambda runtime: greet(listener, runtime, has_keys), on_failed=failed
+    )
+    server = make_server(app, settings)
+    server.run(sockets=[listener])
+    if failures:
+        typer.echo(f"error: {failures[0]}", err=True)
+        raise typer.Exit(1)
+
+
+def make_server(app: Any, settings: Settings) -> "uvicorn.Server":
+    """The HTTP server as the service runs it; logs go where the process's logs go."""
+    import uvicorn
+
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,  # the application's own says more
+            server_header=False,
+            date_header=True,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout)),
+        )
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket, so that a taken port is told at once and port 0 is known."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        typer.echo(f"error: cannot listen on {host}:{port}: {error.strerror or error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def greet(listener: socket.socket, runtime: "Runtime", has_keys: bool) -> None:
+    """Prints where the service is and one line to try."""
+    url = url_of(listener)
+    records = runtime.registry.records()
+    spec = runtime.backbone
+    lines = [
+        f"ipet-serve is ready on {url}  (console; API docs at {url}/docs)",
+        f"  backbone {spec.name} ({spec.parameters / 1e6:.1f} M parameters) on {runtime.device}, {runtime.dtype}; "
+        f"adapters: {', '.join(record.name for record in records[:8]) or 'none yet'}",
+    ]
+    classifiers = [r.name for r in records if r.task_type == "AUDIO_CLASSIFICATION" and r.live is not None]
+    if classifiers:
+        name = "digits" if "digits" in classifiers else classifiers[0]
+        clips = [*sorted(EXAMPLES.glob(f"{name.rstrip('s')}*.*")), *sorted(EXAMPLES.glob("*.wav"))]
+        clip = clips[0] if clips else "clip.wav"
+        key = ' -H "Authorization: Bearer $KEY"' if has_keys else ""
+        lines.append(f"  curl{key} --data-binary @{clip} '{url}/v1/classify?adapter={name}'")
+    print("\n".join(lines), file=sys.stdout, flush=True)

@@ -1,0 +1,169 @@
+"""Around the routes: start-up, headers, metrics, pages, the API's description."""
+
+import json
+import re
+import threading
+from pathlib import Path
+
+import pytest
+from fastapi.routing import APIRoute
+
+from service.api.app import ROUTERS
+from service.api.context import Runtime
+from service.api.problems import KINDS, MEDIA_TYPE
+from service.cli.serving import open_runtime
+from service.settings import Settings
+from service.telemetry import Telemetry
+from tests.api.live import Live, running, settings_for
+
+METRICS = (
+    *("requests_total", "request_seconds", "decode_seconds", "queue_seconds", "inference_seconds", "batch_rows"),
+    *("batch_adapters", "adapter_loads_total", "adapter_load_seconds", "adapters_resident"),
+    "adapter_requests_total",
+)
+
+
+def test_answers_while_the_backbone_is_loading(tiny_ast_dir: Path, tmp_path: Path) -> None:
+    go_on = threading.Event()
+
+    def slow(settings: Settings, telemetry: Telemetry) -> Runtime:
+        go_on.wait(30)
+        return open_runtime(settings, telemetry)
+
+    with running(settings_for(tiny_ast_dir, tmp_path / "data"), slow, wait=False) as service:
+        try:
+            assert service.http.get("/healthz").json() == {"status": "ok"}
+            for method, path in (("GET", "/readyz"), ("GET", "/v1/backbone"), ("POST", "/v1/classify?adapter=a")):
+                answer = service.http.request(method, path)
+                assert (answer.status_code, answer.json()["code"]) == (503, "not_ready"), path
+        finally:
+            go_on.set()
+        for _ in range(600):
+            if service.http.get("/readyz").status_code == 200:
+                break
+            threading.Event().wait(0.05)
+        assert service.http.get("/readyz").json() == {"status": "ready"}
+
+
+def test_a_failed_start_is_told(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path / "nothing", tmp_path / "data")
+    with pytest.raises(Exception, match="nothing"), running(settings):
+        pass
+
+
+def test_stops_while_the_backbone_is_loading(tiny_ast_dir: Path, tmp_path: Path) -> None:
+    with running(settings_for(tiny_ast_dir, tmp_path / "data"), wait=False) as service:
+        assert service.http.get("/healthz").status_code == 200
+
+
+def test_backbone(live: Live) -> None:
+    answer = live.http.get("/v1/backbone").json()
+    assert answer == {
+        "name": live.backbone.name,
+        "model_type": "audio-spectrogram-transformer",
+        "fingerprint": live.backbone.fingerprint,
+        "hidden_size": 48,
+        "num_hidden_layers": 3,
+        "parameters": live.backbone.parameters,
+        "device": "cpu",
+        "dtype": "float32",
+    }
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}", answer["fingerprint"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nowhere", 404, "not_found"),
+        ("GET", "/console/../settings.py", 404, "not_found"),
+        ("GET", "/console/none.js", 404, "not_found"),
+        ("DELETE", "/v1/classify", 405, "method_not_allowed"),
+    ],
+)
+def test_unknown_paths_are_problems(live: Live, method: str, path: str, status: int, code: str) -> None:
+    answer = live.http.request(method, path)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.headers["content-type"] == MEDIA_TYPE
+
+
+def test_unexpected_errors_tell_nothing(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(live.context.runtime.registry, "records", fail)
+    answer = live.http.get("/v1/adapters")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    assert "secret" not in answer.text
+    assert "x-request-id" in answer.headers
+
+
+def test_request_ids(live: Live) -> None:
+    assert live.http.get("/healthz", headers={"X-Request-Id": "mine-1"}).headers["x-request-id"] == "mine-1"
+    strange = live.http.get("/healthz", headers={"X-Request-Id": "no spaces <b>"}).headers["x-request-id"]
+    assert re.fullmatch("[0-9a-f]{32}", strange)
+
+
+def test_safe_headers(live: Live) -> None:
+    headers = live.http.get("/").headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert "server" not in headers
+
+
+def test_metrics(live: Live) -> None:
+    live.http.get("/v1/adapters/does-not-exist")
+    live.http.get("/nowhere/at/all")
+    answer = live.http.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    missing = [name for name in METRICS if f"\n# TYPE ipet_{name} " not in answer.text]
+    assert not missing
+    assert 'ipet_requests_total{code="404",route="/v1/adapters/{name}"}' in answer.text
+    assert 'route="unmatched"' in answer.text
+    assert "does-not-exist" not in answer.text
+    assert "/nowhere" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_pages_need_no_other_host(live: Live, path: str) -> None:
+    page = live.http.get(path)
+    assert page.headers["content-type"].startswith("text/html")
+    pages = [page.text]
+    for link in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+        assert link.startswith("/"), link
+        answer = live.http.get(link)
+        assert answer.status_code == 200, link
+        pages.append(answer.text)
+    for text in pages:
+        assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
+        assert "innerHTML" not in text
+
+
+def test_openapi_lists_every_route(live: Live) -> None:
+    described = live.http.get("/openapi.json").json()
+    routes = [r for router in ROUTERS for r in router.routes if isinstance(r, APIRoute) and r.include_in_schema]
+    assert len(routes) >= 20
+    for route in routes:
+        operation = described["paths"][route.path][min(route.methods).lower()]
+        assert operation["description"], route.path
+        for status, answer in operation["responses"].items():
+            if int(status) >= 400:
+                assert list(answer["content"]) == [MEDIA_TYPE], route.path
+                assert {KINDS[code].status for code in re.findall(r"`(\w+)`", answer["description"])} == {int(status)}
+    assert "HTTPValidationError" not in json.dumps(described)
+
+
+def test_openapi_references_resolve(live: Live) -> None:
+    described = live.http.get("/openapi.json").json()
+    names = re.findall(r'"#/components/schemas/(\w+)"', json.dumps(described))
+    assert {"Problem", "ScoreRequest", "ClassifyAnswer"} <= set(names) <= described["components"]["schemas"].keys()
+
+
+def test_openapi_describes_the_bodies(live: Live) -> None:
+    paths = live.http.get("/openapi.json").json()["paths"]
+    classify = paths["/v1/classify"]["post"]["requestBody"]["content"]
+    assert {"application/octet-stream", "multipart/form-data"} <= classify.keys()
+    assert "application/json" in paths["/v1/score"]["post"]["requestBody"]["content"]
+    upload = paths["/v1/adapters/{name}/versions"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert upload["required"] == ["config", "weights"]
+    assert paths["/v1/classify"]["post"]["security"] == [{"key": []}]
+    assert "security" not in paths["/healthz"]["get"]

@@ -1,0 +1,134 @@
+"""Deadlines, overload and clients that leave."""
+
+import asyncio
+import http.client
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from service.engine.engine import Engine
+from service.engine.runner import Runner
+from tests.api.live import Live, running, settings_for
+from tests.synthesis import encode, noise
+
+
+def refused(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["code"]
+
+
+@pytest.fixture
+def stuck(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """An engine that never answers; the list tells what became of the calls."""
+    events: list[str] = []
+
+    async def infer(*args: object, **kwargs: object) -> None:
+        events.append("asked")
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            events.append("cancelled")
+            raise
+
+    monkeypatch.setattr(Engine, "infer", infer)
+    return events
+
+
+def until(events: list[str], event: str) -> None:
+    for _ in range(500):
+        if event in events:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"no {event!r} in {events}")
+
+
+def test_a_client_that_leaves_cancels_its_work(live: Live, clip: bytes, stuck: list[str]) -> None:
+    place = urlsplit(live.url)
+    connection = http.client.HTTPConnection(place.hostname or "", place.port)
+    connection.request("POST", "/v1/classify?adapter=alpha", clip)
+    until(stuck, "asked")
+    connection.close()
+    until(stuck, "cancelled")
+    for _ in range(100):
+        if 'code="499",route="/v1/classify"' in live.http.get("/metrics").text:
+            break
+        time.sleep(0.02)
+    else:
+        raise AssertionError("the client that left is not counted")
+    assert live.context.budget.held == 0
+
+
+def test_a_client_that_leaves_amid_its_body(live: Live) -> None:
+    place = urlsplit(live.url)
+    with socket.create_connection((place.hostname, place.port)) as connection:
+        connection.sendall(
+            b"POST /v1/classify?adapter=alpha HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\nRIFF"
+        )
+        time.sleep(0.1)
+    assert live.http.get("/readyz").status_code == 200
+    for _ in range(100):
+        if live.context.budget.held == 0:
+            return
+        time.sleep(0.02)
+    raise AssertionError("the reservation was kept")
+
+
+def test_deadline_of_the_request(live: Live, clip: bytes, stuck: list[str]) -> None:
+    answer = live.http.post("/v1/classify?adapter=alpha", content=clip, headers={"X-Request-Timeout-Ms": "200"})
+    assert refused(answer) == (504, "deadline_exceeded")
+    assert stuck == ["asked", "cancelled"]
+
+
+@pytest.mark.parametrize("header", ["0", "-1", "soon", "1e3", "99999999999"])
+def test_bad_deadlines(live: Live, clip: bytes, header: str) -> None:
+    answer = live.http.post("/v1/classify?adapter=alpha", content=clip, headers={"X-Request-Timeout-Ms": header})
+    assert refused(answer) == (422, "invalid_request")
+
+
+def test_a_body_that_does_not_come(tiny_ast_dir: Path, tmp_path: Path) -> None:
+    with running(settings_for(tiny_ast_dir, tmp_path / "data", request_timeout=0.3)) as service:
+        service.publish(tmp_path, "alpha")
+        place = urlsplit(service.url)
+        with socket.create_connection((place.hostname, place.port)) as connection:
+            connection.sendall(
+                b"POST /v1/classify?adapter=alpha HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\nRIFF"
+            )
+            connection.settimeout(10)
+            assert connection.recv(100).startswith(b"HTTP/1.1 504 ")
+
+
+def test_overload(tiny_ast_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the device is busy the queue fills up; what does not fit is refused at once, the rest is answered."""
+    go_on, run = threading.Event(), Runner.run
+
+    def slow(runner: Runner, *batch: Any) -> Any:
+        go_on.wait(30)
+        return run(runner, *batch)
+
+    with running(settings_for(tiny_ast_dir, tmp_path / "data", queue_seconds=3.0)) as service:
+        service.publish(tmp_path, "alpha")
+        monkeypatch.setattr(Runner, "run", slow)
+        sound = encode(noise(0.5))
+
+        def ask() -> httpx.Response:
+            answer = httpx.post(f"{service.url}/v1/classify?adapter=alpha", content=sound, timeout=30)
+            if answer.status_code != 200:
+                go_on.set()
+            return answer
+
+        with ThreadPoolExecutor(12) as pool:
+            answers = [future.result() for future in [pool.submit(ask) for _ in range(12)]]
+        assert {answer.status_code for answer in answers} == {200, 429}
+        for answer in answers:
+            if answer.status_code == 429:
+                assert refused(answer) == (429, "overloaded")
+                assert int(answer.headers["retry-after"]) >= 1
+        alone = service.http.post("/v1/classify?adapter=alpha", content=encode(noise(20.0)))
+        assert refused(alone) == (413, "payload_too_large")
+        assert ask().status_code == 200

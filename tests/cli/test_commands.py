@@ -1,0 +1,75 @@
+"""The commands against a real server, as a shell would call them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from service.cli import app
+from tests.api.live import Live, random_bundle
+
+
+def ipet(live: Live, *words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], env={"IPET_URL": live.url, "IPET_KEY": ""})
+
+
+@pytest.fixture
+def file(clip: bytes, tmp_path: Path) -> Path:
+    path = tmp_path / "clip.wav"
+    path.write_bytes(clip)
+    return path
+
+
+def test_classify(live: Live, file: Path) -> None:
+    done = ipet(live, "classify", file, file, "-a", "alpha", "-a", "beta", "--top-k", 2)
+    assert done.exit_code == 0, done.output
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert len(rows) == 8
+    assert [row[1] for row in rows[::2]] == ["alpha@1", "beta@1"] * 2
+    done = ipet(live, "classify", file, "-a", "alpha", "--json", "--windows")
+    assert len(json.loads(done.stdout)["results"][0]["windows"]) == 3
+
+
+def test_embed_and_verify(live: Live, file: Path) -> None:
+    done = ipet(live, "embed", file, "-a", "gamma")
+    assert len(json.loads(done.stdout)["results"][0]["embedding"]) == 6
+    done = ipet(live, "verify", file, "--enrol", file, "-a", "gamma")
+    assert done.stdout == "accept (score 1.000, threshold 0.250)\n"
+    done = ipet(live, "verify", file, "-e", file, "-a", "gamma", "--json")
+    assert json.loads(done.stdout)["decision"] == "accept"
+
+
+def test_adapters(live: Live, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        files = random_bundle(tmp_path, live.backbone, "by-hand", seed)
+        done = ipet(live, "adapters", "push", tmp_path / f"by-hand-{seed}")
+        assert done.stdout == f"by-hand@{seed} live {files.digest}\n"
+    listed = {line.split("\t")[0]: line.split("\t") for line in ipet(live, "adapters", "list").stdout.splitlines()}
+    assert listed["by-hand"][1:4] == ["AUDIO_CLASSIFICATION", "2", ""]
+    assert ipet(live, "adapters", "activate", "by-hand", 1).stdout == "by-hand@live is version 1\n"
+    assert json.loads(ipet(live, "adapters", "inspect", "by-hand").stdout)["live"] == 1
+    assert "by-hand@1 in" in ipet(live, "adapters", "pull", "by-hand", "--out", tmp_path / "pulled").stdout
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (tmp_path / "pulled" / name).read_bytes() == (tmp_path / "by-hand-1" / name).read_bytes()
+    assert ipet(live, "adapters", "delete", "by-hand", "--version", 2).stdout == "deleted by-hand@2\n"
+    assert ipet(live, "adapters", "delete", "by-hand", "--yes").exit_code == 0
+    gone = ipet(live, "adapters", "inspect", "by-hand")
+    assert gone.exit_code == 1
+    assert gone.stderr.startswith("error: unknown_adapter: ")
+
+
+def test_no_server(file: Path) -> None:
+    done = CliRunner().invoke(app, ["classify", str(file), "-a", "x", "--url", "http://127.0.0.1:9"])
+    assert done.exit_code == 1
+    assert "is `ipet serve` running there?" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_faults_of_the_user_are_one_line(command: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text("no recipe")
+    source = [tmp_path / "recipe.toml", "--out", tmp_path / "out"] if command == "train" else [tmp_path]
+    done = CliRunner().invoke(app, [command, *map(str, source), "--data", str(tmp_path)])
+    assert done.exit_code == 1, done.output
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1

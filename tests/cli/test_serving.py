@@ -1,0 +1,100 @@
+"""`ipet serve` as a process: flags are settings, it says where it is, it refuses what is unsafe, it stops."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.settings import Settings
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("IPET_")}
+
+
+def ipet(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "service", *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT | {"COLUMNS": "200"} | environment,
+        timeout=60,
+    )
+
+
+def test_every_setting_is_a_flag_with_its_variable_and_its_help() -> None:
+    shown = " ".join(ipet("serve", "--help").stdout.split())
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')} " in shown, name
+        assert f"IPET_{name.upper()}" in shown, name
+        assert " ".join((field.description or "?").split()) in shown, name
+
+
+def test_help_is_fast() -> None:
+    code = "import sys; import service.cli; print([m for m in ('torch', 'fastapi', 'httpx') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    for command in ("train", "evaluate", "pretrain", "classify", "embed", "verify", "adapters"):
+        assert ipet(command, "--help").returncode == 0, command
+
+
+def test_serves_until_it_is_told_to_stop(tiny_ast_dir: Path, tmp_path: Path) -> None:
+    words = ["serve", "--backbone", tiny_ast_dir, "--port", "0", "--data-dir", tmp_path / "data"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "service", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT | {"IPET_DTYPE": "float32", "IPET_ADAPTER_SLOTS": "2"},
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            found = re.match(r"ipet-serve is ready on (http://127\.0\.0\.1:\d+) ", line)
+            assert found, line
+            assert httpx.get(f"{found[1]}/readyz").status_code == 200
+            assert httpx.get(f"{found[1]}/v1/backbone").json()["dtype"] == "float32"
+            started = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert time.monotonic() - started < 10
+    assert process.returncode in (0, -signal.SIGTERM)
+    assert "Traceback" not in errors
+    assert all(json.loads(line) for line in errors.splitlines())
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3"])
+def test_needs_keys_beyond_loopback(host: str, tmp_path: Path) -> None:
+    done = ipet("serve", "--host", host, "--port", "0", "--data-dir", tmp_path)
+    assert done.returncode == 1
+    assert "IPET_ALLOW_ANONYMOUS=1" in done.stderr
+
+
+def test_bad_settings_are_named() -> None:
+    done = ipet("serve", "--adapter-slots", "none")
+    assert done.returncode == 2
+    assert "--adapter-slots" in done.stderr
+    done = ipet("serve", IPET_DEVICE="abacus")
+    assert done.returncode == 2
+    assert "--device" in done.stderr
+
+
+def test_a_backbone_that_is_not_there(tmp_path: Path) -> None:
+    done = ipet("serve", "--backbone", tmp_path / "none", "--port", "0", "--data-dir", tmp_path / "data")
+    assert done.returncode == 1
+    assert "error: " in done.stderr
+
+
+def test_a_taken_port(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = ipet("serve", "--port", taken.getsockname()[1], "--data-dir", tmp_path)
+    assert done.returncode == 1
+    assert "cannot listen on" in done.stderr
