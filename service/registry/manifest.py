@@ -41,10 +41,11 @@ def is_alias(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ManifestLimits:
-    """Largest geometry accepted, as the bank was laid out."""
+    """Geometry accepted: the largest as the bank was laid out, the shortest window as the backbone can take it."""
 
     prompt_length: int = 128
     bottleneck_dim: int = 128
+    min_window_frames: int = MIN_WINDOW_FRAMES
 
 
 class _Section(BaseModel):
@@ -204,7 +205,7 @@ def build_manifest(fields: Mapping[str, Any]) -> Manifest:
 
 
 def check_limits(manifest: Manifest, limits: ManifestLimits) -> None:
-    """Raise InvalidBundle where the adapter is larger than the bank's slots."""
+    """Raise InvalidBundle where the adapter is larger than the bank's slots, or its window too short."""
     for field in ("prompt_length", "bottleneck_dim"):
         got, limit = getattr(manifest, field), getattr(limits, field)
         if got > limit:
@@ -212,6 +213,11 @@ def check_limits(manifest: Manifest, limits: ManifestLimits) -> None:
                 f"{CONFIG_FILE}: {field}: expected at most {limit} "
                 f"(the server's --max-{field.replace('_', '-')}), got {got}"
             )
+    if manifest.input.window_frames < limits.min_window_frames:
+        raise InvalidBundle(
+            f"{CONFIG_FILE}: input.window_frames: expected at least {limits.min_window_frames}, the shortest input of "
+            f"this backbone, got {manifest.input.window_frames}"
+        )
 
 
 def _check_labels(labels: tuple[str, ...]) -> None:

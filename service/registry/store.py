@@ -51,7 +51,8 @@ class Registry:
         max_prompt_length: int = 128,
         max_bottleneck_dim: int = 128,
     ) -> None:
-        self._admission = Admission(backbone, ManifestLimits(max_prompt_length, max_bottleneck_dim))
+        limits = ManifestLimits(max_prompt_length, max_bottleneck_dim, backbone.min_window_frames)
+        self._admission = Admission(backbone, limits)
         self._objects = ObjectStore(data_dir)
         self._catalogue = Catalogue(data_dir / "registry.sqlite")
         self._lock = threading.Lock()  # held by writers

@@ -199,3 +199,10 @@ def test_any_extra_key_is_kept(value: Any, key: str) -> None:
     except InvalidBundle:
         return
     assert json.loads(manifest.to_bytes())["x-" + key] == value
+
+
+def test_windows_shorter_than_the_backbone_can_take_are_refused() -> None:
+    manifest = build_manifest(fields(input__window_frames=15))
+    check_limits(manifest, ManifestLimits(min_window_frames=15))
+    with pytest.raises(InvalidBundle, match=r"input\.window_frames: expected at least 16"):
+        check_limits(manifest, ManifestLimits(min_window_frames=16))
