@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from service.client import AsyncClient, Client, ProblemError
-from tests.api.live import Live, random_bundle
+from tests.api.live import Live
+from tests.bundles import random_bundle
 
 
 def test_a_round_trip(live: Live, clip: bytes, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from service.errors import StorageFull
 from service.registry.bundle import BundleFiles
-from tests.api.live import Live, random_bundle, running, settings_for
+from tests.api.live import Live, running, settings_for
+from tests.bundles import random_bundle
 
 
 @pytest.fixture

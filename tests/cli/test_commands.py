@@ -7,7 +7,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from service.cli import app
-from tests.api.live import Live, random_bundle
+from tests.api.live import Live
+from tests.bundles import random_bundle
 
 
 def ipet(live: Live, *words: object) -> Result:

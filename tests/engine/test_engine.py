@@ -23,7 +23,7 @@ from service.model.spec import TaskType
 from service.registry.store import AdapterVersion, Registry
 from service.settings import Settings
 from service.telemetry import Telemetry
-from tests.api.live import random_bundle
+from tests.bundles import random_bundle
 
 
 class Bench:
