@@ -1,0 +1,152 @@
+"""Changes clips so that an adapter hears what it will meet: places, speeds, levels, colours, noises, mixtures.
+
+Everything random comes from the generator that is passed in. Knows neither labels nor models.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from service.audio.features import HOP_SAMPLES
+from service.audio.waveform import MIN_SAMPLES, SAMPLING_RATE
+from service.training.recipe import Augmentation
+
+Samples = NDArray[np.float32]
+Random = np.random.Generator
+
+MIXUP_BETA = 10.0  # Beta(10, 10): close to one half
+ROLL_FRAMES = (-10, 10)  # of `input_noise`, upper end excluded
+MIN_POWER = 1e-10
+COLOURED_CHANCE = 0.3  # of synthesised noise where there are noise files too
+COLOURS = (-0.5, 2.0)  # exponent of 1 / f ** exponent: blue to brown
+
+
+@dataclass(frozen=True, slots=True)
+class Augmenter:
+    """A recipe's waveform augmentation.
+
+    Args:
+        noises: noise recordings; `read` turns one into samples.
+        window: samples of the input window.
+    """
+
+    recipe: Augmentation
+    window: int
+    noises: Sequence[Path]
+    read: Callable[[Path], Samples]
+
+    def __call__(self, samples: Samples, rng: Random) -> Samples:
+        """A changed copy of a clip `[N]`, no longer than the window and never shorter than one frame."""
+        recipe = self.recipe
+        speed = float(rng.uniform(1 - recipe.speed, 1 + recipe.speed)) if recipe.speed else 1.0
+        piece = crop(samples, int(self.window * speed) + 1, rng) if recipe.crop else samples[: self.window * 2]
+        if speed != 1.0:
+            piece = resampled(piece, speed)
+        piece = piece[: self.window]
+        if recipe.shift and len(piece) < self.window:
+            piece = shifted(piece, int(rng.uniform(-recipe.shift, recipe.shift) * SAMPLING_RATE), self.window)
+        if recipe.noise and rng.random() < recipe.noise:
+            piece = with_noise(piece, self._noise(len(piece), rng), float(rng.uniform(*recipe.noise_snr)))
+        if recipe.tilt:
+            piece = tilted(piece, float(rng.uniform(-recipe.tilt, recipe.tilt)))
+        if recipe.gain:
+            piece = piece * np.float32(10 ** (rng.uniform(-recipe.gain, recipe.gain) / 20))
+        return np.asarray(piece, dtype=np.float32)
+
+    def _noise(self, length: int, rng: Random) -> Samples:
+        if not self.noises or rng.random() < COLOURED_CHANCE:
+            return coloured_noise(length, float(rng.uniform(*COLOURS)), rng)
+        noise = self.read(self.noises[int(rng.integers(len(self.noises)))])
+        return crop(np.resize(noise, max(length, len(noise))), length, rng)
+
+
+def crop(samples: Samples, length: int, rng: Random) -> Samples:
+    """A random stretch of at most `length` samples."""
+    spare = len(samples) - length
+    start = int(rng.integers(spare + 1)) if spare > 0 else 0
+    return samples[start : start + length]
+
+
+def resampled(samples: Samples, speed: float) -> Samples:
+    """The clip played faster (`speed` above 1) or slower, by linear interpolation; pitch moves with it."""
+    count = max(MIN_SAMPLES, int(len(samples) / speed))
+    positions = np.minimum(np.arange(count) * speed, len(samples) - 1)
+    played: Samples = np.interp(positions, np.arange(len(samples)), samples).astype(np.float32)
+    return played
+
+
+def shifted(samples: Samples, by: int, longest: int) -> Samples:
+    """The clip later by so many samples (silence before it) or earlier (its beginning cut off)."""
+    if by >= 0:
+        return np.concatenate((np.zeros(by, np.float32), samples))[:longest]
+    return samples[min(-by, max(0, len(samples) - MIN_SAMPLES)) :]
+
+
+def with_noise(samples: Samples, noise: Samples, snr_db: float) -> Samples:
+    """Signal plus noise `[N]` at a ratio of mean powers, dB. Silence stays as it is."""
+    power, noise_power = float(np.mean(samples**2)), float(np.mean(noise**2))
+    if power < MIN_POWER or noise_power < MIN_POWER:
+        return samples
+    return samples + noise * np.float32(np.sqrt(power / noise_power / 10 ** (snr_db / 10)))
+
+
+def tilted(samples: Samples, a: float) -> Samples:
+    """First-order equaliser `y[t] = x[t] + a x[t-1]`."""
+    out = samples.copy()
+    out[1:] += np.float32(a) * samples[:-1]
+    return out
+
+
+def coloured_noise(length: int, exponent: float, rng: Random) -> Samples:
+    """Gaussian noise whose power falls with frequency as `1 / f ** exponent`."""
+    spectrum = np.fft.rfft(rng.standard_normal(length))
+    frequency = np.maximum(np.arange(len(spectrum)), 1.0)
+    noise: Samples = np.fft.irfft(spectrum * frequency ** (-exponent / 2), length).astype(np.float32)
+    return noise
+
+
+def fixed_noise(samples: Samples, noise: Samples, offset: int, snr_db: float, eq_a: float) -> Samples:
+    """A data set's fixed noisy condition: roll, tile, add at a ratio, equalise; no randomness."""
+    return tilted(with_noise(samples, np.resize(np.roll(noise, offset), len(samples)), snr_db), eq_a)
+
+
+def mixed_pair(piece: Samples, other: Samples, rng: Random) -> tuple[Samples, float]:
+    """The paper's mixup of two waveforms: weights from Beta(10, 10), means removed.
+
+    Returns:
+        the mixture, as long as the longer of the two, and the share of `piece`.
+    """
+    share = float(rng.beta(MIXUP_BETA, MIXUP_BETA))
+    blend = np.zeros(max(len(piece), len(other)), np.float32)
+    blend[: len(piece)] += np.float32(share) * (piece - piece.mean())
+    blend[: len(other)] += np.float32(1 - share) * (other - other.mean())
+    return blend - blend.mean(), share
+
+
+def masked(frames: Tensor, time_mask: int, frequency_mask: int, value: float, rng: Random) -> Tensor:
+    """SpecAugment: one stretch of frames and one of bins of `[frames, bins]` set to `value`.
+
+    Masks are up to the given sizes. `value` is what zero before normalisation becomes after it.
+    """
+    out = frames.clone()
+    for dimension, size in ((0, time_mask), (1, frequency_mask)):
+        width = int(rng.integers(0, min(size, out.shape[dimension]) + 1))
+        start = int(rng.integers(0, out.shape[dimension] - width + 1))
+        out.narrow(dimension, start, width).fill_(value)
+    return out
+
+
+def jittered(frames: Tensor, rng: Random) -> Tensor:
+    """Noise `U(0, 1) U(0, 1) / 10` added to normalised frames `[frames, bins]`, which are then rolled."""
+    noise = torch.from_numpy(rng.random(tuple(frames.shape), dtype=np.float32))
+    return torch.roll(frames + noise * float(rng.random()) / 10, int(rng.integers(*ROLL_FRAMES)), dims=0)
+
+
+def window_samples(window_frames: int, is_ast: bool) -> int:
+    """Samples that make a window: an analysis frame reaches beyond its hop."""
+    return window_frames * HOP_SAMPLES + (MIN_SAMPLES - HOP_SAMPLES if is_ast else 0)

@@ -1,0 +1,97 @@
+"""`ipet evaluate`: a bundle's figures on the report part of a data set, by the mathematics of the server."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from service.model.adapter import AdapterWeights
+from service.model.loading import load_backbone
+from service.model.spec import TaskType
+from service.registry.bundle import read_bundle, read_weights
+from service.registry.manifest import Manifest, parse_manifest
+from service.training.datasets.dataset import BadDataset, Dataset, Report
+from service.training.datasets.load import guess_source, load_dataset
+from service.training.figures import answer_clips, answer_trials, class_figures, trial_figures
+from service.training.inference import Inference
+from service.training.recipe import Source
+from service.training.recordings import Recordings
+
+
+def evaluate(
+    bundle: Path, data: Path, backbone: str = "embedded", *, device: str = "auto", dtype: str = "auto"
+) -> dict[str, Any]:
+    """Measure a bundle on the report part of a data set.
+
+    Args:
+        bundle: directory with the bundle's files.
+        data: the data set's own folder; how it is split is what the bundle's recipe says, else the layout's default.
+
+    Returns:
+        JSON-ready: for classification `accuracy`, `clips`, `per_class`; for verification by trial list (`clean`,
+        `hard`, `noise15db`, `hard_noise15db`) `eer`, `min_dcf_1`, `min_dcf_10` and what the threshold does.
+
+    Raises:
+        InvalidBundle, BackboneMismatch: the bundle cannot be used, or not on this backbone.
+        BadDataset: the folder does not have the layout, or has other labels than the bundle.
+    """
+    files = read_bundle(bundle)
+    manifest = parse_manifest(files.config)
+    source = _source(manifest, data)
+    _check_task(manifest, source, data)
+    dataset = load_dataset(data, source)
+    loaded = load_backbone(backbone, device, dtype)
+    tensors = read_weights(files.weights, manifest, loaded.spec)
+    _check_labels(manifest, dataset)
+    weights = AdapterWeights.from_tensors(manifest.adapter_spec(), tensors)
+    inference = Inference(loaded, weights, manifest.input_spec())
+    recordings = Recordings()
+    figures = report_figures(inference, manifest, dataset.report(), recordings)
+    return {
+        "name": manifest.name,
+        "digest": files.digest,
+        "task_type": manifest.task_type.value,
+        "backbone": {"name": loaded.spec.name, "fingerprint": loaded.spec.fingerprint, "dtype": _dtype(loaded.dtype)},
+        **figures,
+        "skipped": len(recordings.faults),
+    }
+
+
+def report_figures(inference: Inference, manifest: Manifest, report: Report, recordings: Recordings) -> dict[str, Any]:
+    """Figures on a report part that has been opened. Raises BadDataset where nothing of it can be read."""
+    if manifest.task_type is TaskType.VERIFICATION:
+        threshold = manifest.threshold or 0.0
+        answers = answer_trials(inference, report.trials, recordings)
+        return {each.name: trial_figures(each, threshold) for each in answers}
+    temperature = None if manifest.calibration is None else manifest.calibration.temperature
+    answered = answer_clips(inference, report.clips, recordings)
+    return class_figures(answered, manifest.labels or (), manifest.activation or "softmax", temperature or 1.0)
+
+
+def _source(manifest: Manifest, data: Path) -> Source:
+    """How the bundle's recipe split this data set, where it says so in a form known here."""
+    guessed = guess_source(data)
+    try:
+        recipe = (manifest.training or {}).get("recipe", {})
+        stated: Source = TypeAdapter(Source).validate_python(recipe.get("data"))
+    except (ValidationError, AttributeError):
+        return guessed
+    return stated if stated.kind == guessed.kind else guessed
+
+
+def _check_task(manifest: Manifest, source: Source, data: Path) -> None:
+    if (manifest.task_type is TaskType.VERIFICATION) != (source.kind == "speakers"):
+        raise BadDataset(f"{data} is not a data set for {manifest.task_type.value}")
+
+
+def _check_labels(manifest: Manifest, dataset: Dataset) -> None:
+    if not dataset.verification and manifest.labels != dataset.labels:
+        ours, theirs = set(manifest.labels or ()), set(dataset.labels)
+        raise BadDataset(
+            f"the bundle's labels differ from those of {dataset.root}: "
+            f"only the bundle has {sorted(ours - theirs)[:5]}, only the data set {sorted(theirs - ours)[:5]}"
+        )
+
+
+def _dtype(dtype: object) -> str:
+    return str(dtype).removeprefix("torch.")

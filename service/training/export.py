@@ -1,0 +1,142 @@
+"""From a trained adapter to a bundle: manifest fields, stored precision, card. Knows nothing of how it was trained."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from service.model.adapter import AdapterWeights, parameter_counts
+from service.model.spec import AdapterSpec, BackboneSpec, ModelType, TaskType
+from service.registry.bundle import write_bundle
+from service.registry.manifest import Manifest, build_manifest
+from service.training.recipe import BadRecipe, Recipe
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A trained adapter with what was measured on it."""
+
+    weights: AdapterWeights  # as stored: already rounded to the bundle's precision
+    settled: Mapping[str, Any]  # threshold, calibration
+    metrics: Mapping[str, Any]  # selection, report
+    training: Mapping[str, Any]
+
+
+def adapter_spec(recipe: Recipe, labels: int) -> AdapterSpec:
+    """Geometry of the recipe's adapter."""
+    adapter = recipe.adapter
+    return AdapterSpec(
+        task_type=recipe.task_type,
+        prompt_length=adapter.prompt_length,
+        bottleneck_dim=adapter.bottleneck_dim,
+        adapter_scale=adapter.scale,
+        adapter_residual=adapter.residual,
+        outputs=adapter.embedding_dim if recipe.task_type is TaskType.VERIFICATION else labels,
+    )
+
+
+def as_stored(weights: AdapterWeights, dtype: str) -> AdapterWeights:
+    """The weights as a server will read them from the bundle."""
+    tensors = {name: tensor.to(_DTYPES[dtype]) for name, tensor in weights.to_tensors().items()}
+    return AdapterWeights.from_tensors(weights.spec, tensors)
+
+
+def manifest_fields(
+    recipe: Recipe, backbone: BackboneSpec, labels: tuple[str, ...], settled: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The manifest's fields but for metrics; before anything is settled, with a threshold of 0."""
+    verification = recipe.task_type is TaskType.VERIFICATION
+    fields: dict[str, Any] = {
+        "format_version": 1,
+        "peft_type": "IPET",
+        "name": recipe.name,
+        "task_type": recipe.task_type.value,
+        "base_model_name_or_path": manifest_name(recipe),
+        "backbone": {
+            "model_type": backbone.model_type.value,
+            "hidden_size": backbone.hidden_size,
+            "num_hidden_layers": backbone.num_hidden_layers,
+            "fingerprint": backbone.fingerprint,
+        },
+        "prompt_length": recipe.adapter.prompt_length,
+        "bottleneck_dim": recipe.adapter.bottleneck_dim,
+        "adapter_scale": recipe.adapter.scale,
+        "adapter_residual": recipe.adapter.residual,
+    }
+    if verification:
+        fields |= {"embedding_dim": recipe.adapter.embedding_dim, "threshold": 0.0}
+    else:
+        fields |= {"labels": list(labels), "activation": recipe.activation}
+    fields["input"] = _input_fields(recipe, backbone)
+    return fields | dict(settled or {})
+
+
+def planned_manifest(recipe: Recipe, backbone: BackboneSpec, labels: tuple[str, ...]) -> Manifest:
+    """The manifest before training, so that what it would refuse is refused before the first step.
+
+    Raises:
+        BadRecipe: AST without mean and std, or a window too short for the backbone.
+        InvalidBundle: anything else that a server would refuse.
+    """
+    given = recipe.input
+    if backbone.model_type is ModelType.AST and (given.mean is None or given.std is None):
+        raise BadRecipe("input.mean and input.std: missing; an AST backbone needs them")
+    if given.window_frames < backbone.min_window_frames:
+        raise BadRecipe(
+            f"input.window_frames: {given.window_frames} is too short for the backbone; "
+            f"it needs {backbone.min_window_frames} or more"
+        )
+    if backbone.model_type is ModelType.WAV2VEC2:
+        masks = recipe.augment
+        if masks.time_mask or masks.frequency_mask or masks.input_noise:
+            raise BadRecipe("augment.time_mask, frequency_mask and input_noise are for AST backbones only")
+    return build_manifest(manifest_fields(recipe, backbone, labels))
+
+
+def export_bundle(
+    out: Path, recipe: Recipe, backbone: BackboneSpec, labels: tuple[str, ...], export: Export, card: str
+) -> Manifest:
+    """Write the bundle into a directory. Raises OSError."""
+    fields = manifest_fields(recipe, backbone, labels, export.settled)
+    fields["metrics"] = dict(export.metrics)
+    if recipe.description is not None:
+        fields["description"] = recipe.description
+    if recipe.license is not None:
+        fields["license"] = recipe.license
+    fields["training"] = dict(export.training)
+    manifest = build_manifest(fields)
+    dtype = _DTYPES[recipe.dtype]
+    tensors = {name: tensor.to(dtype) for name, tensor in export.weights.to_tensors().items()}
+    write_bundle(out, manifest, tensors, card)
+    return manifest
+
+
+def count_parameters(spec: AdapterSpec, backbone: BackboneSpec, training_only: int) -> dict[str, int]:
+    """Trainable parameters by part; `training_only` ones are not in the bundle."""
+    counts = parameter_counts(spec, backbone)
+    return {**counts, "bundle": sum(counts.values()), "training_only": training_only, "backbone": backbone.parameters}
+
+
+def _input_fields(recipe: Recipe, backbone: BackboneSpec) -> dict[str, Any]:
+    given = recipe.input
+    fields: dict[str, Any] = {
+        "sampling_rate": 16_000,
+        "window_frames": given.window_frames,
+        "windows": given.windows,
+        "hop_frames": given.hop_frames,
+    }
+    if backbone.model_type is ModelType.AST:
+        fields |= {"mean": given.mean, "std": given.std}
+    if given.short is not None:
+        fields["short"] = given.short
+    return fields
+
+
+def manifest_name(recipe: Recipe) -> str:
+    """The backbone's name to publish: of a directory only its last part, so that no bundle tells where it was made."""
+    directory = Path(recipe.backbone)
+    return directory.resolve().name if recipe.backbone != "embedded" and directory.is_dir() else recipe.backbone

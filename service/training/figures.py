@@ -1,0 +1,132 @@
+"""Figures of an adapter on clips or trials: what selection, calibration and the report are made of."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.scoring.calibration import with_temperature
+from service.scoring.metrics import accuracy, equal_error_rate, min_dcf
+from service.scoring.score import activate, cosine, mean_scores, voiceprint
+from service.training.augment import fixed_noise
+from service.training.datasets.dataset import BadDataset, Clip, Distortion, TrialList
+from service.training.inference import Inference
+from service.training.recordings import Recordings, Samples
+
+DECIMALS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ClassAnswers:
+    """Raw outputs for readable clips."""
+
+    logits: list[NDArray[np.float32]]  # one [W, C] for each clip
+    targets: NDArray[np.int64]  # [N]
+
+    def scores(self, activation: Literal["softmax", "sigmoid"], temperature: float = 1.0) -> NDArray[np.float32]:
+        """Class scores of the clips `[N, C]`, as the server answers them."""
+        return np.stack(
+            [mean_scores(activate(with_temperature(windows, temperature), activation)) for windows in self.logits]
+        )
+
+    def mean_logits(self) -> NDArray[np.float32]:
+        """Logits averaged over windows `[N, C]`, for fitting a temperature."""
+        return np.stack([windows.mean(axis=0) for windows in self.logits])
+
+
+def answer_clips(inference: Inference, clips: Sequence[Clip], recordings: Recordings) -> ClassAnswers:
+    """Raw outputs for every readable clip. Raises BadDataset where none is."""
+    readable = set(recordings.readable(clip.path for clip in clips))
+    kept = [clip for clip in clips if clip.path in readable]
+    if not kept:
+        raise BadDataset(f"none of {len(clips)} clips could be read")
+    logits = list(inference(recordings.samples(clip.path) for clip in kept))
+    return ClassAnswers(logits, np.array([clip.target for clip in kept]))
+
+
+def class_figures(
+    answers: ClassAnswers, labels: Sequence[str], activation: Literal["softmax", "sigmoid"], temperature: float
+) -> dict[str, Any]:
+    """Accuracy, over all clips and for each class, and how confident the answers are on average."""
+    scores = answers.scores(activation, temperature)
+    per_class = {
+        label: round(accuracy(scores[answers.targets == target], answers.targets[answers.targets == target]), DECIMALS)
+        for target, label in enumerate(labels)
+        if (answers.targets == target).any()
+    }
+    return {
+        "clips": len(answers.targets),
+        "accuracy": round(accuracy(scores, answers.targets), DECIMALS),
+        "mean_confidence": round(float(scores.max(axis=1).mean()), DECIMALS),
+        "per_class": per_class,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class TrialAnswers:
+    """Scores of the trials whose clips are readable."""
+
+    name: str
+    scores: NDArray[np.float64]  # [N]
+    targets: NDArray[np.bool_]  # [N], one speaker?
+    left_out: int  # trials
+
+
+def answer_trials(inference: Inference, lists: Sequence[TrialList], recordings: Recordings) -> list[TrialAnswers]:
+    """Cosine of every trial's two voiceprints, each clip under each condition being heard once.
+
+    Raises:
+        BadDataset: no trial of a list is left, or a noise of the fixed condition cannot be read.
+    """
+    noises = {distortion.noise for trials in lists for distortion in trials.distortions.values()}
+    readable = set(recordings.readable([*(path for trials in lists for path in trials.paths), *noises]))
+    lost = noises - readable
+    if lost:
+        raise BadDataset(f"noise file {min(lost)} of the fixed condition cannot be read ({len(lost)} such files)")
+    heard = dict.fromkeys(
+        (path, trials.distortions.get(path)) for trials in lists for path in trials.paths if path in readable
+    )
+    answers = inference(_distorted(path, distortion, recordings) for path, distortion in heard)
+    prints = {key: voiceprint(windows) for key, windows in zip(heard, answers, strict=True)}
+    return [_scored(trials, prints) for trials in lists]
+
+
+def _scored(trials: TrialList, prints: Mapping[tuple[Path, Distortion | None], NDArray[np.float32]]) -> TrialAnswers:
+    def print_of(path: Path) -> NDArray[np.float32] | None:
+        return prints.get((path, trials.distortions.get(path)))
+
+    scores, targets = [], []
+    for trial in trials.trials:
+        left, right = print_of(trial.left), print_of(trial.right)
+        if left is not None and right is not None:
+            scores.append(cosine(left, right))
+            targets.append(trial.same)
+    if not scores:
+        raise BadDataset(f"none of the {len(trials.trials)} trials of {trials.name!r} has both clips readable")
+    return TrialAnswers(trials.name, np.array(scores), np.array(targets), len(trials.trials) - len(scores))
+
+
+def _distorted(path: Path, distortion: Distortion | None, recordings: Recordings) -> Samples:
+    samples = recordings.samples(path)
+    if distortion is None:
+        return samples
+    noise = recordings.samples(distortion.noise)
+    return fixed_noise(samples, noise, distortion.offset, distortion.snr_db, distortion.eq_a)
+
+
+def trial_figures(answers: TrialAnswers, threshold: float) -> dict[str, Any]:
+    """EER, minDCF (p 0.01, C_miss 1 and 10, normalised), and what the bundle's threshold does here."""
+    scores, targets = answers.scores, answers.targets
+    eer, _ = equal_error_rate(scores, targets)
+    return {
+        "trials": len(scores),
+        "left_out": answers.left_out,
+        "eer": round(eer, DECIMALS),
+        "min_dcf_1": round(min_dcf(scores, targets), DECIMALS),
+        "min_dcf_10": round(min_dcf(scores, targets, c_miss=10.0), DECIMALS),
+        "miss_at_threshold": round(float(np.mean(scores[targets] < threshold)), DECIMALS),
+        "false_accept_at_threshold": round(float(np.mean(scores[~targets] >= threshold)), DECIMALS),
+    }

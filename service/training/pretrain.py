@@ -1,0 +1,259 @@
+"""Pre-trains the embedded backbone: first a filter bank, then every task at once. `pretrain` is the entry point.
+
+A run is decided by its recipe alone: the batch of a step follows from the seed and the step, nothing else is
+random, so a resumed run equals an uninterrupted one (on as many threads). What comes out is a Hugging Face
+directory in float16. It knows no adapters and reads no report parts.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+
+from service.training.pretraining.corpus import Corpus, read_corpus
+from service.training.pretraining.pace import Pace
+from service.training.pretraining.recipe import PretrainRecipe, TaskStage, read_recipe
+from service.training.pretraining.sampling import Batch, Sampler
+from service.training.pretraining.sounds import SOUNDS
+from service.training.pretraining.student import FRONT_LAYERS, Classes, Heads, Student, pool
+
+CHECKPOINT = "checkpoint.safetensors"
+LARGEST_GRADIENT = 2.0  # norm
+LAST_RATE = 0.005  # learning rate at the end, relative
+FILTER_BANK_WARM_UP = 50
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """A checkpoint: where the run was, the student's tensors, and the optimiser's by parameter."""
+
+    stage: str
+    step: int
+    student: dict[str, Tensor]
+    moments: dict[int, dict[str, Tensor]]
+
+
+Report = Callable[[str, int, dict[str, float]], None]
+
+
+def pretrain(recipe: Path, data: Path, out: Path, resume: bool = True) -> None:
+    """Run a recipe on the corpora below `data` and write the backbone to `out`.
+
+    `out/checkpoint.pt` is written every `checkpoint_steps`, the backbone with it; a run found there goes on
+    unless `resume` is false.
+
+    Raises:
+        pydantic.ValidationError: for a recipe that is not one.
+        FileNotFoundError: for a corpus that is not below `data`.
+    """
+    read = read_recipe(recipe)
+    with _progress() as (bar, report):
+        bar.console.print("reading the corpora")
+        corpus = read_corpus(data, read.held_out)
+        run(read, corpus, out, resume, report)
+
+
+def run(recipe: PretrainRecipe, corpus: Corpus, out: Path, resume: bool, report: Report | None = None) -> Student:
+    """`pretrain` on a corpus in memory; `report(stage, step, losses)` is called after every step."""
+    torch.set_flush_denormal(True)
+    torch.manual_seed(recipe.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    sampler = Sampler(corpus, recipe.tasks.sizes, recipe.seed, recipe.tasks.mixing)
+    student = Student(
+        recipe.geometry,
+        Classes(len(sampler.word_names), len(sampler.event_names), len(SOUNDS), len(sampler.speaker_names)),
+    )
+    state = _load(out) if resume else None
+    if state is not None:
+        student.load_state_dict(state.student)
+    pace = Pace(recipe.threads)
+    if state is None or state.stage == "filter bank":
+        _learn_filter_bank(recipe, sampler, student, out, state, pace, report)
+        state = None
+    _learn_tasks(recipe, sampler, student, out, state, pace, report)
+    return student
+
+
+def _learn_filter_bank(
+    recipe: PretrainRecipe,
+    sampler: Sampler,
+    student: Student,
+    out: Path,
+    state: _State | None,
+    pace: Pace,
+    report: Report | None,
+) -> None:
+    stage, bank = recipe.filter_bank, student.filter_bank
+    optimizer = torch.optim.AdamW(bank.parameters(), lr=stage.learning_rate, weight_decay=1e-3, betas=(0.9, 0.98))
+    first = _restore(optimizer, state)
+    for step in range(first, stage.steps):
+        with pace.step():
+            _set_rate(optimizer, stage.learning_rate, step, stage.steps, FILTER_BANK_WARM_UP)
+            loss = bank.loss(sampler.plain(step, stage))
+            _descend(optimizer, loss, list(bank.parameters()))
+        if report:
+            report("filter bank", step + 1, {"spectrum": loss.item()})
+        if (step + 1) % recipe.checkpoint_steps == 0 and step + 1 < stage.steps:
+            _save(out, "filter bank", step + 1, student, optimizer)
+    bank.hand_over(student.backbone.feature_extractor.conv_layers[FRONT_LAYERS])
+
+
+def _learn_tasks(
+    recipe: PretrainRecipe,
+    sampler: Sampler,
+    student: Student,
+    out: Path,
+    state: _State | None,
+    pace: Pace,
+    report: Report | None,
+) -> None:
+    stage = recipe.tasks
+    front = list(student.filter_bank.layers.parameters())
+    in_front = {id(parameter) for parameter in front}
+    rest = [parameter for parameter in student.parameters() if id(parameter) not in in_front]
+    groups = [{"params": rest, "scale": 1.0}, {"params": front, "scale": stage.filter_bank_rate}]
+    optimizer = torch.optim.AdamW(groups, lr=stage.learning_rate, weight_decay=stage.weight_decay, betas=(0.9, 0.98))
+    for step in range(_restore(optimizer, state), stage.steps):
+        thawed = step >= stage.thaw * stage.steps
+        for parameter in front:
+            parameter.requires_grad_(thawed)
+        with pace.step():
+            _set_rate(optimizer, stage.learning_rate, step, stage.steps, stage.warm_up)
+            losses = task_losses(student, sampler.batch(step), stage, step)
+            loss = torch.stack(list(losses.values())).sum()
+            _descend(optimizer, loss, rest + front)
+        if report:
+            report("tasks", step + 1, {name: value.item() for name, value in losses.items()})
+        if (step + 1) % recipe.checkpoint_steps == 0 or step + 1 == stage.steps:
+            _save(out, "tasks", step + 1, student, optimizer)
+            export(student, out)
+
+
+def task_losses(student: Student, batch: Batch, stage: TaskStage, step: int) -> dict[str, Tensor]:
+    """Every loss of one step, weighted: of the words' windows and of the long ones, at the top and the middle."""
+    top, middle = student(batch.words)
+    long_top, long_middle = student(batch.long)
+    weights = stage.weights
+    spectrum = student.spectrum_loss(top, batch.words) + student.spectrum_loss(long_top, batch.long)
+    losses = {"spectrum": weights.spectrum * spectrum / 2}
+    margin = stage.margin * min(1.0, step / stage.margin_steps)
+    places = (("", student.top, top, long_top, 1.0), ("_middle", student.middle, middle, long_middle, weights.middle))
+    for suffix, heads, short, long, share in places:
+        for name, value in _head_losses(heads, pool(short), pool(long), batch, stage, margin).items():
+            losses[name + suffix] = share * getattr(weights, name) * value
+    return losses
+
+
+def _head_losses(
+    heads: Heads, short: Tensor, long: Tensor, batch: Batch, stage: TaskStage, margin: float
+) -> dict[str, Tensor]:
+    """Losses of the heads at one place; `short` `[W, 2 D]` and `long` `[L, 2 D]` are pooled."""
+    speakers, events = len(batch.speaker_labels), len(batch.event_targets)
+    normed = heads.norm(long)
+    voices = heads.speaker_logits(long[:speakers], batch.speaker_labels, margin, stage.scale)
+    return {
+        "words": functional.cross_entropy(
+            heads.words(heads.norm(short)), batch.word_labels, label_smoothing=stage.label_smoothing
+        ),
+        "speakers": functional.cross_entropy(voices, batch.speaker_labels),
+        "events": functional.cross_entropy(heads.events(normed[speakers : speakers + events]), batch.event_targets),
+        "sounds": functional.cross_entropy(heads.sounds(normed[speakers + events :]), batch.sound_labels),
+    }
+
+
+def export(student: Student, out: Path) -> None:
+    """Write the backbone alone as a Hugging Face directory in float16; the student itself stays as it is."""
+    state = {name: value.half() for name, value in student.backbone.state_dict().items()}
+    student.backbone.save_pretrained(out, state_dict=state)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float, step: int, steps: int, warm_up: int) -> None:
+    """Linear warm-up, then a cosine to LAST_RATE."""
+    cosine = 0.5 + 0.5 * math.cos(math.pi * step / steps)
+    now = rate * min(1.0, (step + 1) / warm_up) * (cosine + LAST_RATE)
+    for group in optimizer.param_groups:
+        group["lr"] = now * group.get("scale", 1.0)
+
+
+def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, parameters: list[torch.nn.Parameter]) -> None:
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
+    optimizer.step()
+
+
+def _save(out: Path, stage: str, step: int, student: Student, optimizer: torch.optim.Optimizer) -> None:
+    """Write the checkpoint whole or not at all: tensors `student.*` and `optimizer.<parameter>.<moment>`."""
+    tensors = {f"student.{name}": value.contiguous() for name, value in student.state_dict().items()}
+    for number, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": value.contiguous() for name, value in moments.items()}
+    partial = out / (CHECKPOINT + ".partial")
+    save_file(_unshared(tensors), partial, metadata={"stage": stage, "step": str(step)})
+    os.replace(partial, out / CHECKPOINT)
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The file format wants every tensor in memory of its own; the filter bank's are the backbone's too."""
+    seen: set[int] = set()
+    own = {}
+    for name, value in tensors.items():
+        own[name] = value.clone() if value.data_ptr() in seen else value
+        seen.add(value.data_ptr())
+    return own
+
+
+def _load(out: Path) -> _State | None:
+    path = out / CHECKPOINT
+    if not path.exists():
+        return None
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    moments: dict[int, dict[str, Tensor]] = {}
+    student = {}
+    for name, value in load_file(path).items():
+        owner, rest = name.split(".", 1)
+        if owner == "student":
+            student[rest] = value
+        else:
+            number, moment = rest.split(".", 1)
+            moments.setdefault(int(number), {})[moment] = value
+    return _State(metadata["stage"], int(metadata["step"]), student, moments)
+
+
+def _restore(optimizer: torch.optim.Optimizer, state: _State | None) -> int:
+    """Put the optimiser back where it was and answer the step to go on with."""
+    if state is None:
+        return 0
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state.moments})
+    return state.step
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[Progress, Report]]:
+    """A progress bar, and the report that moves it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[losses]}")) as bar:
+        tasks: dict[str, Any] = {}
+        shown = [0.0]
+
+        def report(stage: str, step: int, losses: dict[str, float]) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=None, losses="")
+            text = " ".join(f"{name} {value:.2f}" for name, value in losses.items() if "_" not in name)
+            bar.update(tasks[stage], completed=step, losses=text)
+            if not bar.console.is_terminal and time.monotonic() - shown[0] > 30:
+                shown[0] = time.monotonic()
+                bar.console.print(f"{stage} {step}: {text}")
+
+        yield bar, report

@@ -1,0 +1,120 @@
+"""The recipe of a pre-training run, read from TOML and checked key by key. Knows no audio and no tensors."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Geometry(_Section):
+    """The shape of the backbone; whoever serves it reads the same from config.json."""
+
+    width: Count = 256
+    layers: Count = 3
+    heads: Count = 4
+    feed_forward: Count = 512
+    conv_dim: tuple[int, ...] = (256, 256, 256, 192, 192, 192, 192, 192)
+    conv_kernel: tuple[int, ...] = (400, 3, 1, 3, 3, 3, 3, 3)
+    conv_stride: tuple[int, ...] = (80, 2, 1, 1, 2, 1, 2, 1)
+
+    def hop(self, layers: int | None = None) -> int:
+        """Samples between two frames of the first `layers` convolutions (all by default)."""
+        return int(np.prod(self.conv_stride[:layers]))
+
+    def receptive_field(self, layers: int | None = None) -> int:
+        """Samples that a frame of the first `layers` convolutions (all by default) sees of the waveform."""
+        field, step = 1, 1
+        for kernel, stride in zip(self.conv_kernel[:layers], self.conv_stride[:layers], strict=True):
+            field += (kernel - 1) * step
+            step *= stride
+        return field
+
+
+class FilterBankStage(_Section):
+    """First stage: the first convolutions learn to compute a log-mel spectrogram."""
+
+    steps: Count = 1500
+    rows: Count = 16
+    window: Count = Field(12_000, description="samples")
+    learning_rate: Positive = 2e-3
+
+
+class Sizes(_Section):
+    """Second stage: rows of a step for each task, and their windows in samples."""
+
+    words: Count = 16
+    word_window: Count = 20_480
+    speakers: Count = 5
+    events: Count = 3
+    sounds: Count = 2
+    long_window: Count = 40_000
+
+
+class Weights(_Section):
+    """What each loss counts. `middle`: the same losses read off the convolutions, relative to the top's."""
+
+    words: Weight = 1.0
+    speakers: Weight = 0.4
+    events: Weight = 0.7
+    sounds: Weight = 0.3
+    spectrum: Weight = 1.0
+    middle: Weight = 0.5
+
+
+class TaskStage(_Section):
+    """Second stage: every task at once."""
+
+    steps: Count = 5000
+    learning_rate: Positive = 1.5e-3
+    warm_up: Count = 150
+    weight_decay: Weight = 0.02
+    thaw: float = Field(0.6, ge=0, le=1, description="share of the steps after which the filter bank learns too")
+    filter_bank_rate: Weight = Field(0.2, description="learning rate of the filter bank, relative")
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    mixing: float = Field(0.5, ge=0, le=1, description="chance that an event is blended with another")
+    margin: Weight = 0.15
+    margin_steps: Count = 500
+    scale: Positive = 20.0
+    sizes: Sizes = Sizes()
+    weights: Weights = Weights()
+
+
+class HeldOut(_Section):
+    """What is kept out of the training parts to choose a recipe on: counts of speakers, and event folds."""
+
+    keyword_speakers: int = Field(0, ge=0)
+    digit_speakers: int = Field(0, ge=0)
+    verification_speakers: int = Field(0, ge=0)
+    event_folds: tuple[int, ...] = ()
+
+
+class PretrainRecipe(_Section):
+    """Everything that decides a run, but the corpora."""
+
+    seed: int = 1
+    threads: int = Field(0, ge=0, description="0: one or two, whichever is faster at the time")
+    checkpoint_steps: Count = 250
+    geometry: Geometry = Geometry()
+    filter_bank: FilterBankStage = FilterBankStage()
+    tasks: TaskStage = TaskStage()
+    held_out: HeldOut = HeldOut()
+
+
+def read_recipe(path: Path) -> PretrainRecipe:
+    """Read a recipe.
+
+    Raises:
+        pydantic.ValidationError: naming the key, the value it got and what would be right.
+        tomllib.TOMLDecodeError: when the file is not TOML.
+    """
+    return PretrainRecipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))

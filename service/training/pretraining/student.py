@@ -1,0 +1,200 @@
+"""The network that is pre-trained: a small wav2vec 2.0 with a filter-bank start, and the heads that teach it.
+
+wav2vec 2.0's architecture leaves its convolutional front end to the configuration. Here the first three
+convolutions are first taught to compute a log-mel spectrogram (`FilterBank`), starting from pre-emphasised,
+mel-spaced, windowed sinusoids in three phases which GELU then rectifies; the others are a time-delay network
+on it; then come the transformer layers. It knows no corpora and no schedule.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torchaudio
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+from service.training.pretraining.recipe import Geometry
+
+SAMPLE_RATE = 16_000
+PHASES = 3
+LEVEL_CHANNELS = 4  # constant before the layer norm, hence 1 / level of the frame after it
+RECTIFIER_GAIN = 15.0  # brings the bands well into the rectifying range of GELU
+FRONT_LAYERS = 3  # convolutions that learn the filter bank
+FRAME = 400  # samples of a log-mel frame
+FRAME_HOP = 160
+FRONT_BANDS = 64
+SPECTRUM_BANDS = 40
+
+
+class LogMel(nn.Module):
+    """Log-mel power, roughly standardised, of frames whose place is given: the target of regressions."""
+
+    def __init__(self, bands: int) -> None:
+        super().__init__()
+        self.mel = torchaudio.transforms.MelSpectrogram(
+            SAMPLE_RATE, FRAME, FRAME, FRAME_HOP, f_min=50.0, f_max=7800.0, n_mels=bands, center=False
+        )
+
+    @torch.no_grad()
+    def forward(self, waveform: Tensor, centre: int, frames: int) -> Tensor:
+        """`[B, N]` -> `[B, frames, bands]`, the first frame centred on sample `centre`."""
+        power = self.mel(waveform[:, centre - FRAME // 2 :])[..., :frames]
+        level: Tensor = (torch.log(power + 1e-5) + 5.0) / 4.0
+        return level.transpose(1, 2)
+
+
+def make_backbone(geometry: Geometry) -> Any:
+    """A fresh `Wav2Vec2Model`: random but for its first convolution."""
+    config = Wav2Vec2Config(
+        vocab_size=32,
+        hidden_size=geometry.width,
+        num_hidden_layers=geometry.layers,
+        num_attention_heads=geometry.heads,
+        intermediate_size=geometry.feed_forward,
+        conv_dim=geometry.conv_dim,
+        conv_kernel=geometry.conv_kernel,
+        conv_stride=geometry.conv_stride,
+        conv_bias=True,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=False,
+        num_conv_pos_embeddings=32,
+        num_conv_pos_embedding_groups=16,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        feat_proj_dropout=0.0,
+        layerdrop=0.0,
+        apply_spec_augment=False,
+        mask_time_prob=0.0,
+    )
+    backbone = Wav2Vec2Model(config)
+    _start_as_sinusoids(backbone.feature_extractor.conv_layers[0], geometry)
+    return backbone
+
+
+def _start_as_sinusoids(layer: Any, geometry: Geometry) -> None:
+    """Overwrite the first convolution `[channels, 1, kernel]`: PHASES sinusoids for each mel-spaced band."""
+    length, channels = geometry.conv_kernel[0], geometry.conv_dim[0]
+    bands = (channels - LEVEL_CHANNELS) // PHASES
+    mel = np.linspace(_mel(60), _mel(7600), bands)
+    centres = 700 * (10 ** (mel / 2595) - 1)
+    widths = np.maximum(np.gradient(centres) * 2.0, 60.0)  # hertz
+    time = (np.arange(length) - (length - 1) / 2) / SAMPLE_RATE
+    weight = np.zeros((channels, length))
+    for band, (centre, width) in enumerate(zip(centres, widths, strict=True)):
+        span = min(max(1.5 / width, 0.008), length / SAMPLE_RATE)  # seconds
+        window = np.where(np.abs(time) < span / 2, 0.5 + 0.5 * np.cos(2 * np.pi * time / span), 0.0)
+        emphasis = abs(1 - 0.97 * np.exp(-2j * np.pi * centre / SAMPLE_RATE))
+        for phase in range(PHASES):
+            row = window * np.cos(2 * np.pi * (centre * time + phase / PHASES))
+            row -= window * row.sum() / max(window.sum(), 1e-9)  # no response to a constant offset
+            weight[band * PHASES + phase] = row / max(float(np.linalg.norm(row)), 1e-9) * emphasis
+    filled = bands * PHASES
+    with torch.no_grad():
+        layer.conv.weight.copy_(torch.from_numpy(weight)[:, None, :])
+        layer.conv.bias.zero_()
+        layer.conv.bias[filled:] = 0.03
+        layer.layer_norm.weight[:filled] = RECTIFIER_GAIN
+        layer.layer_norm.bias[filled:] = -torch.arange(channels - filled, dtype=torch.float32)
+
+
+def _mel(hertz: float) -> float:
+    return float(2595 * np.log10(1 + hertz / 700))
+
+
+class FilterBank(nn.Module):
+    """The first FRONT_LAYERS convolutions of a backbone, and the linear layer that reads log-mel off them."""
+
+    def __init__(self, backbone: Any, geometry: Geometry) -> None:
+        super().__init__()
+        self.layers = backbone.feature_extractor.conv_layers[:FRONT_LAYERS]
+        self.readout = nn.Linear(geometry.conv_dim[FRONT_LAYERS - 1], FRONT_BANDS)
+        self.log_mel = LogMel(FRONT_BANDS)
+        self.centre = geometry.receptive_field(FRONT_LAYERS) // 2
+
+    def loss(self, waveform: Tensor) -> Tensor:
+        """Mean squared error of the log-mel spectrogram, in units of about its deviation."""
+        hidden = waveform[:, None]
+        for layer in self.layers:
+            hidden = layer(hidden)
+        hidden = hidden.transpose(1, 2)
+        return functional.mse_loss(self.readout(hidden), self.log_mel(waveform, self.centre, hidden.shape[1]))
+
+    @torch.no_grad()
+    def hand_over(self, following: Any) -> None:
+        """Make the next convolution one of the log-mel spectrogram: a random one, behind the readout.
+
+        `following` has `[channels, conv_dim, kernel]`; its start is the product of a random
+        `[channels, FRONT_BANDS, kernel]` and the readout `[FRONT_BANDS, conv_dim]`.
+        """
+        channels, _, kernel = following.conv.weight.shape
+        start = torch.randn(channels, FRONT_BANDS, kernel) * (2 / (FRONT_BANDS * kernel)) ** 0.5
+        following.conv.weight.copy_(torch.einsum("obk,bc->ock", start, self.readout.weight))
+        following.conv.bias.copy_(torch.einsum("obk,b->o", start, self.readout.bias))
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """How many classes each head tells apart."""
+
+    words: int
+    events: int
+    sounds: int
+    speakers: int
+
+
+class Heads(nn.Module):
+    """What is read off mean and deviation over time of one place in the backbone."""
+
+    def __init__(self, width: int, classes: Classes, embedding: int = 128) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(2 * width)
+        self.words = nn.Linear(2 * width, classes.words)
+        self.events = nn.Linear(2 * width, classes.events)
+        self.sounds = nn.Linear(2 * width, classes.sounds)
+        self.embedding = nn.Linear(2 * width, embedding)
+        self.speakers = nn.Parameter(torch.randn(classes.speakers, embedding))
+
+    def speaker_logits(self, pooled: Tensor, labels: Tensor, margin: float, scale: float) -> Tensor:
+        """Additive-margin softmax: `scale * (cosine - margin on the right class)`, `[B, speakers]`."""
+        cosine = functional.normalize(self.embedding(pooled)) @ functional.normalize(self.speakers).T
+        return scale * (cosine - margin * functional.one_hot(labels, cosine.shape[1]))
+
+
+class Student(nn.Module):
+    """The backbone with every head of pre-training. Only `backbone` is kept.
+
+    The same tasks are read off the convolutions too: a transformer that starts at random passes them little
+    of the gradient.
+    """
+
+    def __init__(self, geometry: Geometry, classes: Classes) -> None:
+        super().__init__()
+        self.geometry = geometry
+        self.backbone = make_backbone(geometry)
+        self.filter_bank = FilterBank(self.backbone, geometry)
+        self.top = Heads(geometry.width, classes)
+        self.middle = Heads(geometry.conv_dim[-1], classes)
+        self.frames_per_step = geometry.hop() // FRAME_HOP
+        self.spectrum = nn.Linear(geometry.width, SPECTRUM_BANDS * self.frames_per_step)
+        self.log_mel = LogMel(SPECTRUM_BANDS)
+
+    def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        """`[B, N]` -> the last layer's `[B, T, D]` and the convolutions' `[B, T, C]`."""
+        out = self.backbone(waveform)
+        return out.last_hidden_state, out.extract_features
+
+    def spectrum_loss(self, hidden: Tensor, waveform: Tensor) -> Tensor:
+        """Mean squared error of the log-mel spectrogram that a linear layer reads off each frame of the top."""
+        rows, frames, _ = hidden.shape
+        centre = self.geometry.receptive_field() // 2 - FRAME_HOP * (self.frames_per_step - 1) // 2
+        target = self.log_mel(waveform, centre, frames * self.frames_per_step)
+        return functional.mse_loss(self.spectrum(hidden), target.reshape(rows, frames, -1))
+
+
+def pool(hidden: Tensor) -> Tensor:
+    """`[B, T, D]` -> `[B, 2 D]`: mean and standard deviation over time, as adapters see them."""
+    return torch.cat([hidden.mean(dim=1), hidden.var(dim=1).clamp_min(1e-6).sqrt()], dim=1)

@@ -1,0 +1,221 @@
+"""A training recipe: what `ipet train` reads from a TOML file, checked key by key. Knows no audio and no tensors."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from service.model.spec import TaskType
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+SPEAKER_LOSSES = ("cross_entropy", "am_softmax", "aam_softmax")
+CLASS_LOSSES = ("cross_entropy", "binary_cross_entropy")
+
+
+class BadRecipe(ValueError):
+    """A recipe that cannot be used; the message names the file, the key, the value and what would be right."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class EscSource(_Section):
+    """ESC-50's layout, ESC-10 included: `meta/esc50.csv` with folds."""
+
+    kind: Literal["esc"]
+    train_folds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1)
+    selection_fold: int = Field(default=3, description="One of train_folds, kept out while epochs are chosen.")
+    report_fold: int = 4
+
+    @model_validator(mode="after")
+    def _check_folds(self) -> Self:
+        if self.report_fold in self.train_folds:
+            raise ValueError(f"report_fold {self.report_fold} must not be one of train_folds")
+        if self.selection_fold not in self.train_folds or len(self.train_folds) < 2:
+            raise ValueError(f"selection_fold {self.selection_fold} must be one of two or more train_folds")
+        return self
+
+
+class KeywordSource(_Section):
+    """`train.csv` and `val.csv` (file, class); the file name starts with the speaker and an underscore."""
+
+    kind: Literal["keywords"]
+    selection_speakers: int = Field(default=3, ge=1)
+
+
+class DigitSource(_Section):
+    """Free Spoken Digit Dataset with `metadata.csv` (filename, digit, speaker, split)."""
+
+    kind: Literal["digits"]
+    selection_speakers: int = Field(default=1, ge=1)
+
+
+class SpeakerSource(_Section):
+    """VoxCeleb's lists: `train_list.txt` (speaker, path) and trial lists (label, path, path), audio under `wav/`."""
+
+    kind: Literal["speakers"]
+    selection_speakers: int = Field(default=7, ge=2)
+    trials: dict[str, str] = Field(
+        default={"clean": "veri_test.txt", "hard": "veri_test_hard.txt"}, description="Report lists by name."
+    )
+    condition: str | None = Field(default="noise15db.csv", description="Fixed noisy condition of the same trials.")
+    condition_noise: str = Field(default="../esc10/audio", description="Folder of the condition's noise files.")
+
+
+Source = Annotated[EscSource | KeywordSource | DigitSource | SpeakerSource, Field(discriminator="kind")]
+
+
+class AdapterSection(_Section):
+    prompt_length: int = Field(default=8, ge=0, le=128)
+    bottleneck_dim: int = Field(default=32, ge=0, le=128)
+    scale: float = 0.1
+    residual: bool = False
+    dropout: Share = 0.1
+    head_start: Literal["random", "discriminants"] = Field(
+        default="random", description="Of a verification head; discriminants are those of the bare backbone."
+    )
+    embedding_dim: int = Field(default=128, ge=1, le=4096, description="Of a voiceprint; verification only.")
+
+
+class Input(_Section):
+    """How clips become windows, in training (one random window) and in serving."""
+
+    window_frames: int = Field(ge=3, le=30_000)
+    windows: int | None = Field(default=1, ge=1, description='Evenly spaced; "all" for one every hop_frames.')
+    hop_frames: int | None = Field(default=None, ge=1)
+    mean: float | None = Field(default=None, description="Of the filter bank; AST only.")
+    std: float | None = Field(default=None, gt=0, description="Of the filter bank; AST only.")
+    short: Literal["zeros", "repeat"] | None = None
+
+    @field_validator("windows", mode="before")
+    @classmethod
+    def _read_all(cls, value: object) -> object:
+        return None if value == "all" else value
+
+
+class Optimiser(_Section):
+    """Adam with the paper's defaults: `lr(e) = lr * decay ^ clip(e - decay_after, 0, decay_epochs)`, e from 1."""
+
+    epochs: int = Field(default=30, ge=1)
+    batch: int = Field(default=32, ge=2)
+    lr: Positive = 1e-3
+    schedule: Literal["paper", "cosine"] = "paper"
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.85
+    decay_after: int = Field(default=5, ge=0)
+    decay_epochs: int = Field(default=21, ge=0)
+    betas: tuple[Share, Share] = (0.95, 0.999)
+    weight_decay: float = Field(default=5e-7, ge=0)
+    judge_every: int = Field(default=1, ge=1, description="Epochs from one look at the selection part to the next.")
+    gradient_norm: Positive | None = Field(default=None, description="Gradients are scaled down to this norm.")
+
+
+class Loss(_Section):
+    kind: Literal["cross_entropy", "binary_cross_entropy", "am_softmax", "aam_softmax"] = "cross_entropy"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    margin: float = Field(default=0.2, ge=0, le=1, description="am_softmax and aam_softmax.")
+    scale: Positive = Field(default=30.0, description="am_softmax and aam_softmax.")
+
+
+class Augmentation(_Section):
+    """Each is off at its default. Chances are per clip; ratios and levels are in decibels."""
+
+    crop: bool = Field(default=True, description="Random window of clips longer than it; else the beginning.")
+    shift: float = Field(default=0.0, ge=0, description="Largest shift in time of short clips, seconds.")
+    speed: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    gain: float = Field(default=0.0, ge=0)
+    tilt: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, description="Largest |a| of y[t] = x[t] + a x[t-1].")
+    noise: Share = Field(default=0.0, description="Chance of added noise.")
+    noise_snr: tuple[float, float] = (5.0, 25.0)
+    noise_files: tuple[str, ...] = Field(
+        default=(), description="Patterns under the data folder; coloured noise beside."
+    )
+    mixup: Share = Field(default=0.0, description="Chance of mixing with another clip, Beta(10, 10), mean removed.")
+    views: int = Field(
+        default=0, ge=0, description="Augmented views of each clip, computed once; 0 for new ones in every epoch."
+    )
+    time_mask: int = Field(default=0, ge=0, description="SpecAugment, frames; AST only.")
+    frequency_mask: int = Field(default=0, ge=0, description="SpecAugment, bins; AST only.")
+    input_noise: bool = Field(
+        default=False, description="U(0, 1) U(0, 1) / 10 and a roll by -10 to 9 frames; AST only."
+    )
+
+
+class Recipe(_Section):
+    """One adapter's training, whole."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    task: Literal["classification", "verification"]
+    backbone: str = "embedded"
+    seed: int = Field(default=0, ge=0)
+    refit: bool = Field(default=False, description="Train again on train and selection parts for the chosen epochs.")
+    calibrate: bool = True
+    dtype: Literal["float32", "float16"] = Field(default="float32", description="Of the bundle's tensors.")
+    description: str | None = None
+    license: str | None = None
+    sources: tuple[str, ...] = Field(default=(), description="Data sets and licences, for the model card.")
+    data: Source
+    adapter: AdapterSection = AdapterSection()
+    input: Input
+    optimiser: Optimiser = Optimiser()
+    loss: Loss = Loss()
+    augment: Augmentation = Augmentation()
+
+    @property
+    def task_type(self) -> TaskType:
+        return TaskType.VERIFICATION if self.task == "verification" else TaskType.CLASSIFICATION
+
+    @property
+    def activation(self) -> Literal["softmax", "sigmoid"]:
+        return "sigmoid" if self.loss.kind == "binary_cross_entropy" else "softmax"
+
+    @model_validator(mode="after")
+    def _check_task(self) -> Self:
+        speakers = self.data.kind == "speakers"
+        if speakers != (self.task == "verification"):
+            raise ValueError(f"task {self.task!r} does not go with data.kind {self.data.kind!r}")
+        allowed = SPEAKER_LOSSES if speakers else CLASS_LOSSES
+        if self.loss.kind not in allowed:
+            raise ValueError(f"loss.kind {self.loss.kind!r} does not go with {self.task}; use {', '.join(allowed)}")
+        return self
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check a recipe.
+
+    Raises:
+        BadRecipe: the file cannot be read, is not TOML, or has a wrong or unknown key; all are named.
+    """
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise BadRecipe(f"recipe {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadRecipe(f"recipe {path} is not TOML: {error}") from None
+    return parse_recipe(table, str(path))
+
+
+def parse_recipe(table: dict[str, Any], where: str = "recipe") -> Recipe:
+    """Check a recipe given as plain values. Raises BadRecipe."""
+    try:
+        return Recipe.model_validate(table)
+    except ValidationError as error:
+        lines = []
+        for details in error.errors(include_url=False):
+            # The discriminator's value stands in the location of a data source's keys: leave it out.
+            parts = [str(part) for part in details["loc"]]
+            if parts[:1] == ["data"] and len(parts) > 1 and parts[1] in ("esc", "keywords", "digits", "speakers"):
+                del parts[1]
+            key = ".".join(parts)
+            if details["type"] == "extra_forbidden":
+                lines.append(f"{key}: unknown key")
+            elif details["type"] == "missing":
+                lines.append(f"{key}: missing")
+            else:
+                got = "" if isinstance(details["input"], dict) else f", got {details['input']!r}"
+                lines.append(f"{key}: {details['msg']}{got}" if key else details["msg"])
+        raise BadRecipe(f"{where}: " + "; ".join(lines)) from None

@@ -1,0 +1,128 @@
+"""The model card that a bundle carries: what it is, what it learnt from, what it reached. Plain text in, text out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from service.training.recipe import Recipe
+
+NAMED_FAULTS = 10  # faulty files named in a card
+
+
+@dataclass(frozen=True, slots=True)
+class EpochFigures:
+    """One epoch of training.
+
+    Args:
+        loss: mean over its steps.
+        figure: on the selection part, larger is better.
+    """
+
+    epoch: int
+    loss: float
+    figure: float
+
+
+@dataclass(frozen=True, slots=True)
+class CardFacts:
+    """What the card states beside the recipe."""
+
+    backbone: str
+    fingerprint: str
+    parameters: Mapping[str, int]
+    counts: Mapping[str, int]  # clips by part, classes
+    epochs: Sequence[EpochFigures]
+    figure: str  # name of what the epochs compare
+    chosen_epoch: int
+    seconds: float
+    faults: Mapping[str, str]  # file name -> reason
+    metrics: Mapping[str, Any]
+    settled: Mapping[str, Any]
+
+
+def model_card(recipe: Recipe, facts: CardFacts) -> str:
+    """The bundle's README.md."""
+    sections = [
+        _front_matter(recipe),
+        f"# {recipe.name}",
+        recipe.description or "",
+        "An IPET adapter (prompt and bottleneck in every layer, and a head) for one frozen audio backbone, trained by "
+        "`ipet train`. It is a demonstration: its figures below are those of a small data set.",
+        _data(recipe, facts),
+        _method(recipe, facts),
+        _figures(facts),
+        _epochs(facts),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(recipe: Recipe) -> str:
+    tag = "audio-classification" if recipe.task == "classification" else "speaker-verification"
+    lines = ["---", "library_name: ipet-serve", f"pipeline_tag: {tag}"]
+    return "\n".join([*lines, f"license: {recipe.license}" if recipe.license else "license: unknown", "---"])
+
+
+def _data(recipe: Recipe, facts: CardFacts) -> str:
+    lines = ["## Data", ""]
+    lines += [f"- {source}" for source in recipe.sources] or ["- not named by the recipe"]
+    lines += ["", *_table(("part", "count"), [(name, f"{count:,}") for name, count in facts.counts.items()])]
+    lines += [
+        "",
+        "The selection part is held out of the training split and shares no speaker (or fold) with the rest of it. "
+        "Epochs, threshold and calibration were chosen on it. The report part was read once, after that.",
+    ]
+    if recipe.refit:
+        lines.append("With the epochs chosen, the adapter was trained anew on training and selection parts together.")
+    if facts.faults:
+        lines += ["", f"{len(facts.faults)} files could not be read and were left out:"]
+        lines += [f"- `{name}`: {reason}" for name, reason in list(facts.faults.items())[:NAMED_FAULTS]]
+    return "\n".join(lines)
+
+
+def _method(recipe: Recipe, facts: CardFacts) -> str:
+    adapter, optimiser, counts = recipe.adapter, recipe.optimiser, facts.parameters
+    rows = [
+        ("backbone", f"`{facts.backbone}`, {counts['backbone']:,} frozen parameters"),
+        ("fingerprint", f"`{facts.fingerprint}`"),
+        ("prompt", f"{adapter.prompt_length} tokens in each layer: {counts['prompt']:,} parameters"),
+        ("bottleneck", f"{adapter.bottleneck_dim} wide in each layer: {counts['adapter']:,} parameters"),
+        ("head", f"{counts['head']:,} parameters"),
+        ("trainable, in the bundle", f"{counts['bundle']:,} parameters"),
+        ("trainable, in training only", f"{counts['training_only']:,} parameters"),
+        ("optimiser", f"Adam, batch {optimiser.batch}, rate {optimiser.lr:g} ({optimiser.schedule})"),
+        ("loss", recipe.loss.kind),
+        ("epochs", f"{facts.chosen_epoch} chosen of {optimiser.epochs}"),
+        ("seed", str(recipe.seed)),
+        ("time", f"{facts.seconds:,.0f} s"),
+    ]
+    return "\n".join(["## Method", "", *_table(("", ""), rows)])
+
+
+def _figures(facts: CardFacts) -> str:
+    lines = ["## Figures", ""]
+    rows = [(name, str(value)) for name, value in _flat(facts.metrics) if ".per_class." not in name]
+    lines += _table(("figure", "value"), rows)
+    if facts.settled:
+        lines += ["", *_table(("stored in the bundle", "value"), [(n, str(v)) for n, v in _flat(facts.settled)])]
+    per_class = [(name.split(".per_class.")[1], v) for name, v in _flat(facts.metrics) if ".per_class." in name]
+    if per_class:
+        rows = [(label, str(value)) for label, value in per_class]
+        lines += ["", *_table(("class", "accuracy on the report part"), rows)]
+    return "\n".join(lines)
+
+
+def _epochs(facts: CardFacts) -> str:
+    rows = [(str(each.epoch), f"{each.loss:.4f}", f"{each.figure:.4f}") for each in facts.epochs]
+    return "\n".join(["## Training", "", *_table(("epoch", "loss", f"selection {facts.figure}"), rows)])
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for name, value in tree.items():
+        rows += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(f"{prefix}{name}", value)]
+    return rows
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    lines = [header, tuple("---" for _ in header), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]

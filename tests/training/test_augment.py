@@ -1,0 +1,140 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.training.augment import (
+    Augmenter,
+    coloured_noise,
+    crop,
+    fixed_noise,
+    jittered,
+    masked,
+    mixed_pair,
+    resampled,
+    shifted,
+    tilted,
+    window_samples,
+    with_noise,
+)
+from service.training.recipe import Augmentation
+from tests.training.miniature import chord
+
+CLIP = chord(300, 1.0, seed=0)
+ALL = Augmentation(shift=0.1, speed=0.1, gain=6, tilt=0.5, noise=0.7, noise_files=("*",))
+
+
+def augmenter(recipe: Augmentation, window: int) -> Augmenter:
+    return Augmenter(recipe, window, [Path("noise")], lambda path: chord(90, 0.2, seed=1))
+
+
+@given(st.integers(0, 2**31), st.integers(400, 40_000), st.integers(400, 30_000))
+def test_length_stays_within_a_frame_and_the_window(seed: int, length: int, window: int) -> None:
+    clip = np.resize(CLIP, length)
+    out = augmenter(ALL, window)(clip, np.random.default_rng(seed))
+    assert 400 <= len(out) <= window
+    assert out.dtype == np.float32
+    assert np.isfinite(out).all()
+
+
+def test_same_seed_same_clip() -> None:
+    first, again = (augmenter(ALL, 16_000)(CLIP, np.random.default_rng(5)) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+
+
+def test_nothing_asked_nothing_changed() -> None:
+    out = augmenter(Augmentation(crop=False), 16_000)(CLIP, np.random.default_rng(0))
+    np.testing.assert_array_equal(out, CLIP)
+
+
+def test_clip_itself_is_never_written_to() -> None:
+    before = CLIP.copy()
+    augmenter(ALL, 8_000)(CLIP, np.random.default_rng(0))
+    np.testing.assert_array_equal(CLIP, before)
+
+
+def test_crop_reaches_every_place() -> None:
+    clip = np.arange(10, dtype=np.float32)
+    starts = {float(crop(clip, 8, np.random.default_rng(seed))[0]) for seed in range(50)}
+    assert starts == {0.0, 1.0, 2.0}
+
+
+def test_resampled_moves_pitch() -> None:
+    tone = np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000).astype(np.float32)
+    faster = resampled(tone, 1.25)
+    assert len(faster) == 12_800
+    assert np.abs(np.fft.rfft(faster)).argmax() * 16_000 / len(faster) == pytest.approx(1250, abs=2)
+
+
+def test_shifted() -> None:
+    clip = np.arange(1, 1001, dtype=np.float32)
+    np.testing.assert_array_equal(shifted(clip, 3, 2000)[:5], [0, 0, 0, 1, 2])
+    np.testing.assert_array_equal(shifted(clip, -3, 2000)[:2], [4, 5])
+    assert len(shifted(clip, -10_000, 2000)) == 400
+
+
+@pytest.mark.parametrize("snr", [-5.0, 0.0, 15.0])
+def test_noise_has_the_ratio_asked_for(snr: float) -> None:
+    noise = np.random.default_rng(0).standard_normal(len(CLIP)).astype(np.float32)
+    added = with_noise(CLIP, noise, snr) - CLIP
+    assert 10 * np.log10(np.mean(CLIP**2) / np.mean(added**2)) == pytest.approx(snr, abs=0.01)
+
+
+def test_silence_stays_silent() -> None:
+    silence = np.zeros(1000, np.float32)
+    np.testing.assert_array_equal(with_noise(silence, CLIP[:1000], 10.0), silence)
+
+
+def test_fixed_noise_is_the_data_sets_formula() -> None:
+    x, noise = CLIP, chord(77, 0.3, seed=2)
+    n = np.resize(np.roll(noise, 57), len(x))
+    g = np.sqrt(np.mean(x**2) / np.mean(n**2) / 10 ** (15 / 10))
+    noisy = x + g * n
+    expected = noisy.copy()
+    expected[1:] = noisy[1:] - 0.3 * noisy[:-1]
+    np.testing.assert_allclose(fixed_noise(x, noise, 57, 15.0, -0.3), expected, atol=1e-6)
+
+
+def test_tilt_keeps_the_first_sample() -> None:
+    np.testing.assert_allclose(tilted(np.array([1, 2, 3], np.float32), 0.5), [1, 2.5, 4])
+
+
+def test_coloured_noise_falls_with_frequency() -> None:
+    power = np.abs(np.fft.rfft(coloured_noise(2**15, 1.0, np.random.default_rng(0)))) ** 2
+    octaves = [power[2**k : 2 ** (k + 1)].mean() for k in (6, 8, 10, 12)]
+    np.testing.assert_allclose(np.array(octaves[1:]) / octaves[:-1], 0.25, rtol=0.4)
+
+
+def test_mixup_takes_from_both_and_has_no_mean() -> None:
+    piece, other = np.ones(500, np.float32) + CLIP[:500], CLIP[:800]
+    blend, share = mixed_pair(piece, other, np.random.default_rng(0))
+    assert 0.0 < share < 1.0
+    assert len(blend) == 800
+    assert abs(blend.mean()) < 1e-4
+    np.testing.assert_allclose(np.corrcoef(blend[500:], other[500:])[0, 1], 1.0, atol=1e-4)
+
+
+@given(st.integers(0, 2**31))
+def test_masks_stay_within_their_size(seed: int) -> None:
+    frames = torch.ones(40, 128)
+    out = masked(frames, 10, 20, -7.0, np.random.default_rng(seed))
+    hidden = out == -7.0
+    assert int(hidden.all(dim=1).sum()) <= 10
+    assert int(hidden.all(dim=0).sum()) <= 20
+    assert bool((out[~hidden] == 1).all())
+    assert bool((frames == 1).all())
+
+
+def test_jitter_rolls_frames() -> None:
+    frames = torch.arange(30.0)[:, None].repeat(1, 4) * 10
+    out = jittered(frames, np.random.default_rng(3))
+    assert out.shape == frames.shape
+    assert set((out // 10).int().unique().tolist()) == set(range(30))
+
+
+def test_window_has_the_samples_of_its_frames() -> None:
+    assert window_samples(128, is_ast=False) == 20_480
+    assert 1 + (window_samples(128, is_ast=True) - 400) // 160 == 128

@@ -1,0 +1,81 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from service.audio.features import InputSpec, ast_windows, wav2vec2_windows
+from service.training.batches import Batches, find_noises
+from service.training.datasets.dataset import Clip
+from service.training.recipe import Augmentation
+from service.training.recordings import Recordings
+from tests.training.miniature import write_clip
+
+SPEC = InputSpec(50, short="repeat")
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> tuple[Clip, ...]:
+    paths = [tmp_path / f"{index}.flac" for index in range(7)]
+    for index, path in enumerate(paths):
+        write_clip(path, 300 + 100 * index, seconds=0.3 + 0.1 * index)
+    return tuple(Clip(path, index, "") for index, path in enumerate(paths))
+
+
+def batches(clips: tuple[Clip, ...], recipe: Augmentation, *, is_ast: bool = False) -> Batches:
+    return Batches(clips, Recordings(), recipe, (), SPEC, is_ast, size=3, seed=1)
+
+
+def test_an_epoch_sees_every_clip_once_in_its_own_order(clips: tuple[Clip, ...]) -> None:
+    training = batches(clips, Augmentation())
+    epochs = [[pick.clip for step in training.epoch(number) for pick in step] for number in (1, 2)]
+    assert len(training) == 2  # a batch of one clip is left out
+    assert all(len(set(epoch)) == 6 for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    assert epochs[0] == [pick.clip for step in training.epoch(1) for pick in step]
+
+
+def test_views_come_round_again(clips: tuple[Clip, ...]) -> None:
+    training = batches(clips, Augmentation(views=2))
+    draws = [{pick.draw for step in training.epoch(number) for pick in step} for number in (1, 2, 3)]
+    assert draws == [{0}, {1}, {0}]
+
+
+def test_an_example_depends_on_clip_and_draw_only(clips: tuple[Clip, ...]) -> None:
+    training = batches(clips, Augmentation(gain=6, speed=0.1, noise=0.5, mixup=0.5))
+    pick, other = next(iter(training.epoch(1)))[:2]
+    first, wanted = training.example(pick)
+    training.example(other)
+    again, wanted_again = training.example(pick)
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+    assert wanted == wanted_again
+    assert not torch.equal(first, training.example(replace(pick, draw=9))[0])
+
+
+@pytest.mark.parametrize("is_ast", [False, True])
+def test_without_augmentation_inputs_are_the_servers(clips: tuple[Clip, ...], is_ast: bool) -> None:
+    training = batches(clips, Augmentation(crop=False), is_ast=is_ast)
+    windows = ast_windows if is_ast else wav2vec2_windows
+    for pick in next(iter(training.epoch(1))):
+        samples = torch.from_numpy(training.recordings.samples(clips[pick.clip].path))
+        inputs, wanted = training.example(pick)
+        # The filter bank takes the clip's mean off, here that of the window alone: equal but for rounding.
+        torch.testing.assert_close(inputs, windows(samples, SPEC).inputs[0], rtol=0, atol=1e-3 if is_ast else 0)
+        assert (wanted.target, wanted.share) == (pick.clip, 1.0)
+
+
+def test_spectrogram_augmentation_hides_some_of_it(clips: tuple[Clip, ...]) -> None:
+    recipe = Augmentation(crop=False, time_mask=30, frequency_mask=60, input_noise=True)
+    pick = next(iter(batches(clips, recipe, is_ast=True).epoch(1)))[0]
+    plain, _ = batches(clips, Augmentation(crop=False), is_ast=True).example(pick)
+    changed, _ = batches(clips, recipe, is_ast=True).example(pick)
+    assert changed.shape == plain.shape
+    assert not torch.equal(changed, plain)
+
+
+def test_noises_of_the_report_part_are_never_found(tmp_path: Path) -> None:
+    for name in ("1-a.flac", "2-b.flac", "4-c.flac"):
+        write_clip(tmp_path / "noise" / name, 100)
+    (tmp_path / "data").mkdir()
+    found = find_noises(tmp_path / "data", ["../noise/[12]-*", "nothing/*"], frozenset({"2-b.flac"}))
+    assert [path.name for path in found] == ["1-a.flac"]

@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from service.audio.features import InputSpec
+from service.model.backbone import Backbone
+from service.model.bank import Bank
+from service.training.batches import Batches, Pick
+from service.training.datasets.load import load_dataset
+from service.training.export import adapter_spec
+from service.training.fit import Fit, TrainingDiverged, learning_rate
+from service.training.recipe import Optimiser, Recipe, parse_recipe
+from service.training.recordings import Recordings
+from tests.training.miniature import make_keywords
+
+
+def make_fit(backbone: Backbone, root: Path, **tables: object) -> Fit:
+    recipe: Recipe = parse_recipe(
+        {
+            "name": "kw",
+            "task": "classification",
+            "data": {"kind": "keywords", "selection_speakers": 1},
+            "input": {"window_frames": 50, "mean": -7.0, "std": 4.0},
+            "optimiser": {"epochs": 2, "batch": 4, "lr": 1e-2},
+            **tables,
+        }
+    )
+    dataset = load_dataset(make_keywords(root, speakers=2, takes=2), recipe.data)
+    spec = adapter_spec(recipe, len(dataset.labels))
+    is_ast = backbone.spec.model_type.value.startswith("audio")
+    batches = Batches(
+        dataset.train, Recordings(), recipe.augment, (), _input(recipe), is_ast, recipe.optimiser.batch, recipe.seed
+    )
+    return Fit(backbone, spec, recipe, batches, len(dataset.labels))
+
+
+def _input(recipe: Recipe) -> InputSpec:
+    return InputSpec(50, mean=recipe.input.mean or 0.0, std=recipe.input.std or 0.5)
+
+
+def test_schedule_of_the_paper() -> None:
+    options = Optimiser(lr=1.0, epochs=40)
+    assert [learning_rate(options, epoch) for epoch in (1, 5, 5.9)] == [1.0, 1.0, 1.0]
+    assert learning_rate(options, 6) == pytest.approx(0.85)
+    assert learning_rate(options, 26) == learning_rate(options, 40) == pytest.approx(0.85**21)
+
+
+def test_cosine_schedule_ends_at_nothing() -> None:
+    options = Optimiser(lr=2.0, epochs=10, schedule="cosine")
+    assert learning_rate(options, 1) == 2.0
+    assert learning_rate(options, 6) == pytest.approx(1.0)
+    assert learning_rate(options, 11) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("name", ["tiny_ast", "tiny_wav2vec2"])
+def test_training_computes_what_the_server_computes(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    backbone: Backbone = request.getfixturevalue(name)
+    fit = make_fit(backbone, tmp_path, adapter={"dropout": 0.0})
+    fit.run_epoch(1)
+    inputs = torch.randn(3, *backbone.input_shape(50))
+    with torch.no_grad():
+        trained = fit.outputs(backbone.embed(inputs))
+        bank = Bank.of(backbone, [fit.snapshot()])
+        served = bank.head(1)(backbone.forward(inputs, bank, [1] * 3))
+    torch.testing.assert_close(trained, served, rtol=1e-6, atol=1e-6)
+
+
+def test_loss_falls_and_only_the_adapter_moves(tiny_wav2vec2: Backbone, tmp_path: Path) -> None:
+    fit = make_fit(tiny_wav2vec2, tmp_path)
+    inputs = torch.randn(1, 8000)
+    before = tiny_wav2vec2.embed(inputs)
+    start = fit.snapshot().to_tensors()
+    losses = [fit.run_epoch(epoch) for epoch in range(1, 9)]
+    assert losses[-1] < losses[0]
+    torch.testing.assert_close(tiny_wav2vec2.embed(inputs), before, rtol=0, atol=0)
+    moved = {name for name, tensor in fit.snapshot().to_tensors().items() if not torch.equal(tensor, start[name])}
+    assert moved == set(start)
+
+
+def test_same_seed_same_adapter(tiny_wav2vec2: Backbone, tmp_path: Path) -> None:
+    ends = []
+    for folder in ("a", "b"):
+        fit = make_fit(tiny_wav2vec2, tmp_path / folder, augment={"gain": 6, "noise": 0.5})
+        fit.run_epoch(1)
+        ends.append(fit.snapshot().to_tensors())
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_kept_views_are_as_good_as_fresh_ones(tiny_wav2vec2: Backbone, tmp_path: Path) -> None:
+    fresh = make_fit(tiny_wav2vec2, tmp_path / "a")
+    kept = make_fit(tiny_wav2vec2, tmp_path / "b", augment={"views": 1})
+    picks = [Pick(0, 0), Pick(3, 0), Pick(0, 0)]
+    wanted, first = fresh._front_end(picks)[0], kept._front_end(picks)[0]
+    torch.testing.assert_close(first, wanted, rtol=2e-3, atol=2e-3)
+    assert torch.equal(kept._front_end(picks)[0], first)
+
+
+def test_divergence_is_said(tiny_wav2vec2: Backbone, tmp_path: Path) -> None:
+    fit = make_fit(tiny_wav2vec2, tmp_path)
+    with torch.no_grad():
+        next(iter(fit.adapter.parameters())).fill_(float("nan"))
+    with pytest.raises(TrainingDiverged, match=r"smaller optimiser\.lr"):
+        fit.run_epoch(1)

@@ -1,0 +1,79 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from service.training.batches import Wanted
+from service.training.losses import ClassLoss, SpeakerLoss, Targets
+from service.training.recipe import Loss
+
+CPU = torch.device("cpu")
+PLAIN = Targets.of([Wanted(0, 0, 1.0), Wanted(2, 2, 1.0)], CPU)
+LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.1, 0.3]])
+
+
+def test_cross_entropy_of_plain_clips_is_torchs() -> None:
+    loss = ClassLoss(Loss())(LOGITS, PLAIN)
+    assert float(loss) == pytest.approx(float(functional.cross_entropy(LOGITS, torch.tensor([0, 2]))))
+
+
+def test_mixtures_weigh_both_classes() -> None:
+    mixture = Targets.of([Wanted(0, 1, 0.25), Wanted(2, 2, 1.0)], CPU)
+    logs = LOGITS.log_softmax(1)
+    expected = -(0.25 * logs[0, 0] + 0.75 * logs[0, 1] + logs[1, 2]) / 2
+    assert float(ClassLoss(Loss())(LOGITS, mixture)) == pytest.approx(float(expected))
+
+
+def test_binary_cross_entropy_treats_classes_apart() -> None:
+    wanted = torch.tensor([[1.0, 0, 0], [0, 0, 1.0]])
+    expected = functional.binary_cross_entropy_with_logits(LOGITS, wanted)
+    loss = ClassLoss(Loss(kind="binary_cross_entropy"))(LOGITS, PLAIN)
+    assert float(loss) == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "am_softmax", "aam_softmax"])
+def test_speaker_losses_fall_when_speakers_part(kind: str) -> None:
+    torch.manual_seed(0)
+    loss = SpeakerLoss(Loss.model_validate({"kind": kind, "scale": 10.0}), 8, 3)
+    embeddings = torch.randn(2, 8, requires_grad=True)
+    optimiser = torch.optim.Adam([embeddings, *loss.parameters()], lr=0.1)
+    before = float(loss(embeddings, PLAIN).detach())
+    for _ in range(30):
+        optimiser.zero_grad()
+        loss(embeddings, PLAIN).backward()
+        optimiser.step()
+    assert float(loss(embeddings, PLAIN).detach()) < before / 3
+
+
+@pytest.mark.parametrize("kind", ["am_softmax", "aam_softmax"])
+def test_without_margin_both_are_a_scaled_cosine_softmax(kind: str) -> None:
+    torch.manual_seed(0)
+    loss = SpeakerLoss(Loss.model_validate({"kind": kind, "margin": 0.0, "scale": 7.0}), 8, 3)
+    embeddings = torch.randn(2, 8)
+    cosines = functional.normalize(embeddings) @ functional.normalize(loss.prototypes).T
+    expected = functional.cross_entropy(7.0 * cosines, torch.tensor([0, 2])).detach()
+    with torch.no_grad():
+        assert float(loss(embeddings, PLAIN)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_margins_are_what_the_papers_say() -> None:
+    prototype = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    angle = 0.5
+    embedding = torch.tensor([[math.cos(angle), math.sin(angle)]])
+    target = Targets.of([Wanted(0, 0, 1.0)], CPU)
+    for kind, moved in (("am_softmax", math.cos(angle) - 0.2), ("aam_softmax", math.cos(angle + 0.2))):
+        loss = SpeakerLoss(Loss.model_validate({"kind": kind, "margin": 0.2, "scale": 1.0}), 2, 2)
+        with torch.no_grad():
+            loss.prototypes.copy_(prototype)
+        expected = math.log(1 + math.exp(math.sin(angle) - moved))
+        assert float(loss(embedding, target).detach()) == pytest.approx(expected, abs=1e-5)
+
+
+def test_mixtures_of_speakers_weigh_both() -> None:
+    torch.manual_seed(0)
+    loss = SpeakerLoss(Loss(kind="am_softmax"), 8, 3)
+    embeddings = torch.randn(1, 8)
+    parts = [float(loss(embeddings, Targets.of([Wanted(t, t, 1.0)], CPU)).detach()) for t in (0, 1)]
+    mixture = float(loss(embeddings, Targets.of([Wanted(0, 1, 0.3)], CPU)).detach())
+    assert mixture == pytest.approx(0.3 * parts[0] + 0.7 * parts[1], rel=1e-5)
