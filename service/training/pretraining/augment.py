@@ -49,7 +49,7 @@ def cut(samples: npt.NDArray[np.int16], length: int, speed: float, rng: Random) 
         piece = samples
     signal = piece.astype(np.float32) / 32768
     count = max(1, int(len(signal) / speed))
-    played = np.interp(np.arange(count) * speed, np.arange(len(signal)), signal).astype(np.float32)[:length]
+    played: Signal = np.interp(np.arange(count) * speed, np.arange(len(signal)), signal).astype(np.float32)[:length]
     if len(played) == length:
         return played
     if rng.random() < 0.5:
@@ -99,7 +99,8 @@ def distort(windows: Signal, noises: list[npt.NDArray[np.int16]], distortion: Di
     tilt = torch.from_numpy(rng.uniform(-distortion.tilt, distortion.tilt, (rows, 1)).astype(np.float32))
     signal[:, 1:] = signal[:, 1:] + tilt * signal[:, :-1]
     level = 10 ** (rng.uniform(-distortion.gain, distortion.gain, (rows, 1)) / 20)
-    return (signal * torch.from_numpy(level.astype(np.float32))).clamp(-1, 1)
+    levelled: Tensor = signal * torch.from_numpy(level.astype(np.float32))
+    return levelled.clamp(-1, 1)
 
 
 def mix_up(windows: Signal, chance: float, rng: Random) -> tuple[Signal, npt.NDArray[np.intp], npt.NDArray[np.float32]]:

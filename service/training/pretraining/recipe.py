@@ -45,7 +45,7 @@ class FilterBankStage(_Section):
 
     steps: Count = 1500
     rows: Count = 16
-    window: Count = Field(12_000, description="samples")
+    window: Count = Field(default=12_000, description="samples")
     learning_rate: Positive = 2e-3
 
 
@@ -78,10 +78,12 @@ class TaskStage(_Section):
     learning_rate: Positive = 1.5e-3
     warm_up: Count = 150
     weight_decay: Weight = 0.02
-    thaw: float = Field(0.6, ge=0, le=1, description="share of the steps after which the filter bank learns too")
-    filter_bank_rate: Weight = Field(0.2, description="learning rate of the filter bank, relative")
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    mixing: float = Field(0.5, ge=0, le=1, description="chance that an event is blended with another")
+    thaw: float = Field(
+        default=0.6, ge=0, le=1, description="share of the steps after which the filter bank learns too"
+    )
+    filter_bank_rate: Weight = Field(default=0.2, description="learning rate of the filter bank, relative")
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    mixing: float = Field(default=0.5, ge=0, le=1, description="chance that an event is blended with another")
     margin: Weight = 0.15
     margin_steps: Count = 500
     scale: Positive = 20.0
@@ -92,9 +94,9 @@ class TaskStage(_Section):
 class HeldOut(_Section):
     """What is kept out of the training parts to choose a recipe on: counts of speakers, and event folds."""
 
-    keyword_speakers: int = Field(0, ge=0)
-    digit_speakers: int = Field(0, ge=0)
-    verification_speakers: int = Field(0, ge=0)
+    keyword_speakers: int = Field(default=0, ge=0)
+    digit_speakers: int = Field(default=0, ge=0)
+    verification_speakers: int = Field(default=0, ge=0)
     event_folds: tuple[int, ...] = ()
 
 
@@ -102,7 +104,7 @@ class PretrainRecipe(_Section):
     """Everything that decides a run, but the corpora."""
 
     seed: int = 1
-    threads: int = Field(0, ge=0, description="0: one or two, whichever is faster at the time")
+    threads: int = Field(default=0, ge=0, description="0: one or two, whichever is faster at the time")
     checkpoint_steps: Count = 250
     geometry: Geometry = Geometry()
     filter_bank: FilterBankStage = FilterBankStage()

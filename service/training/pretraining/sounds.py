@@ -26,7 +26,8 @@ def coloured_noise(length: int, exponent: float, rng: Random) -> Signal:
 
 def _unit(signal: npt.NDArray[np.floating]) -> Signal:
     """Scaled to an RMS of one."""
-    return (signal / (np.sqrt(np.mean(signal**2)) + 1e-9)).astype(np.float32)
+    scaled: Signal = (signal / (np.sqrt(np.mean(signal**2)) + 1e-9)).astype(np.float32)
+    return scaled
 
 
 def _time(length: int) -> npt.NDArray[np.float64]:
