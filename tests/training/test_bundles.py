@@ -30,7 +30,7 @@ def test_recipe_is_read(name: str) -> None:
     assert read_recipe(RECIPES / f"{name}.toml").name == name
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("name", sorted(path.name for path in BUNDLES.iterdir()))
 def test_bundle_fits_the_embedded_backbone(name: str) -> None:
     files = read_bundle(BUNDLES / name)
     manifest = parse_manifest(files.config)
@@ -44,7 +44,7 @@ def test_bundle_fits_the_embedded_backbone(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no data at {DATA}; set IPET_DEV_DATA")
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("name", sorted(path.name for path in BUNDLES.iterdir()))
 def test_bundle_reaches_its_figure(name: str) -> None:
     figures = evaluate(BUNDLES / name, DATA / FOLDERS[name], dtype="float32")
     if name in ACCURACY:
