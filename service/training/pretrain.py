@@ -9,10 +9,11 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -21,11 +22,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from service.training.pretraining.corpus import Corpus, read_corpus
+from service.model.precision import pick_dtype
+from service.training.pretraining.corpus import DIGIT_WORDS, Corpus, read_corpus
 from service.training.pretraining.pace import Pace
 from service.training.pretraining.recipe import PretrainRecipe, TaskStage, read_recipe
 from service.training.pretraining.sampling import Batch, Sampler
 from service.training.pretraining.sounds import SOUNDS
+from service.training.pretraining.speech import synthesise
 from service.training.pretraining.student import FRONT_LAYERS, Classes, Heads, Student, pool
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -45,22 +48,27 @@ class _State:
 
 
 Report = Callable[[str, int, dict[str, float]], None]
+_Made = TypeVar("_Made")
 
 
 def pretrain(recipe: Path, data: Path, out: Path, resume: bool = True) -> None:
     """Run a recipe on the corpora below `data` and write the backbone to `out`.
 
-    `out/checkpoint.pt` is written every `checkpoint_steps`, the backbone with it; a run found there goes on
+    `out/checkpoint.safetensors` is written every `checkpoint_steps`, the backbone with it; a run found there goes on
     unless `resume` is false.
 
     Raises:
         pydantic.ValidationError: for a recipe that is not one.
-        FileNotFoundError: for a corpus that is not below `data`.
+        FileNotFoundError: for a corpus that is not below `data`, or a speech synthesiser that is not installed.
     """
     read = read_recipe(recipe)
     with _progress() as (bar, report):
         bar.console.print("reading the corpora")
         corpus = read_corpus(data, read.held_out)
+        if read.synthesis.clips:
+            bar.console.print("synthesising speech")
+            spoken = synthesise(DIGIT_WORDS, read.synthesis.clips, read.seed)
+            corpus = replace(corpus, train=corpus.train + spoken)
         run(read, corpus, out, resume, report)
 
 
@@ -69,10 +77,10 @@ def run(recipe: PretrainRecipe, corpus: Corpus, out: Path, resume: bool, report:
     torch.set_flush_denormal(True)
     torch.manual_seed(recipe.seed)
     out.mkdir(parents=True, exist_ok=True)
-    sampler = Sampler(corpus, recipe.tasks.sizes, recipe.seed, recipe.tasks.mixing)
+    sampler = Sampler(corpus, recipe.tasks, recipe.seed)
     student = Student(
         recipe.geometry,
-        Classes(len(sampler.word_names), len(sampler.event_names), len(SOUNDS), len(sampler.speaker_names)),
+        Classes(len(sampler.word_names), len(sampler.event_names), len(SOUNDS), sampler.speaker_classes),
     )
     state = _load(out) if resume else None
     if state is not None:
@@ -97,10 +105,10 @@ def _learn_filter_bank(
     stage, bank = recipe.filter_bank, student.filter_bank
     optimizer = torch.optim.AdamW(bank.parameters(), lr=stage.learning_rate, weight_decay=1e-3, betas=(0.9, 0.98))
     first = _restore(optimizer, state)
-    for step in range(first, stage.steps):
+    for step, windows in _ahead(lambda step: sampler.plain(step, stage), range(first, stage.steps)):
         with pace.step():
             _set_rate(optimizer, stage.learning_rate, step, stage.steps, FILTER_BANK_WARM_UP)
-            loss = bank.loss(sampler.plain(step, stage))
+            loss = bank.loss(windows)
             _descend(optimizer, loss, list(bank.parameters()))
         if report:
             report("filter bank", step + 1, {"spectrum": loss.item()})
@@ -124,13 +132,16 @@ def _learn_tasks(
     rest = [parameter for parameter in student.parameters() if id(parameter) not in in_front]
     groups = [{"params": rest, "scale": 1.0}, {"params": front, "scale": stage.filter_bank_rate}]
     optimizer = torch.optim.AdamW(groups, lr=stage.learning_rate, weight_decay=stage.weight_decay, betas=(0.9, 0.98))
-    for step in range(_restore(optimizer, state), stage.steps):
+    dtype = pick_dtype(recipe.dtype, torch.device("cpu"))
+    for step, batch in _ahead(sampler.batch, range(_restore(optimizer, state), stage.steps)):
+        torch.manual_seed(recipe.seed * stage.steps + step)  # dropout
         thawed = step >= stage.thaw * stage.steps
         for parameter in front:
             parameter.requires_grad_(thawed)
         with pace.step():
             _set_rate(optimizer, stage.learning_rate, step, stage.steps, stage.warm_up)
-            losses = task_losses(student, sampler.batch(step), stage, step)
+            with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
+                losses = task_losses(student, batch, stage, step)
             loss = torch.stack(list(losses.values())).sum()
             _descend(optimizer, loss, rest + front)
         if report:
@@ -138,6 +149,16 @@ def _learn_tasks(
         if (step + 1) % recipe.checkpoint_steps == 0 or step + 1 == stage.steps:
             _save(out, "tasks", step + 1, student, optimizer)
             export(student, out)
+
+
+def _ahead(make: Callable[[int], _Made], steps: range) -> Iterator[tuple[int, _Made]]:
+    """Every step and what `make` makes for it, made in a thread while the step before is learnt from."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = [pool.submit(make, step) for step in steps[:1]]
+        for step in steps:
+            made = coming.pop()
+            coming += [pool.submit(make, following) for following in steps[step + 1 - steps.start :][:1]]
+            yield step, made.result()
 
 
 def task_losses(student: Student, batch: Batch, stage: TaskStage, step: int) -> dict[str, Tensor]:

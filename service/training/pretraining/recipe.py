@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,6 +26,7 @@ class Geometry(_Section):
     conv_dim: tuple[int, ...] = (256, 256, 256, 192, 192, 192, 192, 192)
     conv_kernel: tuple[int, ...] = (400, 3, 1, 3, 3, 3, 3, 3)
     conv_stride: tuple[int, ...] = (80, 2, 1, 1, 2, 1, 2, 1)
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="In the transformer, while it is pre-trained.")
 
     def hop(self, layers: int | None = None) -> int:
         """Samples between two frames of the first `layers` convolutions (all by default)."""
@@ -47,6 +48,12 @@ class FilterBankStage(_Section):
     rows: Count = 16
     window: Count = Field(default=12_000, description="samples")
     learning_rate: Positive = 2e-3
+
+
+class Synthesis(_Section):
+    """English digits said by speech synthesisers, as one more group of words; 0 clips for none."""
+
+    clips: int = Field(default=0, ge=0)
 
 
 class Sizes(_Section):
@@ -87,6 +94,14 @@ class TaskStage(_Section):
     margin: Weight = 0.15
     margin_steps: Count = 500
     scale: Positive = 20.0
+    word_shares: dict[Literal["arabic", "digits", "commands", "wake", "synthesised"], Weight] = Field(
+        default={"arabic": 0.6, "digits": 0.22, "commands": 0.12, "wake": 0.06, "synthesised": 0.2},
+        description="how often a group of words is drawn from, relative to the others that there are",
+    )
+    speaker_speeds: tuple[Positive, ...] = Field(
+        default=(1.0,), description="a voice played at another speed is taken for another speaker"
+    )
+    word_speed: float = Field(default=0.12, ge=0, lt=0.5, description="largest relative change of a word's speed")
     sizes: Sizes = Sizes()
     weights: Weights = Weights()
 
@@ -106,7 +121,11 @@ class PretrainRecipe(_Section):
     seed: int = 1
     threads: int = Field(default=0, ge=0, description="0: one or two, whichever is faster at the time")
     checkpoint_steps: Count = 250
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="float32", description="of matrix products; auto is what the processor multiplies fastest"
+    )
     geometry: Geometry = Geometry()
+    synthesis: Synthesis = Synthesis()
     filter_bank: FilterBankStage = FilterBankStage()
     tasks: TaskStage = TaskStage()
     held_out: HeldOut = HeldOut()

@@ -4,7 +4,7 @@ The same seed and step give the same batch, which is what makes a resumed run eq
 one. It does not know the model.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from service.training.pretraining.augment import Distortion, cut, distort, mix_up, noise_bank
 from service.training.pretraining.corpus import Clip, Corpus
-from service.training.pretraining.recipe import FilterBankStage, Sizes
+from service.training.pretraining.recipe import FilterBankStage, TaskStage
 from service.training.pretraining.sounds import synthetic_bank
 
 Signal = npt.NDArray[np.float32]
 Random = np.random.Generator
 
-WORD_DISTORTION = Distortion(speed=0.12, noise_chance=0.35, noise_low=8)
+WORD_DISTORTION = Distortion(noise_chance=0.35, noise_low=8)
 SPEAKER_DISTORTION = Distortion(
     speed=0.0, gain=6.0, noise_chance=0.75, noise_low=5, noise_high=25, equaliser_chance=0.5, tilt=0.7
 )
@@ -27,7 +27,6 @@ EVENT_DISTORTION = Distortion(speed=0.2, noise_chance=0.3, noise_low=10)
 ANY_DISTORTION = Distortion(
     gain=20, noise_chance=0.4, noise_low=0, noise_high=40, equaliser=9, tilt=0.7, band_limit_chance=0.15
 )
-WORD_SHARES = {"arabic": 0.6, "digits": 0.22, "commands": 0.12, "wake": 0.06}
 EVENT_TRIES = 3  # windows of a sound event that are drawn to keep the loudest: the events may be short
 
 
@@ -46,24 +45,30 @@ class Batch:
 class Sampler:
     """Draws batches. Class names are sorted, so that a head's rows mean the same after a resume."""
 
-    def __init__(self, corpus: Corpus, sizes: Sizes, seed: int, mixing: float, sounds_per_class: int = 40) -> None:
-        self.sizes, self.seed, self.mixing = sizes, seed, mixing
+    def __init__(self, corpus: Corpus, stage: TaskStage, seed: int, sounds_per_class: int = 40) -> None:
+        self.stage, self.sizes, self.seed = stage, stage.sizes, seed
+        self.word_distortion = replace(WORD_DISTORTION, speed=stage.word_speed)
         rng = np.random.default_rng(seed)
         self.word_names = sorted({clip.label for clip in corpus.of("words")})
         self.event_names = sorted({clip.label for clip in corpus.of("events")})
         self.speaker_names = sorted({clip.label for clip in corpus.of("speakers")})
         self.words = {
-            group: by_class([clip for clip in corpus.of("words") if clip.group == group]) for group in WORD_SHARES
+            group: by_class([clip for clip in corpus.of("words") if clip.group == group]) for group in stage.word_shares
         }
         self.events = by_class(corpus.of("events"))
         self.speakers = {
             group: by_class([clip for clip in corpus.of("speakers") if clip.group == group])
             for group in ("speechocean", "librispeech")
         }
-        self.sounds, self.sound_labels = synthetic_bank(sounds_per_class, 3 * sizes.long_window // 2, rng)
+        self.sounds, self.sound_labels = synthetic_bank(sounds_per_class, 3 * self.sizes.long_window // 2, rng)
         self.speech = [clip.samples for clip in corpus.train if clip.task != "noise"]
         self.noises = [clip.samples for clip in corpus.of("noise")]
-        self.noises += noise_bank(max(8, len(self.noises)), 4 * sizes.long_window, rng)
+        self.noises += noise_bank(max(8, len(self.noises)), 4 * self.sizes.long_window, rng)
+
+    @property
+    def speaker_classes(self) -> int:
+        """A speaker counts once for every speed that the voice is played at."""
+        return len(self.speaker_names) * len(self.stage.speaker_speeds)
 
     def plain(self, step: int, stage: FilterBankStage) -> Tensor:
         """Any audio, strongly distorted `[rows, window]`: what the filter bank learns from."""
@@ -88,7 +93,7 @@ class Sampler:
             distort(sounds, self.noises, EVENT_DISTORTION, rng),
         ]
         return Batch(
-            words=distort(words, self.noises, WORD_DISTORTION, rng),
+            words=distort(words, self.noises, self.word_distortion, rng),
             word_labels=torch.tensor(word_labels),
             long=torch.cat(long),
             speaker_labels=torch.tensor(speaker_labels),
@@ -97,12 +102,12 @@ class Sampler:
         )
 
     def _words(self, rng: Random) -> tuple[Signal, list[int]]:
-        groups = [group for group in WORD_SHARES if self.words[group]]
-        shares = np.array([WORD_SHARES[group] for group in groups])
+        groups = [group for group in self.stage.word_shares if self.words[group]]
+        shares = np.array([self.stage.word_shares[group] for group in groups])
         rows, labels = [], []
         for group in rng.choice(groups, self.sizes.words, p=shares / shares.sum()):
             clip = _draw(self.words[group], rng)
-            rows.append(cut(clip.samples, self.sizes.word_window, _speed(WORD_DISTORTION, rng), rng))
+            rows.append(cut(clip.samples, self.sizes.word_window, _speed(self.word_distortion, rng), rng))
             labels.append(self.word_names.index(clip.label))
         return np.stack(rows), labels
 
@@ -111,8 +116,9 @@ class Sampler:
         rows, labels = [], []
         for _ in range(self.sizes.speakers):
             clip = _draw(self.speakers[groups[int(rng.integers(0, len(groups)))]], rng)
-            rows.append(cut(clip.samples, self.sizes.long_window, 1.0, rng))
-            labels.append(self.speaker_names.index(clip.label))
+            speed = int(rng.integers(0, len(self.stage.speaker_speeds)))
+            rows.append(cut(clip.samples, self.sizes.long_window, self.stage.speaker_speeds[speed], rng))
+            labels.append(speed * len(self.speaker_names) + self.speaker_names.index(clip.label))
         return np.stack(rows), labels
 
     def _events(self, rng: Random) -> tuple[Signal, Tensor]:
@@ -123,7 +129,7 @@ class Sampler:
             windows = [cut(clip.samples, self.sizes.long_window, speed, rng) for _ in range(EVENT_TRIES)]
             rows.append(max(windows, key=lambda window: float(np.mean(window**2))))
             labels.append(self.event_names.index(clip.label))
-        blended, partners, share = mix_up(np.stack(rows), self.mixing, rng)
+        blended, partners, share = mix_up(np.stack(rows), self.stage.mixing, rng)
         one_hot = np.eye(len(self.event_names), dtype=np.float32)[labels]
         targets = share[:, None] * one_hot + (1 - share)[:, None] * one_hot[partners]
         return blended, torch.from_numpy(targets)

@@ -41,7 +41,8 @@ class LogMel(nn.Module):
     @torch.no_grad()
     def forward(self, waveform: Tensor, centre: int, frames: int) -> Tensor:
         """`[B, N]` -> `[B, frames, bands]`, the first frame centred on sample `centre`."""
-        power = self.mel(waveform[:, centre - FRAME // 2 :])[..., :frames]
+        with torch.autocast(waveform.device.type, enabled=False):
+            power = self.mel(waveform[:, centre - FRAME // 2 :])[..., :frames]
         level: Tensor = (torch.log(power + 1e-5) + 5.0) / 4.0
         return level.transpose(1, 2)
 
@@ -62,10 +63,10 @@ def make_backbone(geometry: Geometry) -> Any:
         do_stable_layer_norm=False,
         num_conv_pos_embeddings=32,
         num_conv_pos_embedding_groups=16,
-        hidden_dropout=0.0,
+        hidden_dropout=geometry.dropout,
         attention_dropout=0.0,
         activation_dropout=0.0,
-        feat_proj_dropout=0.0,
+        feat_proj_dropout=geometry.dropout,
         layerdrop=0.0,
         apply_spec_augment=False,
         mask_time_prob=0.0,
@@ -185,7 +186,7 @@ class Student(nn.Module):
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, N]` -> the last layer's `[B, T, D]` and the convolutions' `[B, T, C]`."""
         out = self.backbone(waveform)
-        return out.last_hidden_state, out.extract_features
+        return out.last_hidden_state.float(), out.extract_features.float()
 
     def spectrum_loss(self, hidden: Tensor, waveform: Tensor) -> Tensor:
         """Mean squared error of the log-mel spectrogram that a linear layer reads off each frame of the top."""
