@@ -56,7 +56,7 @@ class Registry:
         self._objects = ObjectStore(data_dir)
         self._catalogue = Catalogue(data_dir / "registry.sqlite")
         self._lock = threading.Lock()  # held by writers
-        self._records: dict[str, AdapterRecord] = {}  # replaced whole, never changed
+        self._records: dict[str, AdapterRecord] = {}  # each is replaced whole; readers take no lock
         with self._catalogue.write() as transaction:
             self._objects.sweep(transaction.referenced())
             adapters = transaction.adapters()
@@ -88,7 +88,7 @@ class Registry:
 
     def records(self) -> list[AdapterRecord]:
         """All adapters, by name."""
-        known = self._records
+        known = self._records.copy()  # atomic, while writers go on
         return [known[name] for name in sorted(known)]
 
     def record(self, name: str) -> AdapterRecord:
@@ -295,8 +295,10 @@ class Registry:
     def _refresh(self, rows: AdapterRows) -> AdapterRecord | None:
         """Take over what was committed; readers see the adapter as it was before or after, never between."""
         record = self._admission.build_record(rows, self._records.get(rows.name))
-        others = {name: known for name, known in self._records.items() if name != rows.name}
-        self._records = others if record is None else {**others, rows.name: record}
+        if record is None:
+            self._records.pop(rows.name, None)
+        else:
+            self._records[rows.name] = record
         return record
 
     def _finish_deletion(self, before: AdapterRows, after: AdapterRows) -> None:
