@@ -39,9 +39,12 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import NullPool
 
 from service.errors import Internal, NotReady, StorageFull
+from service.settings import Settings
 
+CATALOGUE_FILE = "registry.sqlite"
 LIVE = "live"  # the alias that a bare name means
 BUSY_SECONDS = 30.0  # how long a writer waits for another process
+_READS = "reads"  # execution option of a transaction that writes nothing
 
 _metadata = MetaData()
 _adapters = Table(
@@ -101,7 +104,12 @@ class Catalogue:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._engine = create_engine(f"sqlite:///{path}", poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
+        self._engine = create_engine(
+            f"sqlite:///{path}",
+            poolclass=NullPool,
+            connect_args={"timeout": BUSY_SECONDS},
+            hide_parameters=True,  # values stay out of errors, and so out of logs
+        )
         event.listen(self._engine, "connect", _configure)
         event.listen(self._engine, "begin", _begin)
         with self.write() as transaction:
@@ -114,8 +122,23 @@ class Catalogue:
         Raises:
             StorageFull: no room left. NotReady: another process held the catalogue for too long.
         """
+        with self._transaction({}) as transaction:
+            yield transaction
+
+    @contextmanager
+    def read(self) -> Iterator["Transaction"]:
+        """One state of the catalogue, whatever is written meanwhile; waits for no writer and holds none up.
+
+        Raises:
+            NotReady, Internal: the catalogue cannot be read.
+        """
+        with self._transaction({_READS: True}) as transaction:
+            yield transaction
+
+    @contextmanager
+    def _transaction(self, options: dict[str, bool]) -> Iterator["Transaction"]:
         try:
-            with self._engine.begin() as connection:
+            with self._engine.execution_options(**options).begin() as connection:
                 yield Transaction(connection)
         except DatabaseError as error:
             raise _translate(error.orig, self._path) from error
@@ -201,6 +224,15 @@ class Transaction:
         return int(self.connection.scalar(select(func.count()).select_from(_versions).where(*conditions)) or 0)
 
 
+def open_catalogue(settings: Settings) -> Catalogue:
+    """The catalogue that these settings name; made if there is none yet."""
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Internal(f"the data directory {settings.data_dir} cannot be made: {error.strerror}") from error
+    return Catalogue(settings.data_dir / CATALOGUE_FILE)
+
+
 def _versions_there() -> Select[Any]:
     return select(_versions).where(_versions.c.deleted.is_(None))
 
@@ -223,7 +255,8 @@ def _configure(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    reads = connection.get_execution_options().get(_READS)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _translate(error: BaseException | None, path: Path) -> StorageFull | NotReady | Internal:

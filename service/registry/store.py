@@ -24,7 +24,7 @@ from service.model.spec import BackboneSpec, TaskType
 from service.registry import records
 from service.registry.admission import Admission
 from service.registry.bundle import CARD_FILE, BundleFiles, digest, read_bundle, read_weights
-from service.registry.catalogue import LIVE, AdapterRows, Catalogue
+from service.registry.catalogue import CATALOGUE_FILE, LIVE, AdapterRows, Catalogue
 from service.registry.manifest import ManifestLimits, parse_manifest
 from service.registry.objects import ObjectStore
 from service.registry.records import AdapterRecord, AdapterVersion, Published, Registration
@@ -54,7 +54,7 @@ class Registry:
         limits = ManifestLimits(max_prompt_length, max_bottleneck_dim, backbone.min_window_frames)
         self._admission = Admission(backbone, limits)
         self._objects = ObjectStore(data_dir)
-        self._catalogue = Catalogue(data_dir / "registry.sqlite")
+        self._catalogue = Catalogue(data_dir / CATALOGUE_FILE)
         self._lock = threading.Lock()  # held by writers
         self._records: dict[str, AdapterRecord] = {}  # each is replaced whole; readers take no lock
         with self._catalogue.write() as transaction:
