@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from service.api.schemas import (
     Classification,
@@ -31,6 +32,12 @@ def classification(
         _classification(clip, output, top_k, with_windows) for clip, of_clip in enumerate(outputs) for output in of_clip
     ]
     return _json(ClassifyAnswer(results=results, audio=_audio(clips)))
+
+
+def labels(output: Outputs, top_k: int) -> bytes:
+    """One clip's labels alone, the answer of Hugging Face's pipelines: `[{"label", "score"}]`, best first."""
+    ranked = _ranked(output.adapter.manifest.labels or (), mean_scores(_finite(output)), top_k)
+    return TypeAdapter(list[LabelScore]).dump_json(ranked)
 
 
 def embeddings(clips: Sequence[Waveform], outputs: Sequence[Sequence[Outputs]]) -> bytes:

@@ -12,13 +12,14 @@ from fastapi import APIRouter, FastAPI
 from service.api import openapi, problems
 from service.api.context import Context, Opener, Runtime
 from service.api.middleware import Surroundings
-from service.api.routes import adapters, backbone, console, health, inference
+from service.api.routes import adapters, backbone, console, health, huggingface, inference
 from service.settings import Settings
 from service.telemetry import Telemetry
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     health.router,
     inference.router,
+    huggingface.router,
     adapters.router,
     backbone.router,
     console.router,

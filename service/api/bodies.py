@@ -1,20 +1,25 @@
-"""Request bodies as bytes: raw or multipart, bounded while they arrive. Knows nothing of audio or adapters."""
+"""Request bodies: raw, multipart or JSON, bounded while they arrive. Knows nothing of audio or adapters."""
 
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from fastapi import Request
+from pydantic import BaseModel, ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from service.api.problems import describe
 from service.errors import InvalidRequest, Overloaded, PayloadTooLarge
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 MAX_JSON_BYTES: Final = 4 * 2**20
+MAX_FAULTS: Final = 3  # of a JSON body, named in one message
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class Budget:
@@ -100,6 +105,20 @@ async def read_parts(
     if not collector.ended:
         raise InvalidRequest("the multipart body broke off before its closing boundary")
     return [(part.name, bytes(part.content)) for part in collector.parts]
+
+
+def parse_json(body: bytes, model: type[M]) -> M:
+    """A JSON body as `model`.
+
+    Raises:
+        InvalidRequest: empty, not JSON, or not of the model's shape.
+    """
+    if not body:
+        raise InvalidRequest(f"the body is empty; send JSON with {' and '.join(map(repr, model.model_fields))}")
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise InvalidRequest("; ".join(describe(item, "body") for item in error.errors()[:MAX_FAULTS])) from error
 
 
 def is_multipart(request: Request) -> bool:

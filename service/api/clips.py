@@ -19,11 +19,11 @@ async def read_clips(admission: Admission) -> list[bytes]:
     """
     request, settings = admission.request, admission.context.settings
     if not is_multipart(request):
-        return [_filled(await read_body(request, settings.max_body_bytes, admission.reservation))]
+        return [filled(await read_body(request, settings.max_body_bytes, admission.reservation))]
     parts = await read_parts(request, ("audio",), settings.max_clips, settings.max_body_bytes, admission.reservation)
     if not parts:
         raise InvalidRequest("the multipart body has no part 'audio'; send each clip as one")
-    return [_filled(content, clip) for clip, (_, content) in enumerate(parts)]
+    return [filled(content, clip) for clip, (_, content) in enumerate(parts)]
 
 
 async def read_trial(admission: Admission) -> tuple[list[bytes], list[str]]:
@@ -42,7 +42,7 @@ async def read_trial(admission: Admission) -> tuple[list[bytes], list[str]]:
         raise InvalidRequest(
             f"a score needs one part 'test' and one or more parts 'enrolment', got {tests} and {len(names) - tests}"
         )
-    return [_filled(content, clip) for clip, (_, content) in enumerate(parts)], names
+    return [filled(content, clip) for clip, (_, content) in enumerate(parts)], names
 
 
 async def decode_clips(context: Context, encoded: Sequence[bytes], reservation: Reservation) -> list[Waveform]:
@@ -79,7 +79,8 @@ def _decode(context: Context, content: bytes) -> Waveform:
     return waveform
 
 
-def _filled(content: bytes, clip: int = 0) -> bytes:
+def filled(content: bytes, clip: int = 0) -> bytes:
+    """The encoded clip itself; raises InvalidRequest where it is empty."""
     if not content:
         raise InvalidRequest("the clip is empty; send the bytes of an audio file", clip=clip)
     return content

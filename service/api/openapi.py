@@ -7,7 +7,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from service.api.problems import KINDS, MEDIA_TYPE
-from service.api.schemas import Problem, ScoreRequest
+from service.api.schemas import AliasRequest, HubRequest, Problem, ScoreRequest
 
 DESCRIPTION: Final = """\
 One frozen audio backbone, many IPET adapters on it, a different one for every row of a batch.
@@ -64,6 +64,23 @@ BUNDLE_BODY: Final[dict[str, Any]] = {
         },
     }
 }
+ALIAS_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/AliasRequest"}}},
+    }
+}
+HUB_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "description": "One clip as the raw body, or in base64 with parameters, as JSON.",
+        "content": {
+            "audio/*": {"schema": _BYTES},
+            "application/octet-stream": {"schema": _BYTES},
+            "application/json": {"schema": {"$ref": "#/components/schemas/HubRequest"}},
+        },
+    }
+}
 
 
 def errors(*codes: str) -> dict[int | str, dict[str, Any]]:
@@ -98,8 +115,9 @@ def install(app: FastAPI) -> None:
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
-            for model in (Problem, ScoreRequest):
-                schemas[model.__name__] = model.model_json_schema()
+            for model in (Problem, ScoreRequest, AliasRequest, HubRequest):
+                described = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas |= described.pop("$defs", {}) | {model.__name__: described}
             app.openapi_schema = schema
         return app.openapi_schema
 

@@ -95,6 +95,20 @@ class ScoreAnswer(Answer):
     log_likelihood_ratio: float | None = Field(None, description="Where the adapter is calibrated.")
 
 
+class HubParameters(BaseModel):
+    """What Hugging Face's clients may ask of an audio classification; anything else is ignored, as there."""
+
+    top_k: int = Field(default=5, ge=0, description="Labels to answer, best first; 0 is all of them.")
+    function_to_apply: Literal["softmax", "sigmoid", "none"] | None = Field(
+        default=None, description="The adapter's own activation, or nothing."
+    )
+
+
+class HubRequest(BaseModel):
+    inputs: str = Field(description="The audio file's bytes in base64.")
+    parameters: HubParameters = HubParameters()
+
+
 class VersionInfo(Answer):
     version: int
     digest: str

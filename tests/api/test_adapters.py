@@ -137,6 +137,24 @@ def test_bad_alias_bodies(live: Live, body: object) -> None:
     assert refused(answer) == (422, "invalid_request")
 
 
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"", (422, "invalid_request")),
+        (b"{", (422, "invalid_request")),
+        (b"[" * 100_000, (422, "invalid_request")),
+        (b'{"version": ' + b"1" * 5_000 + b"}", (422, "invalid_request")),
+        (b'{"version": ' + b"1" * 5_000_000 + b"}", (413, "payload_too_large")),
+    ],
+    ids=["empty", "broken", "deep", "huge number", "huge"],
+)
+def test_hostile_alias_bodies(live: Live, body: bytes, expected: tuple[int, str]) -> None:
+    answer = live.http.put("/v1/adapters/alpha/aliases/canary", content=body)
+    assert refused(answer) == expected
+    assert len(answer.content) < 2_000
+    assert live.context.budget.held == 0
+
+
 def test_bad_aliases(live: Live) -> None:
     def put(alias: str, version: int = 1, name: str = "alpha") -> tuple[int, str]:
         return refused(live.http.put(f"/v1/adapters/{name}/aliases/{alias}", json={"version": version}))

@@ -12,6 +12,7 @@ from service.settings import Settings
 from tests.api.live import running, settings_for
 
 ROUTES = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+INFERENCE = ("/v1/classify", "/v1/embed", "/v1/score", "/v1/huggingface/{adapter}")
 KEYS = Settings(inference_keys="one,two", admin_keys="root")  # type: ignore[arg-type]
 
 
@@ -28,7 +29,13 @@ def test_every_route_declares_one_scope(route: APIRoute) -> None:
         assert not route.path.startswith("/v1/")
         assert route.methods == {"GET"}
     elif scope is Scope.INFER:
-        assert route.methods == {"GET"} or route.path in ("/v1/classify", "/v1/embed", "/v1/score")
+        assert route.methods == {"GET"} or route.path in INFERENCE
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{min(route.methods)} {route.path}")
+def test_no_body_is_read_before_the_key(route: APIRoute) -> None:
+    """FastAPI reads a declared body whole, without limit, before any dependency; so no route declares one."""
+    assert route.body_field is None
 
 
 @pytest.mark.parametrize("header", [None, "", "one", "Basic one", "Bearer", "Bearer  ", "Bearer three", "Bearer on"])
@@ -93,6 +100,7 @@ def test_keys_over_http(tiny_ast_dir: Path, tmp_path: Path) -> None:
         assert service.http.delete("/v1/adapters/x", headers=bearer("root")).status_code == 404
         posted = service.http.post("/v1/classify?adapter=x", content=b"x" * 1000, headers=bearer("no"))
         assert posted.status_code == 401
+        assert service.http.put("/v1/adapters/x/aliases/live", content=b"{").status_code == 401
 
 
 def bearer(key: str) -> dict[str, str]:

@@ -8,10 +8,10 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, Response
 
 from service.api.auth import ADMIN, INFER
-from service.api.bodies import read_parts
+from service.api.bodies import MAX_JSON_BYTES, parse_json, read_body, read_parts
 from service.api.context import Runtime, context_of
 from service.api.lifetime import admitted
-from service.api.openapi import BUNDLE_BODY, errors
+from service.api.openapi import ALIAS_BODY, BUNDLE_BODY, errors
 from service.api.schemas import (
     AdapterInfo,
     AdapterList,
@@ -37,6 +37,7 @@ _WRITE: Final[dict[str, Any]] = {
     "responses": errors(
         *("unknown_adapter", "unknown_version", "invalid_request", "version_is_live", "no_free_slot"),
         *("adapter_failed", "backbone_mismatch", "unauthorized", "forbidden", "not_ready", "storage_full"),
+        *("payload_too_large", "deadline_exceeded"),
     ),
 }
 
@@ -135,11 +136,15 @@ def download_weights(request: Request, name: str, version: int) -> FileResponse:
     )
 
 
-@router.put("/v1/adapters/{name}/aliases/{alias}", **_WRITE)
-def set_alias(request: Request, name: str, alias: str, wanted: AliasRequest) -> AdapterInfo:
+@router.put("/v1/adapters/{name}/aliases/{alias}", openapi_extra=ALIAS_BODY, **_WRITE)
+async def set_alias(request: Request, name: str, alias: str) -> AdapterInfo:
     """Points an alias at a version. `live` is what the bare name means: this rolls forward or back at once."""
-    runtime = context_of(request).runtime
-    return _info(runtime, runtime.registry.set_alias(name, alias, wanted.version))
+    async with admitted(request) as admission:  # as a parameter, the body would be read whole, before any key is asked
+        body = await read_body(request, MAX_JSON_BYTES, admission.reservation)
+        wanted = parse_json(body, AliasRequest)
+        runtime = admission.runtime
+        record = await run_in_threadpool(runtime.registry.set_alias, name, alias, wanted.version)
+    return await run_in_threadpool(_info, runtime, record)
 
 
 @router.delete("/v1/adapters/{name}/aliases/{alias}", status_code=204, **_WRITE)

@@ -1,0 +1,76 @@
+"""The form of Hugging Face's inference endpoints, so that `InferenceClient.audio_classification` works as it is."""
+
+import asyncio
+import base64
+import binascii
+from typing import Final
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from service.api import answers
+from service.api.auth import INFER
+from service.api.bodies import is_multipart, parse_json, read_body
+from service.api.clips import filled, read_clips
+from service.api.lifetime import Admission, admitted, while_connected
+from service.api.openapi import HUB_BODY, errors
+from service.api.outputs import ERRORS, infer, json_answer, resolve
+from service.api.schemas import HubParameters, HubRequest, LabelScore
+from service.errors import InvalidRequest
+from service.model.spec import TaskType
+from service.registry.store import AdapterVersion
+
+router: Final = APIRouter(tags=["inference"])
+
+
+@router.post(
+    "/v1/huggingface/{adapter}",
+    dependencies=[Depends(INFER)],
+    response_model=list[LabelScore],
+    responses=errors(*ERRORS),
+    openapi_extra=HUB_BODY,
+)
+async def huggingface(request: Request, adapter: str) -> Response:
+    """Labels of one clip in Hugging Face's form; `adapter` is `name`, `name@2` or `name@alias`.
+
+    With huggingface_hub: `InferenceClient(model=".../v1/huggingface/digits").audio_classification("clip.wav")`.
+    """
+    async with admitted(request) as admission:
+        version = resolve(admission, [adapter], TaskType.CLASSIFICATION)[0]
+        clip, parameters = await _read(admission)
+        _check(version, parameters)
+
+        async def run() -> bytes:
+            _, ((output,),) = await infer(admission, [clip], [version])
+            return await asyncio.to_thread(answers.labels, output, parameters.top_k)
+
+        return json_answer(await while_connected(request, run()))
+
+
+async def _read(admission: Admission) -> tuple[bytes, HubParameters]:
+    """The clip and what is asked of it: raw bytes, a multipart part, or base64 in JSON where there are parameters."""
+    request = admission.request
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        body = await read_body(request, admission.context.settings.max_body_bytes, admission.reservation)
+        asked = await asyncio.to_thread(parse_json, body, HubRequest)
+        admission.reservation.add(len(asked.inputs))
+        return filled(await asyncio.to_thread(_unpacked, asked.inputs)), asked.parameters
+    clips = await read_clips(admission)
+    if is_multipart(request) and len(clips) != 1:
+        raise InvalidRequest(f"this call takes one clip, got {len(clips)}; /v1/classify takes several")
+    return clips[0], HubParameters()
+
+
+def _unpacked(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequest(f"body.inputs must be the audio file's bytes in base64: {error}") from error
+
+
+def _check(version: AdapterVersion, parameters: HubParameters) -> None:
+    """Scores come out of the adapter's own activation: what its calibration and its training mean by a score."""
+    wanted, own = parameters.function_to_apply, version.manifest.activation
+    if wanted is not None and wanted != own:
+        raise InvalidRequest(f"body.parameters.function_to_apply: {version.name!r} answers by {own}, got {wanted!r}")
