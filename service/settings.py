@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     queue_seconds: float = Field(2400.0, gt=0, description="Window-seconds queued before requests get 429.")
     request_timeout: float = Field(60.0, gt=0, description="Seconds after which a request is answered with 504.")
     shutdown_timeout: float = Field(20.0, ge=0, description="Seconds to finish admitted requests at shutdown.")
+    shutdown_delay: float = Field(
+        0.0, ge=0, description="Seconds that /readyz says 503 before the port closes, for load balancers to notice."
+    )
     decode_threads: int = Field(2, ge=1, description="Threads that decode audio and compute features.")
 
     inference_keys: Annotated[tuple[str, ...], NoDecode] = Field((), description="Comma-separated keys that may infer.")

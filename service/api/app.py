@@ -48,7 +48,7 @@ def create_app(
 
     async def start() -> None:
         try:
-            runtime = await asyncio.to_thread(context.open, open_runtime)
+            runtime = await context.open_beside(open_runtime)
         except Exception as error:
             _log.exception("the service could not start")
             on_failed(error)
@@ -79,7 +79,7 @@ def create_app(
         app.include_router(router)
     problems.install(app)
     openapi.install(app)
-    app.add_middleware(Surroundings, telemetry=context.telemetry)
+    app.add_middleware(Surroundings, context=context)
     return app
 
 

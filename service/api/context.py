@@ -1,8 +1,12 @@
 """What the routes share: settings, metrics and, once it is open, the runtime behind them. Knows no routes."""
 
+import asyncio
+import math
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -36,15 +40,25 @@ Opener = Callable[[Settings, Telemetry], Runtime]
 
 
 class Context:
-    """State of one application."""
+    """State of one application.
+
+    Attributes:
+        draining: whether the service is on its way out: still answering, no longer ready.
+        device_stopped: False when the device had not returned from its last batch as the service closed.
+    """
 
     def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
         self.settings = settings
         self.telemetry = telemetry
+        self.draining = False
+        self.device_stopped = True
         self.budget = Budget(settings.inflight_mb * 2**20)
         self.decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        self._opener = ThreadPoolExecutor(1, thread_name_prefix="open")
         self._runtime: Runtime | None = None
         self._closed = False
+        self._deadlines: set[asyncio.Timeout] = set()  # of the requests in flight
+        self._drained_at = math.inf  # when the last of them has ended, on the clock of time.monotonic
         self._lock = threading.Lock()
 
     @property
@@ -54,8 +68,37 @@ class Context:
             raise NotReady("the backbone is still loading; /readyz answers 200 when it is done", retry_after=1.0)
         return self._runtime
 
+    def check_ready(self) -> None:
+        """Raises NotReady, with the reason, unless new requests would be answered."""
+        if self.draining:
+            raise NotReady("the service is stopping: it finishes what it was asked before")
+        self.runtime  # noqa: B018  raises NotReady
+
+    @contextmanager
+    def deadline(self, timer: asyncio.Timeout) -> Iterator[None]:
+        """Lets a drain bring forward the deadline of a request in flight. Used from the event loop only."""
+        self._deadlines.add(timer)
+        try:
+            yield
+        finally:
+            self._deadlines.discard(timer)
+
+    def drain(self, seconds: float) -> None:
+        """Gives the requests in flight `seconds` at most from now on. Called from the event loop."""
+        self.draining = True
+        self._drained_at = time.monotonic() + seconds
+        last = asyncio.get_running_loop().time() + seconds
+        for timer in self._deadlines:
+            when = timer.when()
+            if not timer.expired() and (when is None or when > last):
+                timer.reschedule(last)
+
+    async def open_beside(self, open_runtime: Opener) -> Runtime:
+        """As `open`, in a thread that nothing waits for at the end."""
+        return await asyncio.get_running_loop().run_in_executor(self._opener, self.open, open_runtime)
+
     def open(self, open_runtime: Opener) -> Runtime:
-        """Opens the runtime and starts its engine; slow, called from a thread of its own."""
+        """Opens the runtime and starts its engine; slow."""
         runtime = open_runtime(self.settings, self.telemetry)
         runtime.engine.start()
         with self._lock:
@@ -71,8 +114,10 @@ class Context:
             self._closed = True
             runtime, self._runtime = self._runtime, None
         if runtime is not None:
-            runtime.engine.stop(self.settings.shutdown_timeout)
+            seconds = min(self._drained_at - time.monotonic(), self.settings.shutdown_timeout)
+            self.device_stopped = runtime.engine.stop(max(0.0, seconds))
         self.decoders.shutdown(wait=False, cancel_futures=True)
+        self._opener.shutdown(wait=False)
 
 
 def context_of(request: Request) -> Context:

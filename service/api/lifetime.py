@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from service.api.bodies import Reservation
 from service.api.context import Context, Runtime, context_of
-from service.errors import DeadlineExceeded, InvalidRequest
+from service.errors import DeadlineExceeded, InvalidRequest, NotReady
 
 TIMEOUT_HEADER: Final = "X-Request-Timeout-Ms"
 
@@ -39,20 +39,24 @@ async def admitted(request: Request) -> AsyncIterator[Admission]:
     """Holds a request's share of the memory and ends it at its deadline.
 
     Raises:
-        NotReady: the runtime is not open yet.
-        DeadlineExceeded: what is inside took longer than the setting, or the request's own header, allows.
+        NotReady: the runtime is not open yet, or what is inside took longer than a stopping service allows.
+        DeadlineExceeded: it took longer than the setting, or the request's own header, allows.
     """
     context = context_of(request)
     runtime = context.runtime
     seconds = _timeout(request, context.settings.request_timeout)
+    deadline = time.monotonic() + seconds
     with context.budget.reservation() as reservation:
         timer = asyncio.timeout(seconds)
         try:
             async with timer:
-                yield Admission(request, context, runtime, reservation, time.monotonic() + seconds)
+                with context.deadline(timer):
+                    yield Admission(request, context, runtime, reservation, deadline)
         except TimeoutError as error:
             if not timer.expired():
                 raise
+            if context.draining and time.monotonic() < deadline:
+                raise NotReady("the service is stopping, and the request was not answered in time") from error
             raise DeadlineExceeded(f"the request was not answered within {seconds:g} s") from error
 
 

@@ -10,8 +10,9 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.context import Context
 from service.api.problems import of_unexpected
-from service.telemetry import REQUEST_ID, Telemetry
+from service.telemetry import REQUEST_ID
 
 CLIENT_GONE: Final = 499  # nginx's status for a client that left before its answer; only in metrics and log
 UNMATCHED: Final = "unmatched"  # route label of paths that are no route
@@ -26,9 +27,10 @@ _log = logging.getLogger("service.access")
 class Surroundings:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+    def __init__(self, app: ASGIApp, context: Context) -> None:
         self.app = app
-        self.telemetry = telemetry
+        self.context = context
+        self.telemetry = context.telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -45,6 +47,8 @@ class Surroundings:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
+                if self.context.draining:
+                    headers["Connection"] = "close"  # the next request is for another server
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)

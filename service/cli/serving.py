@@ -6,16 +6,17 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    import uvicorn
+    from fastapi import FastAPI
 
     from service.api.context import Runtime
+    from service.cli.server import Server
     from service.telemetry import Telemetry
 
 EXAMPLES = Path("adapters/examples")
@@ -94,7 +95,7 @@ def open_runtime(settings: Settings, telemetry: "Telemetry") -> "Runtime":
 
 
 def run(settings: Settings) -> None:
-    """Serves until a signal ends it; exits with 1 when the service cannot start."""
+    """Serves until a signal ends it, and the process with it: status 0, or 1 when the service cannot start or stop."""
     from service.api.auth import is_loopback
 
     has_keys = bool(settings.inference_keys or settings.admin_keys)
@@ -126,23 +127,20 @@ def run(settings: Settings) -> None:
     if failures:
         typer.echo(f"error: {failures[0]}", err=True)
         raise typer.Exit(1)
+    leave(0 if app.state.context.device_stopped else 1)
 
 
-def make_server(app: Any, settings: Settings) -> "uvicorn.Server":
-    """The HTTP server as the service runs it; logs go where the process's logs go."""
-    import uvicorn
+def leave(status: int) -> NoReturn:
+    """Ends the process without waiting for threads that nobody needs: a backbone half loaded, a device that hangs."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,  # the application's own says more
-            server_header=False,
-            date_header=True,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout)),
-        )
-    )
+
+def make_server(app: "FastAPI", settings: Settings) -> "Server":
+    from service.cli.server import Server
+
+    return Server(app, settings)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -33,6 +33,7 @@ from service.registry.store import AdapterVersion, Registry
 from service.settings import Settings
 from service.telemetry import Telemetry
 
+LAST_BATCH_SECONDS = 2.0  # for a batch that runs when the time to stop is up; nobody waits for its answers
 _WARM_UP_FRAMES = 128  # 1.28 s
 
 _log = logging.getLogger(__name__)
@@ -95,8 +96,12 @@ class Engine:
         self._worker.start()
         self._open = True
 
-    def stop(self, timeout: float) -> None:
-        """Admits nothing more, finishes what was admitted within `timeout` seconds, fails the rest with NotReady."""
+    def stop(self, timeout: float) -> bool:
+        """Admits nothing more, finishes what was admitted within `timeout` seconds, fails the rest with NotReady.
+
+        Returns:
+            Whether the device has returned from its last batch, for which `LAST_BATCH_SECONDS` more are allowed.
+        """
         deadline = time.monotonic() + timeout
         with self._changed:
             self._open = False
@@ -107,9 +112,11 @@ class Engine:
             self._stopping = True
             self._changed.notify_all()
         if self._worker.ident is not None:
-            self._worker.join()
-        self._loader.close()
-        self._features.shutdown(cancel_futures=True)
+            self._worker.join(max(0.0, deadline - time.monotonic()) + LAST_BATCH_SECONDS)
+        stopped = not self._worker.is_alive()
+        self._loader.close(wait=stopped)
+        self._features.shutdown(wait=stopped, cancel_futures=True)
+        return stopped
 
     async def infer(
         self, clips: Sequence[Waveform], adapters: Sequence[AdapterVersion], *, deadline: float = math.inf

@@ -124,9 +124,9 @@ class Loader:
                     key, NoFreeSlot(f"all {count} slots hold pinned adapters; unpin one", adapter=version.name)
                 )
 
-    def close(self) -> None:
-        """Starts no more loads; those that run end by themselves. Called without `changed`."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+    def close(self, wait: bool = True) -> None:
+        """Starts no more loads and waits for those that run, or lets them be. Called without `changed`."""
+        self._pool.shutdown(wait=wait, cancel_futures=True)
 
     def _load(self, version: AdapterVersion, slot: int) -> None:
         key, started = key_of(version), time.monotonic()

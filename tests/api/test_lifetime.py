@@ -103,6 +103,23 @@ def test_a_body_that_does_not_come(tiny_ast_dir: Path, tmp_path: Path) -> None:
             assert connection.recv(100).startswith(b"HTTP/1.1 504 ")
 
 
+def test_a_stopping_service_tells_those_it_cannot_answer(tiny_ast_dir: Path, tmp_path: Path) -> None:
+    with socket.socket() as connection:
+        with running(settings_for(tiny_ast_dir, tmp_path / "data", shutdown_timeout=0.3)) as service:
+            service.publish(tmp_path, "alpha")
+            place = urlsplit(service.url)
+            connection.connect((place.hostname, place.port))
+            connection.sendall(
+                b"POST /v1/classify?adapter=alpha HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\nRIFF"
+            )
+            while "ipet_requests_in_flight 2.0" not in service.http.get("/metrics").text:  # with this one
+                time.sleep(0.02)
+        connection.settimeout(10)
+        answer = connection.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"stopping" in answer
+
+
 def test_overload(tiny_ast_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the device is busy the queue fills up; what does not fit is refused at once, the rest is answered."""
     go_on, run = threading.Event(), Runner.run

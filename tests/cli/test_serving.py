@@ -1,8 +1,6 @@
 """`ipet serve` as a process: flags are settings, it says where it is, it refuses what is unsafe, it stops."""
 
 import json
-import os
-import re
 import signal
 import socket
 import subprocess
@@ -14,8 +12,7 @@ import httpx
 import pytest
 
 from service.settings import Settings
-
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("IPET_")}
+from tests.cli.process import ENVIRONMENT, serving
 
 
 def ipet(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -45,28 +42,14 @@ def test_help_is_fast() -> None:
 
 
 def test_serves_until_it_is_told_to_stop(tiny_ast_dir: Path, tmp_path: Path) -> None:
-    words = ["serve", "--backbone", tiny_ast_dir, "--port", "0", "--data-dir", tmp_path / "data"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "service", *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT | {"IPET_DTYPE": "float32", "IPET_ADAPTER_SLOTS": "2"},
-    ) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            found = re.match(r"ipet-serve is ready on (http://127\.0\.0\.1:\d+) ", line)
-            assert found, line
-            assert httpx.get(f"{found[1]}/readyz").status_code == 200
-            assert httpx.get(f"{found[1]}/v1/backbone").json()["dtype"] == "float32"
-            started = time.monotonic()
-            process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=20)
-        finally:
-            process.kill()
+    with serving(tiny_ast_dir, tmp_path / "data", adapter_slots=2) as served:
+        assert httpx.get(f"{served.url}/readyz").status_code == 200
+        assert httpx.get(f"{served.url}/v1/backbone").json()["dtype"] == "float32"
+        started = time.monotonic()
+        served.process.send_signal(signal.SIGTERM)
+        errors = served.end()
     assert time.monotonic() - started < 10
-    assert process.returncode in (0, -signal.SIGTERM)
+    assert served.process.returncode == 0
     assert "Traceback" not in errors
     assert all(json.loads(line) for line in errors.splitlines())
 

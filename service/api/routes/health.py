@@ -21,8 +21,8 @@ async def healthz() -> Health:
 
 @router.get("/readyz", dependencies=[Depends(OPEN)], responses=errors("not_ready"))
 async def readyz(request: Request) -> Health:
-    """Answers 200 once the backbone is loaded and warm."""
-    context_of(request).runtime  # noqa: B018  raises NotReady
+    """Answers 200 once the backbone is loaded and warm, 503 again while the service stops or its device hangs."""
+    context_of(request).check_ready()
     return Health(status="ready")
 
 

@@ -1,0 +1,74 @@
+"""The HTTP server around the application: uvicorn, with an orderly end. Knows no routes and no engine.
+
+The first SIGTERM or SIGINT begins the drain: readiness turns off at once, new requests are taken for another
+`--shutdown-delay` seconds, then the port closes, idle connections with it, and what was admitted is finished within
+`--shutdown-timeout`. The second signal ends the process where it stands.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from socket import socket
+from types import FrameType
+from typing import Final
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.api.context import Context
+from service.settings import Settings
+
+KEEP_ALIVE_SECONDS: Final = 30
+NET_SECONDS: Final = 1  # after the drain's deadline, at which every request has been told: for those beyond telling
+
+
+class Server(uvicorn.Server):
+    """A server of one application that ends with status 0 when a signal ends it."""
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,  # logs go where the process's logs go
+                access_log=False,  # the application's own says more
+                server_header=False,
+                date_header=True,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=round(settings.shutdown_timeout) + NET_SECONDS,
+            )
+        )
+        self._context: Context = app.state.context
+        self._settings = settings
+        self._closes_at: float | None = None  # on the clock of time.monotonic
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Runs between two bytecodes of the event loop's thread, so it only sets flags."""
+        if self._closes_at is not None:
+            os._exit(128 + sig)  # as a shell shows it; the default action is no way out for process 1 of a container
+        self._context.draining = True
+        self._closes_at = time.monotonic() + self._settings.shutdown_delay
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._closes_at is not None and time.monotonic() >= self._closes_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        self._context.drain(self._settings.shutdown_timeout)
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Uvicorn's own raises a signal again once it was obeyed, and the process would end by it, not with 0."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)

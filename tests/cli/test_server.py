@@ -1,0 +1,137 @@
+"""The end of a server process: what a signal does to readiness, to new connections and to what was admitted."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from service.model.loading import load_backbone
+from service.registry.bundle import BundleFiles
+from tests.bundles import random_bundle
+from tests.cli.process import ENVIRONMENT, Served, serving
+from tests.synthesis import encode, noise
+
+CLIP = encode(noise(0.9))
+HALF = len(CLIP) // 2
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_ast_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> BundleFiles:
+    backbone = load_backbone(str(tiny_ast_dir), "cpu", "float32")
+    return random_bundle(tmp_path_factory.mktemp("bundle"), backbone.spec, "alpha")
+
+
+@contextmanager
+def half_asked(served: Served, bundle: BundleFiles) -> Iterator[socket.socket]:
+    """A request that the server has begun to read: its head and half of its clip are there."""
+    parts = {"config": bundle.config, "weights": bundle.weights}
+    assert httpx.post(f"{served.url}/v1/adapters/alpha/versions", files=parts).status_code == 201
+    place = urlsplit(served.url)
+    with socket.create_connection((place.hostname, place.port), timeout=20) as connection:
+        head = f"POST /v1/classify?adapter=alpha HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(CLIP)}\r\n\r\n"
+        connection.sendall(head.encode() + CLIP[:HALF])
+        wait_until(lambda: "ipet_requests_in_flight 2.0" in httpx.get(f"{served.url}/metrics").text)  # with this one
+        yield connection
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of an HTTP answer after which the server closes the connection."""
+    received = b""
+    while chunk := connection.recv(65_536):
+        received += chunk
+    head, _, body = received.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    return int(status.split()[1]), dict(line.lower().split(": ", 1) for line in lines), body
+
+
+def accepts(url: str) -> bool:
+    place = urlsplit(url)
+    try:
+        socket.create_connection((place.hostname, place.port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_what_was_admitted_is_finished(tiny_ast_dir: Path, tmp_path: Path, bundle: BundleFiles) -> None:
+    with (
+        serving(tiny_ast_dir, tmp_path / "data") as served,
+        httpx.Client() as idle,
+        half_asked(served, bundle) as connection,
+    ):
+        assert idle.get(f"{served.url}/healthz").headers.get("connection") != "close"
+        served.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not accepts(served.url))
+        with pytest.raises(httpx.TransportError):  # a connection kept alive is closed too
+            idle.get(f"{served.url}/healthz")
+        connection.sendall(CLIP[HALF:])
+        status, headers, body = answer(connection)
+        assert (status, headers["connection"]) == (200, "close")
+        assert len(json.loads(body)["results"]) == 1
+        errors = served.end()
+    assert served.process.returncode == 0, errors
+    assert "Traceback" not in errors
+
+
+def test_readiness_turns_off_before_the_port_closes(tiny_ast_dir: Path, tmp_path: Path, bundle: BundleFiles) -> None:
+    with serving(tiny_ast_dir, tmp_path / "data", shutdown_delay=2.0) as served, half_asked(served, bundle) as first:
+        served.process.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        ready = httpx.get(f"{served.url}/readyz")
+        assert (ready.status_code, ready.json()["code"]) == (503, "not_ready")
+        assert "stopping" in ready.json()["detail"]
+        assert ready.headers["connection"] == "close"
+        late = httpx.post(f"{served.url}/v1/classify?adapter=alpha", content=CLIP)
+        first.sendall(CLIP[HALF:])
+        assert (late.status_code, answer(first)[0]) == (200, 200)
+        served.end()
+    assert time.monotonic() - started >= 1.9
+    assert served.process.returncode == 0
+
+
+def test_a_second_signal_ends_it_at_once(tiny_ast_dir: Path, tmp_path: Path, bundle: BundleFiles) -> None:
+    with serving(tiny_ast_dir, tmp_path / "data") as served, half_asked(served, bundle):
+        served.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not accepts(served.url))
+        started = time.monotonic()
+        served.process.send_signal(signal.SIGTERM)
+        served.end()
+    assert time.monotonic() - started < 2
+    assert served.process.returncode == 128 + signal.SIGTERM
+
+
+def test_a_load_that_hangs_does_not_keep_it(tmp_path: Path) -> None:
+    (tmp_path / "backbone").mkdir()
+    os.mkfifo(tmp_path / "backbone" / "config.json")  # whoever opens it waits for a writer
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    words = ["--backbone", tmp_path / "backbone", "--data-dir", tmp_path / "data", "--port", port]
+    with subprocess.Popen(
+        [sys.executable, "-m", "service", "serve", *map(str, words)], stderr=subprocess.PIPE, env=ENVIRONMENT
+    ) as process:
+        try:
+            served = Served(process, f"http://127.0.0.1:{port}")
+            wait_until(lambda: accepts(served.url), 60)
+            assert httpx.get(f"{served.url}/readyz", timeout=60).status_code == 503  # once the imports are done
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=10)
+        finally:
+            process.kill()
+    assert process.returncode == 0
