@@ -33,13 +33,13 @@ class Wanted:
     """What an example should be answered with.
 
     Args:
-        target: class of the clip.
-        partner: class of the clip that it was mixed with.
+        targets: classes of the clip.
+        partners: classes of the clip that it was mixed with.
         share: share of the clip itself, 1 where it was not mixed.
     """
 
-    target: int
-    partner: int
+    targets: tuple[int, ...]
+    partners: tuple[int, ...]
     share: float
 
 
@@ -85,7 +85,7 @@ class Batches:
             partner = self.clips[int(rng.integers(len(self.clips)))]
             piece, share = mixed_pair(piece, augmenter(self.recordings.samples(partner.path), rng), rng)
         inputs = self._input(torch.from_numpy(np.ascontiguousarray(piece)), rng)
-        return inputs, Wanted(clip.target, partner.target, share)
+        return inputs, Wanted(clip.targets, partner.targets, share)
 
     def _input(self, samples: Tensor, rng: Random) -> Tensor:
         spec = replace(self.input, windows=1)

@@ -14,8 +14,8 @@ from service.training.datasets.dataset import BadDataset, Dataset, Report
 from service.training.datasets.load import guess_source, load_dataset
 from service.training.figures import answer_clips, answer_trials, class_figures, trial_figures
 from service.training.inference import Inference
-from service.training.recipe import Source
 from service.training.recordings import Recordings
+from service.training.sources import Source
 
 
 def evaluate(
@@ -80,7 +80,7 @@ def _source(manifest: Manifest, data: Path) -> Source:
 
 
 def _check_task(manifest: Manifest, source: Source, data: Path) -> None:
-    if (manifest.task_type is TaskType.VERIFICATION) != (source.kind == "speakers"):
+    if (manifest.task_type is TaskType.VERIFICATION) != source.verification:
         raise BadDataset(f"{data} is not a data set for {manifest.task_type.value}")
 
 

@@ -12,7 +12,7 @@ from service.scoring.calibration import with_temperature
 from service.scoring.metrics import accuracy, equal_error_rate, min_dcf
 from service.scoring.score import activate, cosine, mean_scores, voiceprint
 from service.training.augment import fixed_noise
-from service.training.datasets.dataset import BadDataset, Clip, Distortion, TrialList
+from service.training.datasets.dataset import BadDataset, Clip, Distortion, TrialList, multi_hot
 from service.training.inference import Inference
 from service.training.recordings import Recordings, Samples
 
@@ -24,7 +24,8 @@ class ClassAnswers:
     """Raw outputs for readable clips."""
 
     logits: list[NDArray[np.float32]]  # one [W, C] for each clip
-    targets: NDArray[np.int64]  # [N]
+    targets: NDArray[np.int64]  # [N], the first label of each
+    hot: NDArray[np.bool_]  # [N, C], every label
 
     def scores(self, activation: Literal["softmax", "sigmoid"], temperature: float = 1.0) -> NDArray[np.float32]:
         """Class scores of the clips `[N, C]`, as the server answers them."""
@@ -44,7 +45,7 @@ def answer_clips(inference: Inference, clips: Sequence[Clip], recordings: Record
     if not kept:
         raise BadDataset(f"none of {len(clips)} clips could be read")
     logits = list(inference(recordings.samples(clip.path) for clip in kept))
-    return ClassAnswers(logits, np.array([clip.target for clip in kept]))
+    return ClassAnswers(logits, np.array([clip.target for clip in kept]), multi_hot(kept, logits[0].shape[1]))
 
 
 def class_figures(

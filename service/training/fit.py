@@ -75,7 +75,7 @@ class Fit:
             for picks in self._batches.epoch(number):
                 hidden, wanted = self._front_end(picks)
                 embeddings.append(run_layers(backbone, bank, NULL_SLOT, hidden).cpu())
-                speakers += [each.target for each in wanted]
+                speakers += [each.targets[0] for each in wanted]
         rows, targets = torch.cat(embeddings), torch.tensor(speakers)
         weight, bias = discriminants(rows, targets, self.adapter.spec.outputs)
         tensors = dict(self.adapter.named_parameters())

@@ -14,23 +14,40 @@ from service.training.recipe import Loss
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What a batch should be answered with, as tensors `[B]` on one device (fields as in `Wanted`)."""
+    """What a batch should be answered with, as tensors `[B]` on one device.
+
+    Args:
+        target: the clip's class, the first one where it has several.
+        partner: the same of the clip that it was mixed with.
+        share: share of the clip itself.
+        wanted: the rows with all their classes.
+    """
 
     target: Tensor
     partner: Tensor
     share: Tensor
+    wanted: tuple[Wanted, ...]
 
     @classmethod
     def of(cls, wanted: Sequence[Wanted], device: torch.device) -> "Targets":
         return cls(
-            torch.tensor([each.target for each in wanted], device=device),
-            torch.tensor([each.partner for each in wanted], device=device),
+            torch.tensor([each.targets[0] for each in wanted], device=device),
+            torch.tensor([each.partners[0] for each in wanted], device=device),
             torch.tensor([each.share for each in wanted], dtype=torch.float32, device=device),
+            tuple(wanted),
         )
+
+    def hot(self, classes: int) -> Tensor:
+        """How much of each class is in each row: `[B, classes]`, several ones where a clip has several labels."""
+        hot = torch.zeros(len(self.wanted), classes)
+        for row, each in enumerate(self.wanted):
+            for labels, share in ((each.targets, each.share), (each.partners, 1.0 - each.share)):
+                hot[row, list(labels)] += share
+        return hot.to(self.share.device)
 
 
 class ClassLoss(nn.Module):
-    """Cross entropy or binary cross entropy of class logits, mixtures included."""
+    """Cross entropy, or binary cross entropy of each class by itself, of class logits, mixtures included."""
 
     def __init__(self, loss: Loss) -> None:
         super().__init__()
@@ -38,10 +55,7 @@ class ClassLoss(nn.Module):
 
     def forward(self, logits: Tensor, targets: Targets) -> Tensor:
         """Logits `[B, C]` -> scalar."""
-        classes = logits.shape[1]
-        shares = targets.share[:, None]
-        wanted = shares * functional.one_hot(targets.target, classes)
-        wanted = wanted + (1 - shares) * functional.one_hot(targets.partner, classes)
+        wanted = targets.hot(logits.shape[1])
         smoothing = self._loss.label_smoothing
         if self._loss.kind == "binary_cross_entropy":
             wanted = wanted * (1 - smoothing) + smoothing / 2

@@ -4,9 +4,10 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from service.model.spec import TaskType
+from service.training.sources import KINDS, Section, Source
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -19,57 +20,7 @@ class BadRecipe(ValueError):
     """A recipe that cannot be used; the message names the file, the key, the value and what would be right."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class EscSource(_Section):
-    """ESC-50's layout, ESC-10 included: `meta/esc50.csv` with folds."""
-
-    kind: Literal["esc"]
-    train_folds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1)
-    selection_fold: int = Field(default=3, description="One of train_folds, kept out while epochs are chosen.")
-    report_fold: int = 4
-
-    @model_validator(mode="after")
-    def _check_folds(self) -> Self:
-        if self.report_fold in self.train_folds:
-            raise ValueError(f"report_fold {self.report_fold} must not be one of train_folds")
-        if self.selection_fold not in self.train_folds or len(self.train_folds) < 2:
-            raise ValueError(f"selection_fold {self.selection_fold} must be one of two or more train_folds")
-        return self
-
-
-class KeywordSource(_Section):
-    """`train.csv` and `val.csv` (file, class); the file name starts with the speaker and an underscore."""
-
-    kind: Literal["keywords"]
-    selection_speakers: int = Field(default=3, ge=1)
-
-
-class DigitSource(_Section):
-    """Free Spoken Digit Dataset with `metadata.csv` (filename, digit, speaker, split)."""
-
-    kind: Literal["digits"]
-    selection_speakers: int = Field(default=1, ge=1)
-
-
-class SpeakerSource(_Section):
-    """VoxCeleb's lists: `train_list.txt` (speaker, path) and trial lists (label, path, path), audio under `wav/`."""
-
-    kind: Literal["speakers"]
-    selection_speakers: int = Field(default=7, ge=2)
-    trials: dict[str, str] = Field(
-        default={"clean": "veri_test.txt", "hard": "veri_test_hard.txt"}, description="Report lists by name."
-    )
-    condition: str | None = Field(default="noise15db.csv", description="Fixed noisy condition of the same trials.")
-    condition_noise: str = Field(default="../esc10/audio", description="Folder of the condition's noise files.")
-
-
-Source = Annotated[EscSource | KeywordSource | DigitSource | SpeakerSource, Field(discriminator="kind")]
-
-
-class AdapterSection(_Section):
+class AdapterSection(Section):
     prompt_length: int = Field(default=8, ge=0, le=128)
     bottleneck_dim: int = Field(default=32, ge=0, le=128)
     scale: float = 0.1
@@ -81,7 +32,7 @@ class AdapterSection(_Section):
     embedding_dim: int = Field(default=128, ge=1, le=4096, description="Of a voiceprint; verification only.")
 
 
-class Input(_Section):
+class Input(Section):
     """How clips become windows, in training (one random window) and in serving."""
 
     window_frames: int = Field(ge=3, le=30_000)
@@ -97,7 +48,7 @@ class Input(_Section):
         return None if value == "all" else value
 
 
-class Optimiser(_Section):
+class Optimiser(Section):
     """Adam with the paper's defaults: `lr(e) = lr * decay ^ clip(e - decay_after, 0, decay_epochs)`, e from 1."""
 
     epochs: int = Field(default=30, ge=1)
@@ -113,14 +64,14 @@ class Optimiser(_Section):
     gradient_norm: Positive | None = Field(default=None, description="Gradients are scaled down to this norm.")
 
 
-class Loss(_Section):
+class Loss(Section):
     kind: Literal["cross_entropy", "binary_cross_entropy", "am_softmax", "aam_softmax"] = "cross_entropy"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     margin: float = Field(default=0.2, ge=0, le=1, description="am_softmax and aam_softmax.")
     scale: Positive = Field(default=30.0, description="am_softmax and aam_softmax.")
 
 
-class Augmentation(_Section):
+class Augmentation(Section):
     """Each is off at its default. Chances are per clip; ratios and levels are in decibels."""
 
     crop: bool = Field(default=True, description="Random window of clips longer than it; else the beginning.")
@@ -144,7 +95,7 @@ class Augmentation(_Section):
     )
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """One adapter's training, whole."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
@@ -174,7 +125,7 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _check_task(self) -> Self:
-        speakers = self.data.kind == "speakers"
+        speakers = self.data.verification
         if speakers != (self.task == "verification"):
             raise ValueError(f"task {self.task!r} does not go with data.kind {self.data.kind!r}")
         allowed = SPEAKER_LOSSES if speakers else CLASS_LOSSES
@@ -208,7 +159,7 @@ def parse_recipe(table: dict[str, Any], where: str = "recipe") -> Recipe:
         for details in error.errors(include_url=False):
             # The discriminator's value stands in the location of a data source's keys: leave it out.
             parts = [str(part) for part in details["loc"]]
-            if parts[:1] == ["data"] and len(parts) > 1 and parts[1] in ("esc", "keywords", "digits", "speakers"):
+            if parts[:1] == ["data"] and len(parts) > 1 and parts[1] in KINDS:
                 del parts[1]
             key = ".".join(parts)
             if details["type"] == "extra_forbidden":

@@ -18,7 +18,7 @@ from service.scoring.calibration import (
 )
 from service.scoring.metrics import accuracy, equal_error_rate
 from service.training.datasets.dataset import Clip, Distortion, TrialList
-from service.training.datasets.speakers import selection_trials
+from service.training.datasets.trials import selection_trials
 from service.training.figures import (
     DECIMALS,
     ClassAnswers,
@@ -88,15 +88,12 @@ class ClassJudge(Judge):
     def _loss(self, answers: ClassAnswers) -> float:
         if self._activation == "softmax":
             return negative_log_likelihood(answers.mean_logits(), answers.targets)
-        return binary_log_likelihood(answers.mean_logits(), self._one_hot(answers))
+        return binary_log_likelihood(answers.mean_logits(), answers.hot.astype(np.float64))
 
     def _fit(self, answers: ClassAnswers) -> float:
         if self._activation == "softmax":
             return fit_temperature(answers.mean_logits(), answers.targets)
-        return fit_temperature(answers.mean_logits(), self._one_hot(answers), binary_log_likelihood)
-
-    def _one_hot(self, answers: ClassAnswers) -> np.ndarray[Any, Any]:
-        return np.eye(len(self._labels))[answers.targets]
+        return fit_temperature(answers.mean_logits(), answers.hot.astype(np.float64), binary_log_likelihood)
 
 
 class TrialJudge(Judge):

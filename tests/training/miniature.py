@@ -102,3 +102,82 @@ def make_speakers(root: Path, speakers: int = 6, clips: int = 5) -> Path:
     ]
     write_table(root / "noise15db.csv", rows)
     return root
+
+
+def make_classes(root: Path, clips: int = 10, suffix: str = "wav") -> Path:
+    """A folder for each of three classes, `<class>/<class>.00000.wav` and so on, and one that is none."""
+    for target, name in enumerate(("blues", "jazz", "rock")):
+        for number in range(clips):
+            write_clip(root / name / f"{name}.{number:05d}.{suffix}", 300 * 2**target, seed=target * 100 + number)
+    (root / "_background_noise_").mkdir(exist_ok=True)
+    write_clip(root / "_background_noise_" / "hum.wav", 60)
+    return root
+
+
+def make_gtzan(root: Path, clips: int = 10) -> Path:
+    """`genres/` with ten clips a genre, and a split in the form of the fault-filtered lists."""
+    make_classes(root / "genres", clips)
+    for name, numbers in (("train", range(6)), ("valid", range(6, 8)), ("test", range(8, 10))):
+        lines = [f"{genre}/{genre}.{number:05d}.wav" for genre in ("blues", "jazz", "rock") for number in numbers]
+        (root / f"{name}_filtered.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def make_speech_commands(root: Path) -> Path:
+    """Three words of six speakers, one for each official list."""
+    for target, word in enumerate(("go", "stop", "yes")):
+        for speaker in range(6):
+            name = f"{speaker:08x}_nohash_0.wav"
+            write_clip(root / word / name, 300 * 2**target * (1 + 0.01 * speaker), seed=speaker)
+    write_clip(root / "_background_noise_" / "hum.wav", 60)
+    for name, speaker in (("validation", 4), ("testing", 5)):
+        lines = [f"{word}/{speaker:08x}_nohash_0.wav" for word in ("go", "stop", "yes")]
+        (root / f"{name}_list.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def make_fsd50k(root: Path, clips: int = 4) -> Path:
+    """Three labels, single and in pairs: a pair is both chords at once."""
+    rows: dict[str, list[dict[str, Any]]] = {"dev": [], "eval": []}
+    names = ("Bark", "Rain", "Siren")
+    number = 0
+    for chosen in ((0,), (1,), (2,), (0, 1), (1, 2)):
+        for take in range(clips + 2):
+            number += 1
+            pieces = [chord(300 * 2**target, 0.6, seed=number) for target in chosen]
+            part = "dev" if take < clips + 1 else "eval"
+            path = root / f"FSD50K.{part}_audio" / f"{number}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(np.sum(pieces, axis=0) / 2, container="wav"))
+            row = {"fname": number, "labels": ",".join(names[target] for target in chosen), "mids": "/m/0"}
+            rows[part].append(row | ({"split": "train" if take < clips else "val"} if part == "dev" else {}))
+    for part, table in rows.items():
+        write_table(root / "FSD50K.ground_truth" / f"{part}.csv", table)
+    return root
+
+
+def make_voxceleb(root: Path, speakers: int = 5, clips: int = 4) -> Path:
+    """So many speakers to train on and two for the trials, each in two videos."""
+    for speaker in range(speakers + 2):
+        for clip in range(clips):
+            path = root / "wav" / f"id{10001 + speaker}" / f"video{clip % 2}" / f"{clip:05d}.wav"
+            write_clip(path, 200 * 1.4**speaker, 0.6 + 0.1 * clip, seed=speaker * 100 + clip)
+    a, b = (f"id{10001 + speakers + index}" for index in (0, 1))
+    trials = [f"1 {who}/video0/00000.wav {who}/video{clip % 2}/{clip:05d}.wav" for who in (a, b) for clip in (1, 2, 3)]
+    trials += [f"0 {a}/video{clip % 2}/{clip:05d}.wav {b}/video{clip % 2}/{clip:05d}.wav" for clip in range(clips)]
+    (root / "veri_test.txt").write_text("\n".join(trials) + "\n")
+    return root
+
+
+def make_table(root: Path, clips: int = 6, separator: str = "") -> Path:
+    """`clips.csv` of two classes; with a separator every third clip has both."""
+    rows = []
+    for target, label in enumerate(("high", "low")):
+        for number in range(clips):
+            name = f"audio/{label}-{number}.wav"
+            write_clip(root / name, 900 / 3**target, seed=target * 100 + number)
+            both = separator and number % 3 == 0
+            split = "test" if number == clips - 1 else "val" if number == clips - 2 else "train"
+            rows.append({"path": name, "label": f"high{separator} low" if both else label, "split": split})
+    write_table(root / "clips.csv", rows)
+    return root

@@ -61,7 +61,7 @@ def test_without_augmentation_inputs_are_the_servers(clips: tuple[Clip, ...], is
         inputs, wanted = training.example(pick)
         # The filter bank takes the clip's mean off, here that of the window alone: equal but for rounding.
         torch.testing.assert_close(inputs, windows(samples, SPEC).inputs[0], rtol=0, atol=1e-3 if is_ast else 0)
-        assert (wanted.target, wanted.share) == (pick.clip, 1.0)
+        assert (wanted.targets, wanted.share) == ((pick.clip,), 1.0)
 
 
 def test_spectrogram_augmentation_hides_some_of_it(clips: tuple[Clip, ...]) -> None:

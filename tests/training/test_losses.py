@@ -9,7 +9,7 @@ from service.training.losses import ClassLoss, SpeakerLoss, Targets
 from service.training.recipe import Loss
 
 CPU = torch.device("cpu")
-PLAIN = Targets.of([Wanted(0, 0, 1.0), Wanted(2, 2, 1.0)], CPU)
+PLAIN = Targets.of([Wanted((0,), (0,), 1.0), Wanted((2,), (2,), 1.0)], CPU)
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.1, 0.3]])
 
 
@@ -19,7 +19,7 @@ def test_cross_entropy_of_plain_clips_is_torchs() -> None:
 
 
 def test_mixtures_weigh_both_classes() -> None:
-    mixture = Targets.of([Wanted(0, 1, 0.25), Wanted(2, 2, 1.0)], CPU)
+    mixture = Targets.of([Wanted((0,), (1,), 0.25), Wanted((2,), (2,), 1.0)], CPU)
     logs = LOGITS.log_softmax(1)
     expected = -(0.25 * logs[0, 0] + 0.75 * logs[0, 1] + logs[1, 2]) / 2
     assert float(ClassLoss(Loss())(LOGITS, mixture)) == pytest.approx(float(expected))
@@ -61,7 +61,7 @@ def test_margins_are_what_the_papers_say() -> None:
     prototype = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     angle = 0.5
     embedding = torch.tensor([[math.cos(angle), math.sin(angle)]])
-    target = Targets.of([Wanted(0, 0, 1.0)], CPU)
+    target = Targets.of([Wanted((0,), (0,), 1.0)], CPU)
     for kind, moved in (("am_softmax", math.cos(angle) - 0.2), ("aam_softmax", math.cos(angle + 0.2))):
         loss = SpeakerLoss(Loss.model_validate({"kind": kind, "margin": 0.2, "scale": 1.0}), 2, 2)
         with torch.no_grad():
@@ -74,6 +74,6 @@ def test_mixtures_of_speakers_weigh_both() -> None:
     torch.manual_seed(0)
     loss = SpeakerLoss(Loss(kind="am_softmax"), 8, 3)
     embeddings = torch.randn(1, 8)
-    parts = [float(loss(embeddings, Targets.of([Wanted(t, t, 1.0)], CPU)).detach()) for t in (0, 1)]
-    mixture = float(loss(embeddings, Targets.of([Wanted(0, 1, 0.3)], CPU)).detach())
+    parts = [float(loss(embeddings, Targets.of([Wanted((t,), (t,), 1.0)], CPU)).detach()) for t in (0, 1)]
+    mixture = float(loss(embeddings, Targets.of([Wanted((0,), (1,), 0.3)], CPU)).detach())
     assert mixture == pytest.approx(0.3 * parts[0] + 0.7 * parts[1], rel=1e-5)

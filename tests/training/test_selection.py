@@ -10,9 +10,9 @@ from service.model.spec import TaskType
 from service.training.datasets.load import load_dataset
 from service.training.figures import ClassAnswers, answer_trials, class_figures, trial_figures
 from service.training.inference import Inference
-from service.training.recipe import KeywordSource, SpeakerSource
 from service.training.recordings import Recordings
 from service.training.selection import ClassJudge, TrialJudge, split_noises
+from service.training.sources import KeywordSource, SpeakerSource
 from tests.backbones import adapter_spec
 from tests.training.miniature import make_keywords, make_speakers
 
@@ -71,7 +71,7 @@ def test_trials_with_unreadable_clips_are_left_out(tiny_wav2vec2: Backbone, tmp_
 
 def test_class_figures_average_windows_after_the_activation() -> None:
     windows = np.array([[4.0, 0.0], [0.0, 1.0]], np.float32)
-    answers = ClassAnswers([windows], np.array([0]))
+    answers = ClassAnswers([windows], np.array([0]), np.array([[True, False]]))
     scores = answers.scores("softmax")
     expected = (np.exp(windows) / np.exp(windows).sum(axis=1, keepdims=True)).mean(axis=0)
     np.testing.assert_allclose(scores[0], expected, rtol=1e-6)

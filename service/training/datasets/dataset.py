@@ -4,9 +4,12 @@ Knows no layouts on disk and does not open audio.
 """
 
 import csv
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 class BadDataset(ValueError):
@@ -20,11 +23,18 @@ class Clip:
     Args:
         target: index into the data set's labels.
         group: whoever must not stand on both sides of a split: the speaker, or the fold.
+        also: further labels of the clip, where a data set has several.
     """
 
     path: Path
     target: int
     group: str
+    also: tuple[int, ...] = ()
+
+    @property
+    def targets(self) -> tuple[int, ...]:
+        """Every label of the clip."""
+        return (self.target, *self.also)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,7 @@ class Dataset:
             index `labels` for classification, and are distinct from the training speakers' for verification.
         report: reads the report part's lists; nothing of that part is opened before.
         verification: whether its classes are speakers.
+        multi_label: whether a clip can have several labels, each of which is true or not by itself.
         reserved: file names of noises that belong to the report part's condition.
     """
 
@@ -87,6 +98,15 @@ class Dataset:
     report: Callable[[], Report]
     reserved: frozenset[str] = frozenset()
     verification: bool = False
+    multi_label: bool = False
+
+
+def multi_hot(clips: Sequence[Clip], classes: int) -> NDArray[np.bool_]:
+    """Which labels are true of which clip: `[N, classes]`."""
+    hot = np.zeros((len(clips), classes), dtype=np.bool_)
+    for row, clip in enumerate(clips):
+        hot[row, list(clip.targets)] = True
+    return hot
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
@@ -140,6 +160,17 @@ def last_groups(groups: Iterable[str], count: int) -> frozenset[str]:
     if len(ordered) <= count:
         raise BadDataset(f"{count} speakers cannot be held out of {len(ordered)}")
     return frozenset(ordered[len(ordered) - count :])
+
+
+def without_last_groups(root: Path, clips: tuple[Clip, ...], count: int) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
+    """Clips of all groups but the last `count`, and theirs. Raises BadDataset."""
+    if not clips:
+        raise BadDataset(f"{root} has no clips in its training split")
+    held_out = last_groups((clip.group for clip in clips), count)
+    return (
+        tuple(clip for clip in clips if clip.group not in held_out),
+        tuple(clip for clip in clips if clip.group in held_out),
+    )
 
 
 def target_of(label: str, labels: tuple[str, ...], path: Path) -> int:

@@ -8,15 +8,16 @@ from service.training.datasets.dataset import (
     Dataset,
     Distortion,
     Report,
-    Trial,
     TrialList,
     last_groups,
     read_lines,
     read_table,
 )
-from service.training.recipe import SpeakerSource
+from service.training.datasets.trials import read_trials
+from service.training.sources import SpeakerSource
 
 CONDITION_COLUMNS = ("path", "noise_file", "noise_offset", "snr_db", "eq_a")
+TRAIN_LIST = "train_list.txt"
 NOISY = "noise15db"  # suffix of a trial list's name under the noisy condition
 
 
@@ -26,7 +27,7 @@ def read_speakers(root: Path, source: SpeakerSource) -> Dataset:
     Raises:
         BadDataset: a list is missing or malformed, or has too few speakers.
     """
-    rows = read_lines(root / "train_list.txt", 2, "speaker path")
+    rows = read_lines(root / TRAIN_LIST, 2, "speaker path")
     held_out = last_groups((speaker for speaker, _ in rows), source.selection_speakers)
     ordered = sorted({speaker for speaker, _ in rows}, key=lambda speaker: (speaker in held_out, speaker))
     targets = {speaker: target for target, speaker in enumerate(ordered)}
@@ -42,16 +43,6 @@ def read_speakers(root: Path, source: SpeakerSource) -> Dataset:
     )
 
 
-def selection_trials(clips: tuple[Clip, ...], name: str = "selection") -> TrialList:
-    """Every pair of the selection part's clips."""
-    trials = tuple(
-        Trial(left.target == right.target, left.path, right.path)
-        for index, left in enumerate(clips)
-        for right in clips[index + 1 :]
-    )
-    return TrialList(name, trials)
-
-
 def _reserved(root: Path, source: SpeakerSource) -> frozenset[str]:
     """Noise files of the report's condition, by name: training must not hear them."""
     if source.condition is None:
@@ -60,7 +51,7 @@ def _reserved(root: Path, source: SpeakerSource) -> frozenset[str]:
 
 
 def _trial_lists(root: Path, source: SpeakerSource) -> tuple[TrialList, ...]:
-    lists = [TrialList(name, _trials(root, root / file)) for name, file in source.trials.items()]
+    lists = [read_trials(name, root / file, lambda path: root / "wav" / path) for name, file in source.trials.items()]
     if source.condition is None:
         return tuple(lists)
     distortions = _distortions(root, source, root / source.condition)
@@ -72,15 +63,6 @@ def _trial_lists(root: Path, source: SpeakerSource) -> tuple[TrialList, ...]:
         name = NOISY if plain.name == "clean" else f"{plain.name}_{NOISY}"
         noisy.append(TrialList(name, plain.trials, distortions))
     return (*lists, *noisy)
-
-
-def _trials(root: Path, path: Path) -> tuple[Trial, ...]:
-    trials = []
-    for label, left, right in read_lines(path, 3, "label path1 path2"):
-        if label not in ("0", "1"):
-            raise BadDataset(f"{path}: the label of a trial is 0 or 1, got {label!r}")
-        trials.append(Trial(label == "1", root / "wav" / left, root / "wav" / right))
-    return tuple(trials)
 
 
 def _distortions(root: Path, source: SpeakerSource, path: Path) -> dict[Path, Distortion]:

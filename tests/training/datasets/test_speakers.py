@@ -4,8 +4,8 @@ import pytest
 
 from service.training.datasets.dataset import BadDataset
 from service.training.datasets.load import guess_source, load_dataset
-from service.training.datasets.speakers import selection_trials
-from service.training.recipe import SpeakerSource
+from service.training.datasets.trials import selection_trials
+from service.training.sources import SpeakerSource
 from tests.training.miniature import make_speakers
 
 SOURCE = SpeakerSource(kind="speakers", selection_speakers=2, condition_noise="../noise")

@@ -4,8 +4,19 @@ import pytest
 
 from service.training.datasets.dataset import BadDataset
 from service.training.datasets.load import check_classes, guess_source, load_dataset
-from service.training.recipe import DigitSource, EscSource, KeywordSource
-from tests.training.miniature import make_digits, make_esc, make_keywords, write_table
+from service.training.sources import DigitSource, EscSource, KeywordSource
+from tests.training.miniature import (
+    make_classes,
+    make_digits,
+    make_esc,
+    make_fsd50k,
+    make_gtzan,
+    make_keywords,
+    make_speech_commands,
+    make_table,
+    make_voxceleb,
+    write_table,
+)
 
 
 def test_esc_keeps_folds_apart(tmp_path: Path) -> None:
@@ -90,5 +101,12 @@ def test_layouts_are_recognised(tmp_path: Path) -> None:
     assert guess_source(make_esc(tmp_path / "a", clips=1)).kind == "esc"
     assert guess_source(make_keywords(tmp_path / "b")).kind == "keywords"
     assert guess_source(make_digits(tmp_path / "c")).kind == "digits"
+    assert guess_source(make_gtzan(tmp_path / "d", clips=1)).kind == "gtzan"
+    assert guess_source(make_speech_commands(tmp_path / "e")).kind == "speech-commands"
+    assert guess_source(make_fsd50k(tmp_path / "f", clips=1)).kind == "fsd50k"
+    assert guess_source(make_voxceleb(tmp_path / "g", clips=1)).kind == "voxceleb"
+    assert guess_source(make_classes(tmp_path / "h", clips=1)).kind == "folders"
+    assert guess_source(make_table(tmp_path / "i", clips=2)).kind == "csv"
+    (tmp_path / "j").mkdir()
     with pytest.raises(BadDataset, match="no layout known"):
-        guess_source(tmp_path)
+        guess_source(tmp_path / "j")
