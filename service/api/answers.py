@@ -36,7 +36,7 @@ def classification(
 
 def labels(output: Outputs, top_k: int) -> bytes:
     """One clip's labels alone, the answer of Hugging Face's pipelines: `[{"label", "score"}]`, best first."""
-    ranked = _ranked(output.adapter.manifest.labels or (), mean_scores(_finite(output)), top_k)
+    ranked = _ranked(output.adapter.manifest.labels or (), mean_scores(finite(output)), top_k)
     return TypeAdapter(list[LabelScore]).dump_json(ranked)
 
 
@@ -47,7 +47,7 @@ def embeddings(clips: Sequence[Waveform], outputs: Sequence[Sequence[Outputs]]) 
             clip=clip,
             adapter=output.adapter.name,
             version=output.adapter.version,
-            embedding=voiceprint(_finite(output)).tolist(),
+            embedding=voiceprint(finite(output)).tolist(),
         )
         for clip, of_clip in enumerate(outputs)
         for output in of_clip
@@ -57,7 +57,7 @@ def embeddings(clips: Sequence[Waveform], outputs: Sequence[Sequence[Outputs]]) 
 
 def trial_vectors(outputs: Sequence[Outputs], names: Sequence[str]) -> tuple[list[list[float]], list[float]]:
     """Voiceprints of a trial's clips, told apart by the names of their parts: enrolment and test."""
-    prints: list[list[float]] = [voiceprint(_finite(output)).tolist() for output in outputs]
+    prints: list[list[float]] = [voiceprint(finite(output)).tolist() for output in outputs]
     enrolment = [vector for vector, name in zip(prints, names, strict=True) if name == "enrolment"]
     return enrolment, prints[names.index("test")]
 
@@ -85,7 +85,7 @@ def score(adapter: AdapterVersion, enrolment: Sequence[Sequence[float]], test: S
 
 
 def _classification(clip: int, output: Outputs, top_k: int, with_windows: bool) -> Classification:
-    values, labels = _finite(output), output.adapter.manifest.labels or ()
+    values, labels = finite(output), output.adapter.manifest.labels or ()
     windows = None
     if with_windows:
         windows = [
@@ -105,7 +105,8 @@ def _ranked(labels: Sequence[str], scores: NDArray[np.float32], top_k: int) -> l
     return [LabelScore(label=label, score=value) for label, value in rank(labels, scores, top_k)]
 
 
-def _finite(output: Outputs) -> NDArray[np.float32]:
+def finite(output: Outputs) -> NDArray[np.float32]:
+    """The output's values; raises AdapterFailed where the adapter made NaN or infinite ones."""
     if not np.isfinite(output.values).all():
         name = f"{output.adapter.name}@{output.adapter.version}"
         raise AdapterFailed("the adapter's outputs are not finite; its weights do not suit this input", adapter=name)

@@ -12,7 +12,7 @@ from fastapi import APIRouter, FastAPI
 from service.api import openapi, problems
 from service.api.context import Context, Opener, Runtime
 from service.api.middleware import Surroundings
-from service.api.routes import adapters, backbone, console, health, huggingface, inference
+from service.api.routes import adapters, backbone, console, health, huggingface, inference, open_inference
 from service.settings import Settings
 from service.telemetry import Telemetry
 
@@ -20,6 +20,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     health.router,
     inference.router,
     huggingface.router,
+    open_inference.router,
     adapters.router,
     backbone.router,
     console.router,

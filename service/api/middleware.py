@@ -62,7 +62,7 @@ class Surroundings:
             except Exception as error:
                 if status != CLIENT_GONE:  # half an answer is out already: the server must cut it off
                     raise
-                await of_unexpected(error)(scope, receive, send_with_headers)
+                await of_unexpected(error, scope["path"])(scope, receive, send_with_headers)
         finally:
             self.telemetry.requests_in_flight.dec()
             self._record(scope, status, time.perf_counter() - started)

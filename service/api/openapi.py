@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
+from service.api.open_inference import InferRequest
 from service.api.problems import KINDS, MEDIA_TYPE
 from service.api.schemas import AliasRequest, HubRequest, Problem, ScoreRequest
 
@@ -81,6 +82,12 @@ HUB_BODY: Final[dict[str, Any]] = {
         },
     }
 }
+INFER_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}}},
+    }
+}
 
 
 def errors(*codes: str) -> dict[int | str, dict[str, Any]]:
@@ -115,7 +122,7 @@ def install(app: FastAPI) -> None:
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
-            for model in (Problem, ScoreRequest, AliasRequest, HubRequest):
+            for model in (Problem, ScoreRequest, AliasRequest, HubRequest, InferRequest):
                 described = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 schemas |= described.pop("$defs", {}) | {model.__name__: described}
             app.openapi_schema = schema

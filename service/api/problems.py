@@ -14,6 +14,7 @@ from starlette.responses import Response
 from service.errors import ServiceError
 
 MEDIA_TYPE: Final = "application/problem+json"
+OPEN_INFERENCE: Final = "/v2/"  # paths of the Open Inference Protocol, whose errors are {"error": "..."}
 MAX_SHOWN: Final = 100  # characters of an offending value that a detail repeats
 
 _log = logging.getLogger(__name__)
@@ -55,16 +56,23 @@ RETRY_AFTER: Final[Mapping[str, float]] = {"overloaded": 1.0, "rate_limited": 1.
 _HTTP_CODES: Final[Mapping[int, str]] = {404: "not_found", 405: "method_not_allowed"}
 
 
-def problem(code: str, detail: str, headers: Mapping[str, str] | None = None, **members: str | int | None) -> Response:
-    """The answer for `code`; `members` that are not None become extra members of the document."""
+def problem(
+    code: str, detail: str, headers: Mapping[str, str] | None = None, *, path: str = "", **members: str | int | None
+) -> Response:
+    """The answer for `code`; `members` that are not None become extra members of the document.
+
+    Args:
+        path: of the request; clients of the Open Inference Protocol read the detail under another name.
+    """
     kind = KINDS[code]
+    members |= {"error": detail if path.startswith(OPEN_INFERENCE) else None}
     body = {"type": "about:blank", "title": kind.title, "status": kind.status, "code": code, "detail": detail}
     body |= {name: value for name, value in members.items() if value is not None}
     content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
     return Response(content, kind.status, headers, media_type=MEDIA_TYPE)
 
 
-def of_error(error: ServiceError) -> Response:
+def of_error(error: ServiceError, path: str = "") -> Response:
     """The answer for a typed error, with the clip and the adapter it names and the headers its code asks for."""
     headers = {}
     wait = error.retry_after if error.retry_after is not None else RETRY_AFTER.get(error.code)
@@ -72,34 +80,36 @@ def of_error(error: ServiceError) -> Response:
         headers["Retry-After"] = str(max(1, math.ceil(wait)))
     if error.code == "unauthorized":
         headers["WWW-Authenticate"] = 'Bearer realm="ipet"'
-    return problem(error.code, error.detail, headers, clip=error.clip, adapter=error.adapter)
+    return problem(error.code, error.detail, headers, path=path, clip=error.clip, adapter=error.adapter)
 
 
-def of_unexpected(error: Exception) -> Response:
+def of_unexpected(error: Exception, path: str = "") -> Response:
     """The answer for an error nobody foresaw: logged with its trace, told to the caller without it."""
     _log.error("unexpected error: %s", type(error).__name__, exc_info=error)
-    return problem("internal", "the service failed on this request; its log says why under the X-Request-Id")
+    return problem("internal", "the service failed on this request; its log says why under the X-Request-Id", path=path)
 
 
 def install(app: FastAPI) -> None:
     """Makes every error of `app` a problem document; unexpected ones are caught by the middleware."""
 
-    async def typed(_: Request, error: Exception) -> Response:
+    async def typed(request: Request, error: Exception) -> Response:
         if not isinstance(error, ServiceError):
             raise error
-        return of_error(error)
+        return of_error(error, request.url.path)
 
-    async def invalid(_: Request, error: Exception) -> Response:
+    async def invalid(request: Request, error: Exception) -> Response:
         if not isinstance(error, RequestValidationError):
             raise error
-        return problem("invalid_request", "; ".join(describe(item) for item in error.errors()))
+        detail = "; ".join(describe(item) for item in error.errors())
+        return problem("invalid_request", detail, path=request.url.path)
 
     async def http(request: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):
             raise error
         code = _HTTP_CODES.get(error.status_code, "internal" if error.status_code >= 500 else "invalid_request")
         detail = f"{request.method} {_shown(request.url.path)} is not part of this service; see /docs"
-        return problem(code, detail if code in _HTTP_CODES.values() else str(error.detail), error.headers)
+        told = detail if code in _HTTP_CODES.values() else str(error.detail)
+        return problem(code, told, error.headers, path=request.url.path)
 
     app.add_exception_handler(ServiceError, typed)
     app.add_exception_handler(RequestValidationError, invalid)

@@ -159,3 +159,4 @@ class Problem(Answer):
     detail: str
     clip: int | None = Field(None, description="Index of the clip at fault.")
     adapter: str | None = Field(None, description="The adapter at fault.")
+    error: str | None = Field(None, description="The detail again, under /v2/: the Open Inference Protocol's member.")

@@ -13,6 +13,7 @@ from tests.api.live import running, settings_for
 
 ROUTES = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
 INFERENCE = ("/v1/classify", "/v1/embed", "/v1/score", "/v1/huggingface/{adapter}")
+INFERENCE += ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
 KEYS = Settings(inference_keys="one,two", admin_keys="root")  # type: ignore[arg-type]
 
 

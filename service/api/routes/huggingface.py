@@ -1,8 +1,6 @@
 """The form of Hugging Face's inference endpoints, so that `InferenceClient.audio_classification` works as it is."""
 
 import asyncio
-import base64
-import binascii
 from typing import Final
 
 from fastapi import APIRouter, Depends, Request
@@ -13,6 +11,7 @@ from service.api.auth import INFER
 from service.api.bodies import is_multipart, parse_json, read_body
 from service.api.clips import filled, read_clips
 from service.api.lifetime import Admission, admitted, while_connected
+from service.api.open_inference import unpack
 from service.api.openapi import HUB_BODY, errors
 from service.api.outputs import ERRORS, infer, json_answer, resolve
 from service.api.schemas import HubParameters, HubRequest, LabelScore
@@ -55,18 +54,11 @@ async def _read(admission: Admission) -> tuple[bytes, HubParameters]:
         body = await read_body(request, admission.context.settings.max_body_bytes, admission.reservation)
         asked = await asyncio.to_thread(parse_json, body, HubRequest)
         admission.reservation.add(len(asked.inputs))
-        return filled(await asyncio.to_thread(_unpacked, asked.inputs)), asked.parameters
+        return filled(await asyncio.to_thread(unpack, asked.inputs, "body.inputs")), asked.parameters
     clips = await read_clips(admission)
     if is_multipart(request) and len(clips) != 1:
         raise InvalidRequest(f"this call takes one clip, got {len(clips)}; /v1/classify takes several")
     return clips[0], HubParameters()
-
-
-def _unpacked(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(f"body.inputs must be the audio file's bytes in base64: {error}") from error
 
 
 def _check(version: AdapterVersion, parameters: HubParameters) -> None:

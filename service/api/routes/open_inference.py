@@ -1,0 +1,156 @@
+"""The Open Inference Protocol, version 2: an adapter is a model. Its clients, routers and gateways need no other."""
+
+import asyncio
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Depends, Path, Request
+from starlette.responses import Response
+
+from service.api import open_inference as protocol
+from service.api.auth import INFER, OPEN
+from service.api.bodies import parse_json, read_body
+from service.api.clips import filled
+from service.api.context import context_of
+from service.api.lifetime import Admission, admitted, while_connected
+from service.api.openapi import INFER_BODY, errors
+from service.api.outputs import ERRORS, infer, json_answer
+from service.errors import AdapterFailed, InvalidRequest
+from service.registry.store import AdapterVersion
+
+MAX_BODY_BYTES: Final = 16 * 2**20
+PARSED_SIZE: Final = 16  # bytes of memory that a byte of JSON may become: "1," is a float of 24 and its place in a list
+BINARY_HEADER: Final = "Inference-Header-Content-Length"
+
+router: Final = APIRouter(tags=["open inference protocol"])
+
+Model = Annotated[str, Path(description="`name` (its live version), `name@2` or `name@alias`.")]
+Version = Annotated[str, Path(description="A version, or an alias, of the model.")]
+_READ: Final = errors(
+    *(
+        "unknown_adapter",
+        "unknown_version",
+        "adapter_failed",
+        "invalid_request",
+        "unauthorized",
+        "forbidden",
+        "not_ready",
+    )
+)
+
+
+@router.get("/v2/health/live", dependencies=[Depends(OPEN)])
+async def server_live() -> protocol.ServerLive:
+    """Answers as soon as the process listens."""
+    return protocol.ServerLive(live=True)
+
+
+@router.get("/v2/health/ready", dependencies=[Depends(OPEN)], responses=errors("not_ready"))
+async def server_ready(request: Request) -> protocol.ServerReady:
+    """Answers 200 once the backbone is loaded and warm."""
+    context_of(request).runtime  # noqa: B018  raises NotReady
+    return protocol.ServerReady(ready=True)
+
+
+@router.get("/v2", dependencies=[Depends(OPEN)])
+async def server_metadata(request: Request) -> protocol.ServerMetadata:
+    """Name and version of the service."""
+    return protocol.ServerMetadata(name=request.app.title, version=request.app.version)
+
+
+@router.get("/v2/models/{model}", dependencies=[Depends(INFER)], responses=_READ)
+async def model_metadata(request: Request, model: Model) -> protocol.ModelMetadata:
+    """The tensors that an adapter takes and answers."""
+    return _metadata(request, model, _resolved(request, model))
+
+
+@router.get("/v2/models/{model}/versions/{version}", dependencies=[Depends(INFER)], responses=_READ)
+async def model_version_metadata(request: Request, model: Model, version: Version) -> protocol.ModelMetadata:
+    """The tensors that one version of an adapter takes and answers."""
+    return _metadata(request, model, _resolved(request, f"{model}@{version}"))
+
+
+@router.get("/v2/models/{model}/ready", dependencies=[Depends(INFER)], responses=_READ)
+async def model_ready(request: Request, model: Model) -> protocol.ModelReady:
+    """Whether an adapter can be asked; one that is not on the device yet is loaded when it is."""
+    return _readiness(request, model, model)
+
+
+@router.get("/v2/models/{model}/versions/{version}/ready", dependencies=[Depends(INFER)], responses=_READ)
+async def model_version_ready(request: Request, model: Model, version: Version) -> protocol.ModelReady:
+    """Whether one version of an adapter can be asked."""
+    return _readiness(request, model, f"{model}@{version}")
+
+
+@router.post(
+    "/v2/models/{model}/infer",
+    dependencies=[Depends(INFER)],
+    response_model=protocol.InferAnswer,
+    responses=errors(*ERRORS),
+    openapi_extra=INFER_BODY,
+)
+async def model_infer(request: Request, model: Model) -> Response:
+    """Scores of every label, or embeddings, of one or more clips by one adapter."""
+    return await _infer(request, model, model)
+
+
+@router.post(
+    "/v2/models/{model}/versions/{version}/infer",
+    dependencies=[Depends(INFER)],
+    response_model=protocol.InferAnswer,
+    responses=errors(*ERRORS),
+    openapi_extra=INFER_BODY,
+)
+async def model_version_infer(request: Request, model: Model, version: Version) -> Response:
+    """As above, by one version of an adapter."""
+    return await _infer(request, model, f"{model}@{version}")
+
+
+def _resolved(request: Request, reference: str) -> AdapterVersion:
+    return context_of(request).runtime.registry.resolve(reference)
+
+
+def _metadata(request: Request, model: str, version: AdapterVersion) -> protocol.ModelMetadata:
+    record = context_of(request).runtime.registry.record(version.name)
+    return protocol.ModelMetadata(
+        name=model,
+        versions=[str(one.version) for one in record.versions],
+        platform="ipet",
+        inputs=[protocol.TensorMetadata(name=protocol.INPUT, datatype="BYTES", shape=[-1])],
+        outputs=protocol.described(version.manifest),
+    )
+
+
+def _readiness(request: Request, model: str, reference: str) -> protocol.ModelReady:
+    version, runtime = _resolved(request, reference), context_of(request).runtime
+    if fault := runtime.registry.problem(version) or runtime.engine.failure(version):
+        raise AdapterFailed(fault, adapter=reference)
+    return protocol.ModelReady(name=model, ready=True)
+
+
+async def _infer(request: Request, model: str, reference: str) -> Response:
+    if BINARY_HEADER in request.headers:
+        raise InvalidRequest(f"tensors come as JSON here: no {BINARY_HEADER}, binary_data false")
+    async with admitted(request) as admission:
+        version = _resolved(request, reference)
+        asked, encoded = await _read(admission, version)
+
+        async def run() -> bytes:
+            _, outputs = await infer(admission, encoded, [version])
+            return await asyncio.to_thread(protocol.answer, asked, model, [of_clip[0] for of_clip in outputs])
+
+        return json_answer(await while_connected(request, run()))
+
+
+async def _read(admission: Admission, version: AdapterVersion) -> tuple[protocol.InferRequest, list[bytes]]:
+    settings = admission.context.settings
+    limit = min(settings.max_body_bytes, MAX_BODY_BYTES)
+    body = await read_body(admission.request, limit, admission.reservation)
+    admission.reservation.add((PARSED_SIZE - 1) * len(body))
+
+    def parse() -> tuple[protocol.InferRequest, list[bytes]]:
+        asked = parse_json(body, protocol.InferRequest)
+        protocol.wanted(asked, version.manifest)
+        clips = protocol.clips_of(asked.inputs[0], settings.max_clips)
+        return asked, [filled(content, clip) for clip, content in enumerate(clips)]
+
+    return await asyncio.to_thread(parse)
