@@ -92,6 +92,12 @@ class Overloaded(ServiceError):
     code = "overloaded"
 
 
+class RateLimited(ServiceError):
+    """Raised where a key's rate or its number of requests in flight is used up."""
+
+    code = "rate_limited"
+
+
 class NotReady(ServiceError):
     code = "not_ready"
 

@@ -1,11 +1,13 @@
 """Every setting of the service, read once at start. Each `ipet serve` flag has the `IPET_*` variable of its name."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?|https?://\[[0-9a-fA-F:.]+\](?::[0-9]{1,5})?")
 EMBEDDED = "embedded"  # name of the backbone that ships with the package
 
 
@@ -49,11 +51,23 @@ class Settings(BaseSettings):
     admin_keys: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Comma-separated keys that may also write."
     )
+    metrics_key: str | None = Field(None, description="Key that /metrics asks for.")
     allow_anonymous: bool = Field(False, description="Listen on any address without keys.")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Comma-separated origins whose pages may call the API, as in https://app.example."
+    )
 
-    @field_validator("inference_keys", "admin_keys", mode="before")
+    @field_validator("inference_keys", "admin_keys", "cors_origins", mode="before")
     @classmethod
-    def _split_keys(cls, value: object) -> object:
+    def _split(cls, value: object) -> object:
         if isinstance(value, str):
-            return tuple(key.strip() for key in value.split(",") if key.strip())
+            return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _require_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError("an origin is a scheme, a host and maybe a port, without a path, and never '*'")
+        return origins

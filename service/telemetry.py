@@ -23,8 +23,9 @@ from prometheus_client import (
     generate_latest,
 )
 
-MAX_ADAPTER_LABELS: Final = 1000  # adapters with a series of their own; the rest count as OTHER_ADAPTERS
-OTHER_ADAPTERS: Final = "other"
+MAX_ADAPTER_LABELS: Final = 1000  # adapters with a series of their own; the rest count as OTHERS
+MAX_KEY_LABELS: Final = 200  # keys likewise
+OTHERS: Final = "other"
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody reads
 
@@ -33,6 +34,21 @@ _SECONDS: Final = (
     *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
 _COUNTS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class _Labels:
+    """The first values of a label; later ones count as OTHERS, so that the number of series is bounded."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: set[str] = set()
+
+    def bounded(self, value: str) -> str:
+        if value not in self._known:
+            if len(self._known) >= self._most:
+                return OTHERS
+            self._known.add(value)
+        return value
 
 
 class Telemetry:
@@ -78,7 +94,15 @@ class Telemetry:
             "Clips answered by an adapter, the first thousand by name.",
             "adapter",
         )
-        self._adapter_labels: set[str] = set()
+        self._adapter_labels = _Labels(MAX_ADAPTER_LABELS)
+
+        self._key_requests = counter(
+            "ipet_key_requests_total", "Requests of a key, the first two hundred by their ids.", "key"
+        )
+        self._key_refusals = counter(
+            "ipet_key_refusals_total", "Requests refused by a key's rate or concurrency.", "key", "limit"
+        )
+        self._key_labels = _Labels(MAX_KEY_LABELS)
 
     def count_request(self, route: str, code: int) -> None:
         """Counts one answered request. `route` is the template (`/v1/adapters/{name}`), never the path."""
@@ -86,12 +110,15 @@ class Telemetry:
 
     def count_adapter(self, name: str, clips: int = 1) -> None:
         """Counts `clips` asked of the adapter `name` (no version); the label's cardinality is bounded."""
-        if name not in self._adapter_labels:
-            if len(self._adapter_labels) >= MAX_ADAPTER_LABELS:
-                name = OTHER_ADAPTERS
-            else:
-                self._adapter_labels.add(name)
-        self._adapter_requests.labels(name).inc(clips)
+        self._adapter_requests.labels(self._adapter_labels.bounded(name)).inc(clips)
+
+    def count_key(self, actor: str) -> None:
+        """Counts one request of a key, by its id, never by the key itself."""
+        self._key_requests.labels(self._key_labels.bounded(actor)).inc()
+
+    def count_key_refusal(self, actor: str, limit: str) -> None:
+        """Counts one request that a key's `limit`, rate or concurrency, refused."""
+        self._key_refusals.labels(self._key_labels.bounded(actor), limit).inc()
 
     def exposition(self) -> tuple[bytes, str]:
         """All metrics in Prometheus's text format, and its content type."""

@@ -1,8 +1,8 @@
-"""Who may call what: bearer keys and the scope that every route declares. Knows no routes."""
+"""Who may call what: every route declares what it asks of its caller. Knows no routes."""
 
 import hmac
 import ipaddress
-from enum import StrEnum
+from collections.abc import AsyncIterator
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -10,69 +10,108 @@ from fastapi import Request
 from fastapi.openapi.models import HTTPBearer
 from fastapi.security.base import SecurityBase
 
-from service.errors import Forbidden, Unauthorized
+from service.api.context import Context, context_of
+from service.api.keyring import ANONYMOUS, Caller, bearer
+from service.errors import Forbidden, RateLimited, Unauthorized
+from service.registry.keys import Scope
 from service.settings import Settings
 
-
-class Scope(StrEnum):
-    """What a route asks of its caller."""
-
-    OPEN = "open"  # nobody is asked for a key
-    INFER = "infer"  # inference and reading; any key
-    ADMIN = "admin"  # writing; an admin key
+ADAPTER_PARAMETERS: Final = ("name", "adapter", "model")  # of paths; `adapter` of queries
 
 
 class Open:
     """Dependency of a route that anyone may call."""
 
-    scope: Final = Scope.OPEN
-
     def __call__(self) -> None:
         return None
 
 
+class MetricsKey:
+    """Dependency of the metrics: anyone may read them, unless IPET_METRICS_KEY names their key."""
+
+    def __call__(self, request: Request) -> None:
+        key = context_of(request).settings.metrics_key
+        if key is None:
+            return
+        header = request.headers.get("authorization")
+        if not hmac.compare_digest(bearer(header).encode(), key.encode()):
+            raise Unauthorized("the metrics need the key of IPET_METRICS_KEY: Authorization: Bearer ...")
+
+
 class KeyRequired(SecurityBase):
-    """Dependency of a route that needs a key of `scope`; raises Unauthorized or Forbidden."""
+    """Dependency of a route that needs a key of `scope`.
+
+    Where the request names adapters, they are among those that the key is bound to. `request.state.caller` is who
+    calls, `request.state.actor` its name for logs. The key's limits hold until the answer is out.
+    """
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         self.scheme_name = "key"
         self.model = HTTPBearer(
-            description="IPET_INFERENCE_KEYS may infer and read, IPET_ADMIN_KEYS may also write; "
-            "without keys the service listens on loopback only and asks for none."
+            description="A key made by `ipet keys create`, or one of IPET_INFERENCE_KEYS (may infer and read) or "
+            "IPET_ADMIN_KEYS (may do everything); without any keys the service listens on loopback only and asks "
+            "for none."
         )
 
-    async def __call__(self, request: Request) -> None:
-        settings: Settings = request.app.state.context.settings
-        if settings.inference_keys or settings.admin_keys:
-            authorise(settings, request.headers.get("authorization"), self.scope)
-        else:
-            refuse_foreign_pages(settings, request.headers.get("host"), request.headers.get("origin"))
+    async def __call__(self, request: Request) -> AsyncIterator[None]:
+        """
+        Raises:
+            Unauthorized, Forbidden, UnknownAdapter, RateLimited: it may not.
+            NotReady: the keys could not be read yet.
+        """
+        context, state = context_of(request), request.state
+        state.caller = caller = identify(context, request)
+        state.actor = caller.actor
+        require_scope(caller, self.scope)
+        for reference in adapters_of(request):
+            caller.require(reference)
+        verdict = context.gate.enter(caller.actor, caller.grant)
+        state.answer_headers = verdict.headers
+        context.telemetry.count_key(caller.actor)
+        if verdict.exceeded is not None:
+            context.telemetry.count_key_refusal(caller.actor, verdict.exceeded)
+            raise RateLimited(
+                f"this key's limit of {verdict.exceeded} is reached: {verdict.headers['RateLimit-Policy']}",
+                retry_after=verdict.retry_after,
+            )
+        try:
+            yield
+        finally:
+            context.gate.leave(caller.actor)
 
 
-def authorise(settings: Settings, authorization: str | None, scope: Scope) -> None:
-    """Checks a request's Authorization header against the configured keys, in constant time.
+def adapters_of(request: Request) -> list[str]:
+    """The adapters that a request names: every route calls its parameter by one of these names."""
+    named = [request.path_params[name] for name in ADAPTER_PARAMETERS if name in request.path_params]
+    return named + request.query_params.getlist("adapter")
+
+
+def caller_of(request: Request) -> Caller:
+    """Who sent a request whose route needs a key."""
+    caller: Caller = request.state.caller
+    return caller
+
+
+def identify(context: Context, request: Request) -> Caller:
+    """Who sends a request.
 
     Raises:
-        Unauthorized: no key, not a bearer key, or an unknown one.
-        Forbidden: an inference key where an admin key is needed.
+        Unauthorized: without a good key, where there are keys.
+        Forbidden: a page of another site, where there are none.
+        NotReady: the keys could not be read yet.
     """
-    scheme, _, key = (authorization or "").partition(" ")
-    if scheme.lower() != "bearer" or not key.strip():
-        raise Unauthorized("this call needs a key: Authorization: Bearer ...")
-    is_admin = _is_one_of(key.strip(), settings.admin_keys)
-    is_inference = _is_one_of(key.strip(), settings.inference_keys)
-    if not (is_admin or is_inference):
-        raise Unauthorized("the key is not one of this service's keys")
-    if scope is Scope.ADMIN and not is_admin:
-        raise Forbidden("this key may infer and read; writing needs a key from IPET_ADMIN_KEYS")
+    if context.keys.closed:
+        return context.keys.caller(request.headers.get("authorization"))
+    refuse_foreign_pages(context.settings, request.headers.get("host"), request.headers.get("origin"))
+    return ANONYMOUS
 
 
-def _is_one_of(key: str, known: tuple[str, ...]) -> bool:
-    given, found = key.encode(), False
-    for candidate in known:
-        found |= hmac.compare_digest(given, candidate.encode())
-    return found
+def require_scope(caller: Caller, scope: Scope) -> None:
+    """Raises Forbidden where the caller's key lacks `scope`."""
+    if not caller.grant.allows(scope):
+        has = ", ".join(sorted(caller.grant.scopes))
+        raise Forbidden(f"this call needs a key with the scope {scope}; this one has {has}")
 
 
 def refuse_foreign_pages(settings: Settings, host: str | None, origin: str | None) -> None:
@@ -82,12 +121,19 @@ def refuse_foreign_pages(settings: Settings, host: str | None, origin: str | Non
     (DNS rebinding); the first shows in `Origin`, the second in `Host`.
 
     Raises:
-        Forbidden: the request comes from a page that is not the service's own.
+        Forbidden: the request comes from a page that is neither the service's own nor of IPET_CORS_ORIGINS.
     """
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and origin not in settings.cors_origins and origin.partition("://")[2] != host:
         raise Forbidden(f"without keys the service answers its own pages only, not {origin[:100]!r}")
-    if host is not None and is_loopback(settings.host) and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+    if host is not None and is_loopback(settings.host) and not is_loopback(_without_port(host)):
         raise Forbidden(f"without keys the service answers to loopback names only, not {host[:100]!r}")
+
+
+def _without_port(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # no address, as in "[::"
+        return ""
 
 
 def is_loopback(host: str) -> bool:
@@ -101,5 +147,9 @@ def is_loopback(host: str) -> bool:
 
 
 OPEN: Final = Open()
+METRICS: Final = MetricsKey()
 INFER: Final = KeyRequired(Scope.INFER)
+READ: Final = KeyRequired(Scope.READ)
+WRITE: Final = KeyRequired(Scope.WRITE)
+SPEAKERS: Final = KeyRequired(Scope.SPEAKERS)
 ADMIN: Final = KeyRequired(Scope.ADMIN)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from service.api.bodies import Budget
+from service.api.keyring import Keyring
+from service.api.limits import Gate
 from service.engine.engine import Engine
 from service.errors import NotReady
 from service.model.spec import BackboneSpec
@@ -53,6 +55,8 @@ class Context:
         self.draining = False
         self.device_stopped = True
         self.budget = Budget(settings.inflight_mb * 2**20)
+        self.keys = Keyring(settings)
+        self.gate = Gate()
         self.decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
         self._opener = ThreadPoolExecutor(1, thread_name_prefix="open")
         self._runtime: Runtime | None = None

@@ -4,7 +4,7 @@ import logging
 import re
 import time
 import uuid
-from typing import Final
+from typing import Any, Final
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -49,6 +49,8 @@ class Surroundings:
                 headers["X-Request-Id"] = request_id
                 if self.context.draining:
                     headers["Connection"] = "close"  # the next request is for another server
+                for name, value in _state(scope).get("answer_headers", {}).items():
+                    headers[name] = value
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
@@ -74,7 +76,15 @@ class Surroundings:
         self.telemetry.request_seconds.observe(seconds)
         if route not in QUIET_ROUTES or status not in EXPECTED:
             fields = {"method": scope["method"], "route": route, "status": status, "seconds": round(seconds, 6)}
+            if actor := _state(scope).get("actor"):
+                fields["key"] = actor
             _log.info("request", extra=fields)
+
+
+def _state(scope: Scope) -> dict[str, Any]:
+    """What the routes' dependencies noted of a request: `actor`, `answer_headers`."""
+    state: dict[str, Any] = scope.get("state", {})
+    return state
 
 
 def _request_id(scope: Scope) -> str:

@@ -91,7 +91,9 @@ INFER_BODY: Final[dict[str, Any]] = {
 
 
 def errors(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI responses for a route that may answer with `codes`."""
+    """OpenAPI responses for a route that may answer with `codes`; where a key may be forbidden it has limits too."""
+    if "forbidden" in codes:
+        codes = (*codes, "rate_limited")
     responses: dict[int | str, dict[str, Any]] = {}
     for code in codes:
         status, title = KINDS[code]
@@ -99,8 +101,15 @@ def errors(*codes: str) -> dict[int | str, dict[str, Any]]:
         line = f"`{code}`: {title}."
         response["description"] = f"{response['description']} {line}".strip()
         if status == 429:
-            response["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+            wait = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+            response["headers"] = response.get("headers", {}) | wait | (_LIMITS if code == "rate_limited" else {})
     return responses
+
+
+_LIMITS: Final = {
+    name: {"description": f"{text}, as in draft-ietf-httpapi-ratelimit-headers-11.", "schema": {"type": "string"}}
+    for name, text in {"RateLimit-Policy": "The key's limits", "RateLimit": "What is left of them"}.items()
+}
 
 
 def _problem() -> dict[str, Any]:

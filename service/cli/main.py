@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import adapters, remote
+from service.cli import adapters, keys, remote
 from service.cli.connection import fail, print_json
 from service.cli.serving import serve_command
 
@@ -84,3 +84,4 @@ app.command()(remote.classify)
 app.command()(remote.embed)
 app.command()(remote.verify)
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(keys.app, name="keys")

@@ -66,7 +66,9 @@ def _metavar(annotation: Any) -> str:
         return "|".join(choices)
     if annotation in (int, float):
         return "NUMBER"
-    return "TEXT" if annotation is str else "KEYS" if "tuple" in str(annotation) else "DIR"
+    if annotation in (str, str | None):
+        return "TEXT"
+    return "LIST" if "tuple" in str(annotation) else "DIR"
 
 
 def _flag(name: str) -> str:
@@ -98,11 +100,11 @@ def run(settings: Settings) -> None:
     """Serves until a signal ends it, and the process with it: status 0, or 1 when the service cannot start or stop."""
     from service.api.auth import is_loopback
 
-    has_keys = bool(settings.inference_keys or settings.admin_keys)
-    if not (has_keys or settings.allow_anonymous or is_loopback(settings.host)):
+    if not (settings.allow_anonymous or is_loopback(settings.host) or has_keys(settings)):
         typer.echo(
-            f"error: {settings.host} can be reached from elsewhere and no keys are set. Set IPET_ADMIN_KEYS (and "
-            "IPET_INFERENCE_KEYS), or IPET_ALLOW_ANONYMOUS=1 if everyone may use and change it.",
+            f"error: {settings.host} can be reached from elsewhere and there are no keys. Make one with `ipet keys "
+            "create`, set IPET_ADMIN_KEYS (and IPET_INFERENCE_KEYS), or IPET_ALLOW_ANONYMOUS=1 if everyone may use "
+            "and change it.",
             err=True,
         )
         raise typer.Exit(1)
@@ -119,9 +121,10 @@ def run(settings: Settings) -> None:
         failures.append(error)
         server.should_exit = True
 
-    app = create_app(
-        settings, open_runtime, on_ready=lambda runtime: greet(listener, runtime, has_keys), on_failed=failed
-    )
+    def ready(runtime: "Runtime") -> None:
+        greet(listener, runtime, app.state.context.keys.closed)
+
+    app = create_app(settings, open_runtime, on_ready=ready, on_failed=failed)
     server = make_server(app, settings)
     server.run(sockets=[listener])
     if failures:
@@ -135,6 +138,21 @@ def leave(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def has_keys(settings: Settings) -> bool:
+    """Whether the service asks for keys: the environment's, or stored ones."""
+    if settings.inference_keys or settings.admin_keys:
+        return True
+    from service.errors import ServiceError
+    from service.registry.catalogue import open_catalogue
+    from service.registry.key_table import KeyTable
+
+    try:
+        return bool(KeyTable(open_catalogue(settings)).revision())
+    except ServiceError as error:
+        typer.echo(f"error: whether there are keys cannot be told: {error}", err=True)
+        raise typer.Exit(1) from error
 
 
 def make_server(app: "FastAPI", settings: Settings) -> "Server":

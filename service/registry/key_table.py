@@ -72,7 +72,7 @@ class KeyTable:
                 transaction.connection.execute(update(_keys).where(_keys.c.id == key_id).values(changes))
         return key
 
-    def keys(self) -> list[Key]:
+    def all_keys(self) -> list[Key]:
         """All of them, the oldest first."""
         with self._catalogue.read() as transaction:
             return [_key(row) for row in transaction.connection.execute(select(_keys).order_by(_keys.c.created))]

@@ -1,61 +1,53 @@
-"""Keys: who may infer, who may write; every route says which."""
+"""Keys over HTTP: every route says what it asks, a tenant meets its own adapters only, limits are told."""
 
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 from fastapi.routing import APIRoute
 
 from service.api.app import ROUTERS
-from service.api.auth import Scope, authorise, is_loopback, refuse_foreign_pages
-from service.errors import Forbidden, Unauthorized
+from service.api.auth import ADAPTER_PARAMETERS, KeyRequired, MetricsKey, Open, is_loopback, refuse_foreign_pages
+from service.errors import Forbidden
+from service.model.spec import TaskType
+from service.registry.catalogue import open_catalogue
+from service.registry.key_table import KeyTable
+from service.registry.keys import Grant, Rate, Scope
 from service.settings import Settings
-from tests.api.live import running, settings_for
+from tests.api.live import Live, running, settings_for
+from tests.bundles import random_bundle
 
 ROUTES = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
-INFERENCE = ("/v1/classify", "/v1/embed", "/v1/score", "/v1/huggingface/{adapter}")
-INFERENCE += ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
-KEYS = Settings(inference_keys="one,two", admin_keys="root")  # type: ignore[arg-type]
-
-
-def scope_of(route: APIRoute) -> Scope | None:
-    scopes = [getattr(depends.dependency, "scope", None) for depends in route.dependencies]
-    return scopes[0] if len(scopes) == 1 else None
+KEYED = [route for route in ROUTES if any(isinstance(one.dependency, KeyRequired) for one in route.dependencies)]
+PARAMETERS = re.compile(r"{(\w+)}")
+NAMED = [route for route in KEYED if set(PARAMETERS.findall(route.path)) & set(ADAPTER_PARAMETERS)]
+SEEN_SECONDS = 1.0  # within which a running server sees a key made or revoked
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{min(route.methods)} {route.path}")
-def test_every_route_declares_one_scope(route: APIRoute) -> None:
-    scope = scope_of(route)
-    assert scope is not None, f"{route.path} must declare OPEN, INFER or ADMIN"
-    if scope is Scope.OPEN:
-        assert not route.path.startswith("/v1/")
+def test_every_route_declares_one_access(route: APIRoute) -> None:
+    declared = [
+        one.dependency for one in route.dependencies if isinstance(one.dependency, Open | MetricsKey | KeyRequired)
+    ]
+    assert len(declared) == 1, f"{route.path} must declare exactly one of OPEN, METRICS, INFER, READ, WRITE, ..."
+    if not isinstance(declared[0], KeyRequired):
+        assert not re.match("/v1/|/v2/models", route.path)
         assert route.methods == {"GET"}
-    elif scope is Scope.INFER:
-        assert route.methods == {"GET"} or route.path in INFERENCE
+    elif declared[0].scope is Scope.READ:
+        assert route.methods == {"GET"}
+    elif declared[0].scope is Scope.INFER:
+        assert route.methods == {"POST"}
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{min(route.methods)} {route.path}")
-def test_no_body_is_read_before_the_key(route: APIRoute) -> None:
-    """FastAPI reads a declared body whole, without limit, before any dependency; so no route declares one."""
-    assert route.body_field is None
-
-
-@pytest.mark.parametrize("header", [None, "", "one", "Basic one", "Bearer", "Bearer  ", "Bearer three", "Bearer on"])
-def test_no_good_key(header: str | None) -> None:
-    with pytest.raises(Unauthorized):
-        authorise(KEYS, header, Scope.INFER)
-
-
-@pytest.mark.parametrize("header", ["Bearer one", "bearer two", "Bearer root"])
-def test_any_key_infers(header: str) -> None:
-    authorise(KEYS, header, Scope.INFER)
-
-
-def test_only_admin_keys_write() -> None:
-    authorise(KEYS, "Bearer root", Scope.ADMIN)
-    with pytest.raises(Forbidden):
-        authorise(KEYS, "Bearer one", Scope.ADMIN)
-    with pytest.raises(Forbidden):  # inference keys alone do not open the writes to anyone
-        authorise(Settings(inference_keys=("one",)), "Bearer one", Scope.ADMIN)
+def test_no_body_is_read_before_the_key_is_checked(route: APIRoute) -> None:
+    """FastAPI reads a declared body, whatever its size, before it runs dependencies."""
+    assert route.body_field is None, f"{route.path}: read the body with service.api.bodies"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.1", "::1", "localhost", "ipet.localhost"])
@@ -86,11 +78,19 @@ def test_without_keys_its_own_pages_are_answered(host: str, origin: str | None) 
     refuse_foreign_pages(Settings(), host, origin)
 
 
-def test_keys_over_http(tiny_ast_dir: Path, tmp_path: Path) -> None:
-    settings = settings_for(tiny_ast_dir, tmp_path / "data", inference_keys="one", admin_keys="root")
+@pytest.mark.parametrize("host", ["[", "[::", "]", "a:b:c"])
+def test_a_host_that_is_no_address_is_not_loopback(host: str) -> None:
+    with pytest.raises(Forbidden):
+        refuse_foreign_pages(Settings(), host, None)
+
+
+def test_keys_of_the_environment_over_http(tiny_ast_dir: Path, tmp_path: Path) -> None:
+    settings = settings_for(tiny_ast_dir, tmp_path / "data", inference_keys="one", admin_keys="root", metrics_key="m")
     with running(settings) as service:
-        for path in ("/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/"):
+        for path in ("/healthz", "/readyz", "/docs", "/openapi.json", "/"):
             assert service.http.get(path).status_code == 200, path
+        for key, status in {"m": 200, "root": 401, "": 401}.items():
+            assert service.http.get("/metrics", headers=bearer(key)).status_code == status
         refused = service.http.get("/v1/adapters")
         assert refused.status_code == 401
         assert refused.json()["code"] == "unauthorized"
@@ -104,5 +104,181 @@ def test_keys_over_http(tiny_ast_dir: Path, tmp_path: Path) -> None:
         assert service.http.put("/v1/adapters/x/aliases/live", content=b"{").status_code == 401
 
 
+@dataclass(frozen=True, slots=True)
+class Keyed:
+    """A running service with stored keys."""
+
+    service: Live
+    table: KeyTable
+    admin: str
+
+    def ask(self, key: str, method: str, path: str, **more: object) -> httpx.Response:
+        return self.service.http.request(method, path, headers=bearer(key), **more)  # type: ignore[arg-type]
+
+    def make(self, *scopes: Scope, **limits: object) -> str:
+        """A new key that the service knows already."""
+        _, token = self.table.create("", Grant(frozenset(scopes), **limits))  # type: ignore[arg-type]
+        self.service.context.keys.refresh()
+        return str(token)
+
+    def publish(self, directory: Path, name: str, key: str, task: TaskType = TaskType.CLASSIFICATION) -> httpx.Response:
+        files = random_bundle(directory, self.service.backbone, name, task=task)
+        parts = {"config": files.config, "weights": files.weights}
+        return self.ask(key, "POST", f"/v1/adapters/{name}/versions", files=parts)
+
+
+@pytest.fixture(scope="module")
+def keyed(tiny_ast_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
+    """Adapters `acme-one` and `acme-voice` of one tenant, `other-one` and `other-voice` of another."""
+    directory = tmp_path_factory.mktemp("keyed")
+    settings = settings_for(tiny_ast_dir, directory / "data")
+    table = KeyTable(open_catalogue(settings))
+    _, admin = table.create("operator", Grant(frozenset({Scope.ADMIN})))
+    with running(settings) as service:
+        made = Keyed(service, table, str(admin))
+        for tenant in ("acme", "other"):
+            assert made.publish(directory, f"{tenant}-one", made.admin).status_code == 201
+            assert made.publish(directory, f"{tenant}-voice", made.admin, TaskType.VERIFICATION).status_code == 201
+        yield made
+
+
+def test_keys_made_and_revoked_elsewhere_are_seen_within_a_second(keyed: Keyed) -> None:
+    other = KeyTable(open_catalogue(keyed.service.context.settings))
+    key, token = other.create("", Grant(frozenset({Scope.READ})))
+    assert seconds_until(keyed, str(token), 200) < SEEN_SECONDS
+    other.revoke(key.id)
+    assert seconds_until(keyed, str(token), 401) < SEEN_SECONDS
+
+
+def seconds_until(keyed: Keyed, key: str, status: int) -> float:
+    started = time.monotonic()
+    while keyed.ask(key, "GET", "/v1/backbone").status_code != status:
+        assert time.monotonic() - started < 10
+        time.sleep(0.02)
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize("route", KEYED, ids=lambda route: f"{min(route.methods)} {route.path}")
+def test_every_other_scope_is_refused(keyed: Keyed, route: APIRoute) -> None:
+    needed = next(one.dependency.scope for one in route.dependencies if isinstance(one.dependency, KeyRequired))
+    others = [scope for scope in Scope if scope not in (needed, Scope.ADMIN)]
+    answer = keyed.ask(keyed.make(*others), min(route.methods), path_of(route, "acme-one"))
+    assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+    assert str(needed) in answer.json()["detail"]
+
+
+def path_of(route: APIRoute, adapter: str) -> str:
+    """The route's path for one adapter; a parameter that is neither the adapter's nor its version's fails here."""
+    return route.path.format(version=1, alias="live", **dict.fromkeys(ADAPTER_PARAMETERS, adapter))
+
+
+@pytest.fixture(scope="module")
+def tenant(keyed: Keyed) -> str:
+    """A key of everything but administration, bound to one tenant's adapters."""
+    return keyed.make(*(scope for scope in Scope if scope is not Scope.ADMIN), adapters=("acme-*",))
+
+
+def test_a_tenant_lists_its_own_adapters(keyed: Keyed, tenant: str) -> None:
+    listed = [one["name"] for one in keyed.ask(tenant, "GET", "/v1/adapters").json()["adapters"]]
+    assert listed == ["acme-one", "acme-voice"]
+    assert len(keyed.ask(keyed.admin, "GET", "/v1/adapters").json()["adapters"]) == 4
+    pages, after = [], None
+    while True:
+        params = {"limit": 1} | ({"after": after} if after else {})
+        page = keyed.ask(tenant, "GET", "/v1/adapters", params=params).json()
+        pages += [one["name"] for one in page["adapters"]]
+        if (after := page["next"]) is None:
+            break
+    assert pages == listed
+
+
+@pytest.mark.parametrize("route", NAMED, ids=lambda route: f"{min(route.methods)} {route.path}")
+def test_adapters_of_others_are_as_if_they_were_not(keyed: Keyed, route: APIRoute) -> None:
+    """Whatever is asked, a foreign adapter that exists and one that does not are answered alike."""
+    bound = keyed.make(Scope.ADMIN, adapters=("acme-*",))
+    answers = []
+    for name in ("other-one", "other-two"):
+        path = path_of(route, name)
+        answer = keyed.ask(bound, min(route.methods), path, json={"version": 1} if "PUT" in route.methods else None)
+        assert (answer.status_code, answer.json()["code"]) == (404, "unknown_adapter")
+        answers.append(answer.text.replace(name, "..."))
+    assert answers[0] == answers[1]
+    assert keyed.ask(keyed.admin, "GET", "/v1/adapters/other-one").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/classify?adapter=other-one",
+        "/v1/classify?adapter=other-one@1",
+        "/v1/classify?adapter=acme-one&adapter=other-one@live",
+        "/v1/embed?adapter=other-voice",
+        "/v1/score?adapter=other-voice",
+        "/v1/huggingface/other-one",
+        "/v1/huggingface/other-one@1",
+    ],
+)
+def test_a_tenant_uses_its_own_adapters_only(keyed: Keyed, tenant: str, clip: bytes, path: str) -> None:
+    answer = keyed.ask(tenant, "POST", path, content=clip)
+    assert (answer.status_code, answer.json()["code"]) == (404, "unknown_adapter")
+    missing = keyed.ask(tenant, "POST", path.replace("other", "others"), content=clip)
+    assert missing.text == answer.text.replace("other", "others")
+    mine = path.replace("other", "acme").replace("&adapter=acme-one@live", "")
+    if "score" not in mine:
+        assert keyed.ask(tenant, "POST", mine, content=clip).status_code == 200
+
+
+def test_a_tenant_uploads_under_its_own_names_only(keyed: Keyed, tenant: str, tmp_path: Path) -> None:
+    assert keyed.publish(tmp_path, "acme-new", tenant).status_code == 201
+    assert keyed.ask(tenant, "DELETE", "/v1/adapters/acme-new").status_code == 204
+    refused = keyed.publish(tmp_path, "other-new", tenant)
+    assert (refused.status_code, refused.json()["code"]) == (404, "unknown_adapter")
+    assert keyed.ask(keyed.admin, "GET", "/v1/adapters/other-new").status_code == 404
+
+
+def test_a_rate_is_kept_and_told(keyed: Keyed) -> None:
+    key = keyed.make(Scope.READ, rate=Rate(2, 3600))
+    answers = [keyed.ask(key, "GET", "/v1/backbone") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert {answer.headers["ratelimit-policy"] for answer in answers} == {'"rate";q=2;w=3600'}
+    assert [answer.headers["ratelimit"].partition(";t=")[0] for answer in answers] == [
+        '"rate";r=1',
+        '"rate";r=0',
+        '"rate";r=0',
+    ]
+    assert answers[2].json()["code"] == "rate_limited"
+    assert 1790 <= int(answers[2].headers["retry-after"]) <= 1800
+    assert keyed.ask(keyed.admin, "GET", "/v1/backbone").status_code == 200
+    assert "ratelimit" not in keyed.ask(keyed.admin, "GET", "/v1/backbone").headers
+    metrics = keyed.service.http.get("/metrics").text
+    key_id = key.split("_")[1]
+    assert f'ipet_key_requests_total{{key="{key_id}"}} 3.0' in metrics
+    assert f'ipet_key_refusals_total{{key="{key_id}",limit="rate"}} 1.0' in metrics
+    assert key not in metrics
+
+
+def test_concurrency_is_kept_and_given_back(keyed: Keyed, clip: bytes) -> None:
+    """One request whose body does not end holds the only place; once it is gone the next one has it."""
+    key = keyed.make(Scope.INFER, concurrency=1)
+    go_on = time.monotonic() + 0.5
+
+    def slow() -> Iterator[bytes]:
+        yield clip[:100]
+        while time.monotonic() < go_on:
+            time.sleep(0.01)
+        yield clip[100:]
+
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(keyed.ask, key, "POST", "/v1/classify?adapter=acme-one", content=slow())
+        time.sleep(0.2)
+        refused = keyed.ask(key, "POST", "/v1/classify?adapter=acme-one", content=clip)
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+        assert refused.headers["ratelimit"] == '"concurrency";r=0'
+        assert held.result().status_code == 200
+    for _ in range(3):  # answered ones and refused ones give their place back
+        assert keyed.ask(key, "POST", "/v1/classify?adapter=acme-one", content=clip).status_code == 200
+        assert keyed.ask(key, "POST", "/v1/classify?adapter=acme-one", content=b"").status_code == 422
+
+
 def bearer(key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"}
+    return {"Authorization": f"Bearer {key}"} if key else {}

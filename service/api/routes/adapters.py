@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, Response
 
-from service.api.auth import ADMIN, INFER
+from service.api.auth import ADMIN, READ, WRITE, caller_of
 from service.api.bodies import MAX_JSON_BYTES, parse_json, read_body, read_parts
 from service.api.context import Runtime, context_of
 from service.api.lifetime import admitted
@@ -27,19 +27,20 @@ from service.registry.store import AdapterRecord, AdapterVersion
 router: Final = APIRouter(tags=["adapters"])
 
 _READ: Final[dict[str, Any]] = {
-    "dependencies": [Depends(INFER)],
+    "dependencies": [Depends(READ)],
     "responses": errors(
         "unknown_adapter", "unknown_version", "invalid_request", "unauthorized", "forbidden", "not_ready"
     ),
 }
 _WRITE: Final[dict[str, Any]] = {
-    "dependencies": [Depends(ADMIN)],
+    "dependencies": [Depends(WRITE)],
     "responses": errors(
         *("unknown_adapter", "unknown_version", "invalid_request", "version_is_live", "no_free_slot"),
         *("adapter_failed", "backbone_mismatch", "unauthorized", "forbidden", "not_ready", "storage_full"),
         *("payload_too_large", "deadline_exceeded"),
     ),
 }
+_PIN: Final[dict[str, Any]] = _WRITE | {"dependencies": [Depends(ADMIN)]}  # takes a slot from everyone
 
 
 @router.get("/v1/adapters", **_READ)
@@ -48,9 +49,9 @@ def list_adapters(
     limit: Annotated[int | None, Query(ge=1, description="Adapters in one answer; all without it.")] = None,
     after: Annotated[str | None, Query(description="`next` of the answer before.")] = None,
 ) -> AdapterList:
-    """Every adapter, by name."""
-    runtime = context_of(request).runtime
-    records = runtime.registry.records()
+    """Every adapter that the key is bound to, by name."""
+    runtime, grant = context_of(request).runtime, caller_of(request).grant
+    records = [record for record in runtime.registry.records() if grant.covers(record.name)]
     if after is not None:
         records = [record for record in records if record.name > after]
     page = records if limit is None else records[:limit]
@@ -67,7 +68,7 @@ def get_adapter(request: Request, name: str) -> AdapterInfo:
 
 @router.post(
     "/v1/adapters/{name}/versions",
-    dependencies=[Depends(ADMIN)],
+    dependencies=[Depends(WRITE)],
     status_code=201,
     response_model=Uploaded,
     responses={
@@ -81,7 +82,7 @@ def get_adapter(request: Request, name: str) -> AdapterInfo:
                 "payload_too_large",
                 "overloaded",
             ),
-            *("unauthorized", "forbidden", "not_ready", "storage_full", "deadline_exceeded"),
+            *("unknown_adapter", "unauthorized", "forbidden", "not_ready", "storage_full", "deadline_exceeded"),
         ),
     },
     openapi_extra=BUNDLE_BODY,
@@ -187,7 +188,7 @@ async def unload(request: Request, name: str) -> Residency:
     return _residency(runtime, version)
 
 
-@router.post("/v1/adapters/{name}/pin", **_WRITE)
+@router.post("/v1/adapters/{name}/pin", **_PIN)
 async def pin(request: Request, name: str) -> Residency:
     """Loads the version and keeps it in its slot."""
     runtime, version = _named(request, name)
@@ -195,7 +196,7 @@ async def pin(request: Request, name: str) -> Residency:
     return _residency(runtime, version)
 
 
-@router.post("/v1/adapters/{name}/unpin", **_WRITE)
+@router.post("/v1/adapters/{name}/unpin", **_PIN)
 async def unpin(request: Request, name: str) -> Residency:
     """Lets the version be evicted again."""
     runtime, version = _named(request, name)

@@ -4,7 +4,7 @@ from typing import Final
 
 from fastapi import APIRouter, Depends, Request
 
-from service.api.auth import INFER
+from service.api.auth import READ
 from service.api.context import context_of
 from service.api.openapi import errors
 from service.api.schemas import BackboneInfo
@@ -12,7 +12,7 @@ from service.api.schemas import BackboneInfo
 router: Final = APIRouter(tags=["backbone"])
 
 
-@router.get("/v1/backbone", dependencies=[Depends(INFER)], responses=errors("unauthorized", "forbidden", "not_ready"))
+@router.get("/v1/backbone", dependencies=[Depends(READ)], responses=errors("unauthorized", "forbidden", "not_ready"))
 async def backbone(request: Request) -> BackboneInfo:
     """The frozen backbone in memory."""
     runtime = context_of(request).runtime

@@ -5,7 +5,7 @@ from typing import Final
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from service.api.auth import OPEN
+from service.api.auth import METRICS, OPEN
 from service.api.context import context_of
 from service.api.openapi import errors
 from service.api.schemas import Health
@@ -28,9 +28,12 @@ async def readyz(request: Request) -> Health:
 
 @router.get(
     "/metrics",
-    dependencies=[Depends(OPEN)],
+    dependencies=[Depends(METRICS)],
     response_class=Response,
-    responses={200: {"description": "Prometheus text format.", "content": {"text/plain": {}}}},
+    responses={
+        200: {"description": "Prometheus text format.", "content": {"text/plain": {}}},
+        **errors("unauthorized"),
+    },
 )
 async def metrics(request: Request) -> Response:
     """Every metric of this process."""

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Path, Request
 from starlette.responses import Response
 
 from service.api import open_inference as protocol
-from service.api.auth import INFER, OPEN
+from service.api.auth import INFER, OPEN, READ
 from service.api.bodies import parse_json, read_body
 from service.api.clips import filled
 from service.api.context import context_of
@@ -57,25 +57,25 @@ async def server_metadata(request: Request) -> protocol.ServerMetadata:
     return protocol.ServerMetadata(name=request.app.title, version=request.app.version)
 
 
-@router.get("/v2/models/{model}", dependencies=[Depends(INFER)], responses=_READ)
+@router.get("/v2/models/{model}", dependencies=[Depends(READ)], responses=_READ)
 async def model_metadata(request: Request, model: Model) -> protocol.ModelMetadata:
     """The tensors that an adapter takes and answers."""
     return _metadata(request, model, _resolved(request, model))
 
 
-@router.get("/v2/models/{model}/versions/{version}", dependencies=[Depends(INFER)], responses=_READ)
+@router.get("/v2/models/{model}/versions/{version}", dependencies=[Depends(READ)], responses=_READ)
 async def model_version_metadata(request: Request, model: Model, version: Version) -> protocol.ModelMetadata:
     """The tensors that one version of an adapter takes and answers."""
     return _metadata(request, model, _resolved(request, f"{model}@{version}"))
 
 
-@router.get("/v2/models/{model}/ready", dependencies=[Depends(INFER)], responses=_READ)
+@router.get("/v2/models/{model}/ready", dependencies=[Depends(READ)], responses=_READ)
 async def model_ready(request: Request, model: Model) -> protocol.ModelReady:
     """Whether an adapter can be asked; one that is not on the device yet is loaded when it is."""
     return _readiness(request, model, model)
 
 
-@router.get("/v2/models/{model}/versions/{version}/ready", dependencies=[Depends(INFER)], responses=_READ)
+@router.get("/v2/models/{model}/versions/{version}/ready", dependencies=[Depends(READ)], responses=_READ)
 async def model_version_ready(request: Request, model: Model, version: Version) -> protocol.ModelReady:
     """Whether one version of an adapter can be asked."""
     return _readiness(request, model, f"{model}@{version}")

@@ -1,0 +1,138 @@
+"""Whom a header belongs to: the environment's keys, the stored ones, and what changes among these."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from service.api.keyring import Keyring
+from service.errors import Internal, NotReady, Unauthorized, UnknownAdapter
+from service.registry.catalogue import open_catalogue
+from service.registry.key_table import KeyTable
+from service.registry.keys import Grant, Scope, Token
+from service.settings import Settings
+
+INFER = Grant(frozenset({Scope.INFER}))
+
+
+def table_in(directory: Path) -> KeyTable:
+    return KeyTable(open_catalogue(Settings(data_dir=directory)))
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> KeyTable:
+    return table_in(tmp_path)
+
+
+@pytest.fixture
+def keyring(tmp_path: Path) -> Keyring:
+    """Knows two environment keys for inference, one for administration, and whatever the table has."""
+    settings = Settings(data_dir=tmp_path, inference_keys="one,two", admin_keys="root")  # type: ignore[arg-type]
+    made = Keyring(settings)
+    made.refresh()
+    return made
+
+
+@pytest.mark.parametrize("header", [None, "", "one", "Basic one", "Bearer", "Bearer  ", "Bearer three", "Bearer on"])
+def test_no_good_key(keyring: Keyring, header: str | None) -> None:
+    with pytest.raises(Unauthorized):
+        keyring.caller(header)
+
+
+def test_keys_of_the_environment(keyring: Keyring) -> None:
+    assert keyring.closed
+    for header, actor in {"Bearer one": "env:inference-1", "bearer two": "env:inference-2"}.items():
+        caller = keyring.caller(header)
+        assert caller.actor == actor
+        assert caller.grant.scopes == {Scope.INFER, Scope.READ}
+    admin = keyring.caller("Bearer root")
+    assert (admin.actor, admin.grant.scopes) == ("env:admin-1", set(Scope))
+
+
+def test_a_stored_key(keyring: Keyring, table: KeyTable) -> None:
+    key, token = table.create("", INFER)
+    with pytest.raises(Unauthorized):
+        keyring.caller(f"Bearer {token}")
+    keyring.refresh()
+    caller = keyring.caller(f"Bearer {token}")
+    assert (caller.actor, caller.grant) == (key.id, INFER)
+    for forged in (Token(token.id, Token.mint().secret), Token(Token.mint().id, token.secret)):
+        with pytest.raises(Unauthorized, match="not one of"):
+            keyring.caller(f"Bearer {forged}")
+    table.revoke(key.id)
+    keyring.refresh()
+    with pytest.raises(Unauthorized, match=f"{key.id} is revoked"):
+        keyring.caller(f"Bearer {token}")
+
+
+def test_an_expired_key_needs_no_look_to_end(keyring: Keyring, table: KeyTable) -> None:
+    ends = datetime.now(UTC) + timedelta(seconds=0.5)
+    _, token = table.create("", Grant(INFER.scopes, expires=ends))
+    keyring.refresh()
+    assert keyring.caller(f"Bearer {token}").grant.expires == ends
+    while datetime.now(UTC) < ends:
+        pass
+    with pytest.raises(Unauthorized, match="expired"):
+        keyring.caller(f"Bearer {token}")
+
+
+def test_the_first_stored_key_closes_and_the_last_revocation_does_not_open(tmp_path: Path) -> None:
+    keyring, table = Keyring(Settings(data_dir=tmp_path)), table_in(tmp_path)
+    keyring.refresh()
+    assert not keyring.closed
+    key, _ = table.create("", INFER)
+    keyring.refresh()
+    assert keyring.closed
+    table.revoke(key.id)
+    keyring.refresh()
+    assert keyring.closed
+
+
+def test_nothing_is_open_before_the_keys_are_known(tmp_path: Path) -> None:
+    keyring = Keyring(Settings(data_dir=tmp_path))
+    with pytest.raises(NotReady):
+        _ = keyring.closed
+    with pytest.raises(NotReady):
+        keyring.caller(f"Bearer {Token.mint()}")
+    with pytest.raises(Unauthorized):
+        keyring.caller("Bearer anything-else")
+
+
+def test_what_was_known_holds_while_the_database_is_away(tmp_path: Path) -> None:
+    table = table_in(tmp_path)
+    _, token = table.create("", INFER)
+    away = False
+
+    class Flaky(KeyTable):
+        def revision(self) -> int:
+            if away:
+                raise Internal("the database is away")
+            return super().revision()
+
+    settings = Settings(data_dir=tmp_path)
+    keyring = Keyring(settings, lambda: Flaky(open_catalogue(settings)))
+
+    async def look() -> None:
+        await keyring.start()
+
+    asyncio.run(look())
+    away = True
+    table.revoke(token.id)
+    asyncio.run(look())
+    assert keyring.caller(f"Bearer {token}").actor == token.id
+    away = False
+    asyncio.run(look())
+    with pytest.raises(Unauthorized):
+        keyring.caller(f"Bearer {token}")
+
+
+def test_a_bound_key_knows_no_other_adapter(keyring: Keyring, table: KeyTable) -> None:
+    _, token = table.create("", Grant(INFER.scopes, adapters=("acme-*",)))
+    keyring.refresh()
+    caller = keyring.caller(f"Bearer {token}")
+    for reference in ("acme-events", "acme-events@2", "acme-events@canary"):
+        caller.require(reference)
+    for reference in ("other", "other@2", "acme", "", "@acme-x", "other@acme-x"):
+        with pytest.raises(UnknownAdapter):
+            caller.require(reference)
