@@ -1,6 +1,7 @@
 """Small backbones of both architectures with random weights, saved as Hugging Face directories."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import ASTConfig, ASTModel, PreTrainedModel, Wav2Vec2Config, Wav2Vec2Model
@@ -55,5 +56,6 @@ def adapter_spec(
     residual: bool = False,
     scale: float = 0.5,
     outputs: int = 5,
+    **parts: Any,
 ) -> AdapterSpec:
-    return AdapterSpec(task, prompt_length, bottleneck_dim, scale, residual, outputs)
+    return AdapterSpec(task, prompt_length, bottleneck_dim, scale, residual, outputs, **parts)

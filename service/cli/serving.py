@@ -88,6 +88,7 @@ def open_runtime(settings: Settings, telemetry: "Telemetry") -> "Runtime":
         backbone.spec,
         max_prompt_length=settings.max_prompt_length,
         max_bottleneck_dim=settings.max_bottleneck_dim,
+        max_conv_kernel=settings.max_conv_kernel,
     )
     if settings.adapters is not None:
         registry.register_directory(settings.adapters)

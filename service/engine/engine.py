@@ -58,7 +58,13 @@ class Engine:
     """One backbone, its slots, and the queue before them."""
 
     def __init__(self, backbone: Backbone, registry: Registry, settings: Settings, telemetry: Telemetry) -> None:
-        bank = Bank(backbone, settings.adapter_slots, settings.max_prompt_length, settings.max_bottleneck_dim)
+        bank = Bank(
+            backbone,
+            settings.adapter_slots,
+            settings.max_prompt_length,
+            settings.max_bottleneck_dim,
+            settings.max_conv_kernel,
+        )
         self._is_ast = backbone.spec.model_type is ModelType.AST
         self._runner = Runner(backbone, bank)
         self._scheduler = Scheduler(_frames(settings.batch_seconds), _frames(settings.queue_seconds))

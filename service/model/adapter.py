@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from service.model.heads import Head, head_from_tensors
+from service.model.input_prompt import PREFIX as INPUT_PROMPT
+from service.model.input_prompt import InputPrompt
 from service.model.spec import AdapterSpec, BackboneSpec, TaskType, expected_shapes
 
 _PARTS = {
@@ -15,12 +17,15 @@ _PARTS = {
     "down_bias": "adapter.down.bias",
     "up_weight": "adapter.up.weight",
     "up_bias": "adapter.up.bias",
+    "conv_weight": "adapter.conv.weight",
+    "conv_bias": "adapter.conv.bias",
 }
+_LAYER_WEIGHTS = "head.layers.weight"
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterWeights:
-    """The weights of one adapter, layers stacked. Parts that the adapter does not have (P = 0, R = 0) are None."""
+    """The weights of one adapter, layers stacked. Parts that the adapter does not have (as with P = 0) are None."""
 
     spec: AdapterSpec
     head: Head
@@ -29,6 +34,10 @@ class AdapterWeights:
     down_bias: Tensor | None  # [L, R]
     up_weight: Tensor | None  # [L, D, R]
     up_bias: Tensor | None  # [L, D]
+    conv_weight: Tensor | None = None  # [L, R, K]
+    conv_bias: Tensor | None = None  # [L, R]
+    layer_weights: Tensor | None = None  # [L + 1], before the softmax
+    input_prompt: InputPrompt | None = None
 
     @classmethod
     def from_tensors(cls, spec: AdapterSpec, tensors: Mapping[str, Tensor]) -> "AdapterWeights":
@@ -44,6 +53,8 @@ class AdapterWeights:
             spec,
             head_from_tensors(spec.task_type, tensors),
             **{field: stack(part) for field, part in _PARTS.items()},
+            layer_weights=tensors[_LAYER_WEIGHTS].to(torch.float32) if spec.layer_aggregation else None,
+            input_prompt=InputPrompt.from_tensors(tensors) if spec.input_prompt else None,
         )
 
     def to_tensors(self) -> dict[str, Tensor]:
@@ -53,14 +64,16 @@ class AdapterWeights:
             stacked: Tensor | None = getattr(self, field)
             for i, tensor in enumerate(stacked if stacked is not None else ()):
                 tensors[f"layers.{i}.{part}"] = tensor
+        if self.layer_weights is not None:
+            tensors[_LAYER_WEIGHTS] = self.layer_weights
+        if self.input_prompt is not None:
+            tensors |= self.input_prompt.to_tensors()
         return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        parts = [getattr(self, field) for field in _PARTS]
-        tensors = [part for part in parts if part is not None] + list(self.head.to_tensors().values())
-        return sum(tensor.nbytes for tensor in tensors)
+        return sum(tensor.nbytes for tensor in self.to_tensors().values())
 
 
 class TrainableAdapter(nn.Module):
@@ -68,7 +81,9 @@ class TrainableAdapter(nn.Module):
 
     Prompts start xavier-uniform, down-projections Kaiming-uniform, up-projections and the biases at zero, so that
     training starts from the backbone's own answers but for the prompts (the paper's text; its code overwrites the
-    zeros by accident). Parameters carry the contract's tensor names with dots as double underscores.
+    zeros by accident). Convolutions start as the identity, so at the plain bottleneck, input prompts at zero, and
+    layer weights at zero, which is the mean over layers. Parameters carry the contract's tensor names with dots as
+    double underscores.
     """
 
     def __init__(self, spec: AdapterSpec, backbone: BackboneSpec, device: torch.device | None = None) -> None:
@@ -98,13 +113,16 @@ def _initialise(name: str, parameter: Tensor) -> None:
             nn.init.trunc_normal_(parameter, std=0.02)
         elif name == "head.norm.weight":
             nn.init.ones_(parameter)
+        elif name.endswith("conv.weight"):
+            parameter[:, parameter.shape[1] // 2] = 1.0
 
 
 def parameter_counts(spec: AdapterSpec, backbone: BackboneSpec) -> dict[str, int]:
-    """Trainable parameters by part: `prompt`, `adapter`, `head`."""
+    """Trainable parameters by part: `prompt` (of the input too), `adapter`, `head` (layer weights too)."""
     counts = {"prompt": 0, "adapter": 0, "head": 0}
     for name, shape in expected_shapes(spec, backbone).items():
-        part = "head" if name.startswith("head.") else "prompt" if name.endswith(".prompt") else "adapter"
+        is_prompt = name.endswith(".prompt") or name.startswith(INPUT_PROMPT)
+        part = "head" if name.startswith("head.") else "prompt" if is_prompt else "adapter"
         counts[part] += torch.Size(shape).numel()
     return counts
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from service.model.bank import Bank
 from service.model.checkpoint import Checkpoint
+from service.model.convolution import TokenLayout
 from service.model.layers import Attention, Linear, Norm, RowAdapters
 from service.model.spec import BackboneSpec
 
@@ -20,6 +21,8 @@ class Backbone(ABC):
 
     All rows of a forward share their length: nothing is ever padded in time, so no row's answer depends on another.
     """
+
+    layout = TokenLayout()  # of the sequence that the layers see
 
     def __init__(self, checkpoint: Checkpoint, spec: BackboneSpec, device: torch.device, dtype: torch.dtype) -> None:
         self.spec = spec
@@ -35,9 +38,13 @@ class Backbone(ABC):
     def run_layer(self, i: int, hidden: Tensor, rows: RowAdapters) -> Tensor:
         """Transformer layer i: `[B, T, D]` -> `[B, T, D]`, float32 (contract, section 3)."""
 
+    def pooled_part(self, hidden: Tensor) -> Tensor:
+        """The tokens of `[B, T, D]` that `pool` reads."""
+        return hidden
+
     @abstractmethod
     def pool(self, hidden: Tensor) -> Tensor:
-        """The last layer's output `[B, T, D]` -> embeddings `[B, E]`, float32."""
+        """The last layer's output `[B, T, D]`, or its `pooled_part` -> embeddings `[B, E]`, float32."""
 
     @abstractmethod
     def fold_prompt(self, i: int, prompt: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,19 +61,31 @@ class Backbone(ABC):
             inputs: `[U, ...]` windows of one length, float32 on any device.
             bank: holds the adapters.
             slots: slot of each of the B rows.
-            rows: index into `inputs` for each row, so that adapters on one window share the front end; by default
-                row b reads window b.
+            rows: index into `inputs` for each row, so that adapters on one window share the front end (but for those
+                with input prompts, which change the window); by default row b reads window b.
 
         Returns:
             `[B, E]`, float32, on the backbone's device.
         """
-        hidden = self.embed(inputs.to(self.device))
+        windows, rows = bank.add_input_prompts(inputs.to(self.device), slots, rows)
+        hidden = self.embed(windows)
         if rows is not None and list(rows) != list(range(len(hidden))):
             hidden = hidden.index_select(0, torch.tensor(list(rows), device=self.device))
+        return self.encode(hidden, bank, slots)
+
+    def encode(self, hidden: Tensor, bank: Bank, slots: Sequence[int]) -> Tensor:
+        """`forward` behind the front end: hidden states `[B, T, D]` -> embeddings `[B, E]`, float32."""
         selection = bank.select(slots)
+        aggregation = selection.aggregation
+        total = None if aggregation is None else aggregation.add(None, 0, self.pooled_part(hidden))
         for i in range(self.spec.num_hidden_layers):
             hidden = self.run_layer(i, hidden, selection.layer(i))
-        return self.pool(hidden)
+            if aggregation is not None:
+                total = aggregation.add(total, i + 1, self.pooled_part(hidden))
+        embeddings = self.pool(hidden)
+        return (
+            embeddings if aggregation is None or total is None else aggregation.rows.put(embeddings, self.pool(total))
+        )
 
     def _linear(self, *names: str) -> Linear:
         """The linear layers of these checkpoint names as one, outputs stacked."""

@@ -9,10 +9,10 @@ from transformers.activations import ACT2FN
 
 from service.model.backbone import Backbone
 from service.model.checkpoint import Checkpoint
+from service.model.convolution import TokenLayout
 from service.model.layers import Attention, Linear, Norm, RowAdapters
-from service.model.spec import BackboneSpec
+from service.model.spec import MEL_BINS, BackboneSpec
 
-MEL_BINS = 128  # of the service's filter bank
 _EXTRA_TOKENS = 2  # CLS and distillation
 
 
@@ -40,6 +40,7 @@ class ASTBackbone(Backbone):
         positions = tensors["embeddings.position_embeddings"]
         self._extra_tokens = (extra + positions[:, :_EXTRA_TOKENS]).to(device)  # [1, 2, D]
         self._rows = (MEL_BINS - self._patch_size) // config.frequency_stride + 1
+        self.layout = TokenLayout(_EXTRA_TOKENS, self._rows)
         grid = positions[:, _EXTRA_TOKENS:].to(device)
         self._grid = grid.view(1, self._rows, -1, spec.hidden_size).permute(0, 3, 1, 2)  # [1, D, rows, columns]
         self._positions: dict[int, Tensor] = {}
@@ -87,6 +88,9 @@ class ASTBackbone(Backbone):
         out = hidden + layer.down(self._activation(layer.up(layer.norm_after(hidden))))
         adapted = rows.bottleneck(hidden)
         return out if adapted is None else out + adapted
+
+    def pooled_part(self, hidden: Tensor) -> Tensor:
+        return hidden[:, :_EXTRA_TOKENS]
 
     def pool(self, hidden: Tensor) -> Tensor:
         return self._norm_last(hidden[:, :_EXTRA_TOKENS]).mean(dim=1)

@@ -12,8 +12,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from service.model.adapter import AdapterWeights
+from service.model.aggregation import RowAggregation
+from service.model.convolution import ConvolvedRows
 from service.model.heads import Head, move_head
+from service.model.input_prompt import add_input_prompts
 from service.model.layers import RowAdapters
+from service.model.rows import RowSubset
 from service.model.spec import NULL_SLOT
 
 if TYPE_CHECKING:
@@ -34,9 +38,11 @@ class FoldedAdapter:
     down_bias: Tensor | None  # [L, 1, R]
     up_weight: Tensor | None  # [L, R, D]
     up_bias: Tensor | None  # [L, 1, D]
-
-
-_STACKS = ("keys", "values", "down_weight", "down_bias", "up_weight", "up_bias")
+    conv_kernel: int = 0
+    conv_weight: Tensor | None = None  # [L, R, K]
+    conv_bias: Tensor | None = None  # [L, 1, R]
+    layer_weights: Tensor | None = None  # [L + 1], behind the softmax
+    input_prompt: Tensor | None = None  # [frames, bins]
 
 
 def fold(weights: AdapterWeights, backbone: "Backbone") -> FoldedAdapter:
@@ -57,6 +63,13 @@ def fold(weights: AdapterWeights, backbone: "Backbone") -> FoldedAdapter:
         down_bias = weights.down_bias.to(device).unsqueeze(1)
         up = weights.up_weight.to(device).transpose(1, 2) * spec.adapter_scale
         up_bias = weights.up_bias.to(device).unsqueeze(1) * spec.adapter_scale
+    conv = conv_bias = layer_weights = picture = None
+    if weights.conv_weight is not None and weights.conv_bias is not None:
+        conv, conv_bias = weights.conv_weight.to(device), weights.conv_bias.to(device).unsqueeze(1)
+    if weights.layer_weights is not None:
+        layer_weights = weights.layer_weights.to(device).softmax(0)
+    if weights.input_prompt is not None:
+        picture = weights.input_prompt.picture().to(device)
     return FoldedAdapter(
         prompt_length=spec.prompt_length,
         bottleneck_dim=spec.bottleneck_dim,
@@ -68,6 +81,11 @@ def fold(weights: AdapterWeights, backbone: "Backbone") -> FoldedAdapter:
         down_bias=down_bias,
         up_weight=up,
         up_bias=up_bias,
+        conv_kernel=spec.conv_kernel,
+        conv_weight=conv,
+        conv_bias=conv_bias,
+        layer_weights=layer_weights,
+        input_prompt=picture,
     )
 
 
@@ -79,9 +97,17 @@ class Bank:
         slots: number of slots for adapters, beside the null adapter's.
         prompt_length: longest prompt that fits a slot.
         bottleneck_dim: largest bottleneck that fits a slot.
+        conv_kernel: longest convolution that fits a slot; without one no memory is taken for them.
     """
 
-    def __init__(self, backbone: "Backbone", slots: int, prompt_length: int = 128, bottleneck_dim: int = 128) -> None:
+    def __init__(
+        self,
+        backbone: "Backbone",
+        slots: int,
+        prompt_length: int = 128,
+        bottleneck_dim: int = 128,
+        conv_kernel: int = 0,
+    ) -> None:
         spec = backbone.spec
         layers, width, heads = spec.num_hidden_layers, spec.hidden_size, spec.num_attention_heads
         shapes = {
@@ -92,17 +118,24 @@ class Bank:
             "up_weight": (bottleneck_dim, width),
             "up_bias": (1, width),
         }
+        if conv_kernel:
+            shapes |= {"conv_weight": (bottleneck_dim, conv_kernel), "conv_bias": (1, bottleneck_dim)}
         # The layer comes first, so that one layer's slots are one contiguous tensor: [L, S, ...].
         self._stacks = {
             name: torch.zeros((layers, slots + 1, *shape), device=backbone.device, dtype=backbone.dtype)
             for name, shape in shapes.items()
         }
         self._device = backbone.device
+        self._layout = backbone.layout
         self._dropout = 0.0
         self._prompt_lengths = [0] * (slots + 1)
         self._bottlenecks = [0] * (slots + 1)
+        self._kernels = [0] * (slots + 1)
         self._residuals = [False] * (slots + 1)
+        # Of sizes of their own, and few: each has its own memory.
         self._heads: list[Head | None] = [None] * (slots + 1)
+        self._layer_weights: list[Tensor | None] = [None] * (slots + 1)
+        self._input_prompts: list[Tensor | None] = [None] * (slots + 1)
 
     @classmethod
     def of(cls, backbone: "Backbone", adapters: Sequence[AdapterWeights], dropout: float = 0.0) -> "Bank":
@@ -110,12 +143,13 @@ class Bank:
         folded = [fold(weights, backbone) for weights in adapters]
         longest = max((adapter.prompt_length for adapter in folded), default=0)
         widest = max((adapter.bottleneck_dim for adapter in folded), default=0)
-        bank = cls(backbone, len(folded), longest, widest)
+        kernel = max((adapter.conv_kernel for adapter in folded), default=0)
+        bank = cls(backbone, len(folded), longest, widest, kernel)
         for name, empty in bank._stacks.items():
             parts = [empty[:, 0]]
             for adapter in folded:
                 part: Tensor | None = getattr(adapter, name)
-                parts.append(empty[:, 0] if part is None else _pad_to(part.to(empty.dtype), empty[:, 0].shape))
+                parts.append(empty[:, 0] if part is None else _pad_to(name, part.to(empty.dtype), empty[:, 0].shape))
             bank._stacks[name] = torch.stack(parts, dim=1)
         for slot, adapter in enumerate(folded, start=1):
             bank._describe(slot, adapter)
@@ -148,24 +182,39 @@ class Bank:
         if not NULL_SLOT < slot <= self.slots:
             raise ValueError(f"slot {slot} is not one of 1 to {self.slots}")
         longest, widest = self._stacks["keys"].shape[3], self._stacks["down_bias"].shape[3]
-        if adapter.prompt_length > longest or adapter.bottleneck_dim > widest:
+        kernel = self._stacks["conv_weight"].shape[3] if "conv_weight" in self._stacks else 0
+        if adapter.prompt_length > longest or adapter.bottleneck_dim > widest or adapter.conv_kernel > kernel:
             raise ValueError(
-                f"prompt_length {adapter.prompt_length}, bottleneck_dim {adapter.bottleneck_dim} do not fit a slot "
-                f"of {longest}, {widest}"
+                f"prompt_length {adapter.prompt_length}, bottleneck_dim {adapter.bottleneck_dim}, conv_kernel "
+                f"{adapter.conv_kernel} do not fit a slot of {longest}, {widest}, {kernel}"
             )
-        for name in _STACKS:
-            target, part = self._stacks[name][:, slot], getattr(adapter, name)
+        for name, stack in self._stacks.items():
+            target, part = stack[:, slot], getattr(adapter, name)
             if part is None:
                 target.zero_()
             else:
-                target.copy_(_pad_to(part, target.shape))
+                target.copy_(_pad_to(name, part, target.shape))
         self._describe(slot, adapter)
 
     def clear(self, slot: int) -> None:
         """Forgets what is in `slot`, so that it answers as the null adapter."""
-        self._prompt_lengths[slot] = self._bottlenecks[slot] = 0
+        self._prompt_lengths[slot] = self._bottlenecks[slot] = self._kernels[slot] = 0
         self._residuals[slot] = False
-        self._heads[slot] = None
+        self._heads[slot] = self._layer_weights[slot] = self._input_prompts[slot] = None
+
+    def add_input_prompts(
+        self, windows: Tensor, slots: Sequence[int], rows: Sequence[int] | None
+    ) -> tuple[Tensor, Sequence[int] | None]:
+        """Windows `[V, ...]` with the input prompts of the rows that have one, and each row's index among them.
+
+        Args:
+            windows: `[U, ...]`, on the bank's device.
+            rows: index into `windows` of each row, row b's being b by default.
+        """
+        pictures = [self._input_prompts[slot] for slot in slots]
+        if all(picture is None for picture in pictures):
+            return windows, rows
+        return add_input_prompts(windows, range(len(slots)) if rows is None else rows, pictures)
 
     def select(self, slots: Sequence[int]) -> "Selection":
         """The adapters of the rows of a batch, `slots[b]` being row b's."""
@@ -189,13 +238,36 @@ class Bank:
             prompt_mask=mask,
             residual=residual,
             dropout=self._dropout,
+            convolved=self._convolved(slots),
+            aggregation=self._aggregation(slots),
         )
+
+    def _convolved(self, slots: Sequence[int]) -> ConvolvedRows | None:
+        rows = [row for row, slot in enumerate(slots) if self._kernels[slot]]
+        if not rows:
+            return None
+        return ConvolvedRows(
+            kernel=max(self._kernels[slots[row]] for row in rows),
+            slots=torch.tensor([slots[row] for row in rows], device=self._device),
+            rows=RowSubset.of(rows, len(slots), self._device),
+            layout=self._layout,
+        )
+
+    def _aggregation(self, slots: Sequence[int]) -> RowAggregation | None:
+        found = [(row, weights) for row, slot in enumerate(slots) if (weights := self._layer_weights[slot]) is not None]
+        if not found:
+            return None
+        rows = RowSubset.of([row for row, _ in found], len(slots), self._device)
+        return RowAggregation(torch.stack([weights for _, weights in found]), rows)
 
     def _describe(self, slot: int, adapter: FoldedAdapter) -> None:
         self._prompt_lengths[slot] = adapter.prompt_length
         self._bottlenecks[slot] = adapter.bottleneck_dim
         self._residuals[slot] = adapter.residual
+        self._kernels[slot] = adapter.conv_kernel
         self._heads[slot] = adapter.head
+        self._layer_weights[slot] = adapter.layer_weights
+        self._input_prompts[slot] = adapter.input_prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +282,8 @@ class Selection:
     prompt_mask: Tensor | None  # [B, 1, 1, P]
     residual: Tensor | None  # [B, 1, 1]
     dropout: float
+    convolved: ConvolvedRows | None
+    aggregation: RowAggregation | None
 
     def layer(self, i: int) -> RowAdapters:
         """Layer i's adapters, a copy for each row."""
@@ -218,6 +292,9 @@ class Selection:
             return self.stacks[name][i].narrow(dim, 0, size).index_select(0, index)
 
         p, r = self.prompt_length, self.bottleneck_dim
+        convolution = None
+        if self.convolved is not None:
+            convolution = self.convolved.layer(self.stacks["conv_weight"][i], self.stacks["conv_bias"][i], r)
         return RowAdapters(
             keys=gather("keys", self.prompted, 2, p) if p else None,
             values=gather("values", self.prompted, 2, p) if p else None,
@@ -228,12 +305,14 @@ class Selection:
             up_bias=self.stacks["up_bias"][i].index_select(0, self.adapted) if r else None,
             residual=self.residual,
             dropout=self.dropout,
+            convolution=convolution,
         )
 
 
-def _pad_to(tensor: Tensor, shape: torch.Size) -> Tensor:
-    """Zero-pads `tensor` at the ends to `shape`: exact for bottlenecks, masked for prompts."""
+def _pad_to(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Zero-pads `tensor` at the ends to `shape`: exact for bottlenecks, masked for prompts; kernels on both sides."""
     widths: list[int] = []
     for have, want in zip(reversed(tensor.shape), reversed(shape), strict=True):
-        widths += [0, want - have]
+        before = (want - have) // 2 if name == "conv_weight" and not widths else 0
+        widths += [before, want - have - before]
     return functional.pad(tensor, widths) if any(widths) else tensor

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from service.model.convolution import RowConvolution
+
 
 @dataclass(frozen=True, slots=True)
 class Linear:
@@ -44,12 +46,16 @@ class RowAdapters:
     up_bias: Tensor | None  # [B, 1, D], adapter_scale folded in
     residual: Tensor | None  # [B, 1, 1], 1 where the adapter adds its input; None where no row does
     dropout: float = 0.0  # inside the bottleneck, in training only
+    convolution: RowConvolution | None = None  # None where no row has one
 
     def bottleneck(self, x: Tensor) -> Tensor | None:
-        """`scale * up(relu(down(x)))`, plus `x` where residual (contract section 3); `[B, T, D]`, float32."""
+        """`scale * up(relu(conv(down(x))))`, plus `x` where residual (contract section 3); `[B, T, D]`, float32."""
         if self.down_weight is None or self.down_bias is None or self.up_weight is None or self.up_bias is None:
             return None
-        hidden = torch.baddbmm(self.down_bias, x.to(self.down_weight.dtype), self.down_weight).relu()
+        hidden = torch.baddbmm(self.down_bias, x.to(self.down_weight.dtype), self.down_weight)
+        if self.convolution is not None:
+            hidden = self.convolution(hidden)
+        hidden = hidden.relu()
         if self.dropout:
             hidden = functional.dropout(hidden, self.dropout)
         out = torch.baddbmm(self.up_bias, hidden, self.up_weight).float()

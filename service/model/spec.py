@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 NULL_SLOT = 0  # slot of the null adapter: the bare backbone
+MEL_BINS = 128  # of the service's filter bank: the height of AST's input
 
 
 class ModelType(StrEnum):
@@ -52,6 +53,10 @@ class AdapterSpec:
         adapter_scale: factor on the up-projection's output.
         adapter_residual: whether the adapter adds its input (true for the paper's wav2vec 2.0).
         outputs: C classes, or the embedding dimension for speaker verification.
+        conv_kernel: K, frames of the depthwise convolution inside the bottleneck, odd; 0 for none.
+        layer_aggregation: whether the head reads a weighted sum of all layers' outputs.
+        input_prompt: p, width of the frame around the spectrogram (AST); 0 for none.
+        input_frames: frames of the window that the input prompt lies around; 0 without one.
     """
 
     task_type: TaskType
@@ -60,6 +65,15 @@ class AdapterSpec:
     adapter_scale: float
     adapter_residual: bool
     outputs: int
+    conv_kernel: int = 0
+    layer_aggregation: bool = False
+    input_prompt: int = 0
+    input_frames: int = 0
+
+    @property
+    def format_version(self) -> int:
+        """The bundle format's oldest version that can hold this adapter."""
+        return 2 if self.conv_kernel or self.layer_aggregation or self.input_prompt else 1
 
 
 def expected_shapes(adapter: AdapterSpec, backbone: BackboneSpec) -> dict[str, tuple[int, ...]]:
@@ -67,6 +81,10 @@ def expected_shapes(adapter: AdapterSpec, backbone: BackboneSpec) -> dict[str, t
     d, e = backbone.hidden_size, backbone.embedding_size
     p, r = adapter.prompt_length, adapter.bottleneck_dim
     shapes: dict[str, tuple[int, ...]] = {}
+    if adapter.input_prompt:
+        width, height = adapter.input_prompt, MEL_BINS - 2 * adapter.input_prompt
+        shapes["input.prompt.up"] = shapes["input.prompt.down"] = (width, adapter.input_frames)
+        shapes["input.prompt.left"] = shapes["input.prompt.right"] = (height, width)
     for layer in range(backbone.num_hidden_layers):
         if p:
             shapes[f"layers.{layer}.prompt"] = (p, d)
@@ -75,6 +93,11 @@ def expected_shapes(adapter: AdapterSpec, backbone: BackboneSpec) -> dict[str, t
             shapes[f"layers.{layer}.adapter.down.bias"] = (r,)
             shapes[f"layers.{layer}.adapter.up.weight"] = (d, r)
             shapes[f"layers.{layer}.adapter.up.bias"] = (d,)
+        if adapter.conv_kernel:
+            shapes[f"layers.{layer}.adapter.conv.weight"] = (r, adapter.conv_kernel)
+            shapes[f"layers.{layer}.adapter.conv.bias"] = (r,)
+    if adapter.layer_aggregation:
+        shapes["head.layers.weight"] = (backbone.num_hidden_layers + 1,)
     if adapter.task_type is TaskType.CLASSIFICATION:
         shapes["head.norm.weight"] = shapes["head.norm.bias"] = (e,)
         shapes["head.linear.weight"] = (adapter.outputs, e)

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from service.audio.features import InputSpec
 from service.errors import InvalidBundle
-from service.model.spec import AdapterSpec, ModelType, TaskType
+from service.model.spec import MEL_BINS, AdapterSpec, ModelType, TaskType
 from service.registry.strict_json import parse_object
 
 CONFIG_FILE = "adapter_config.json"
@@ -23,6 +23,8 @@ MAX_EMBEDDING_DIM = 4096
 MAX_WINDOWS = 10_000
 MIN_WINDOW_FRAMES = 3  # 30 ms: the backbones' shortest analysis frame is 25 ms
 MAX_WINDOW_FRAMES = 30_000  # 300 s
+MAX_INPUT_PROMPT = (MEL_BINS - 1) // 2  # its sides do not overlap
+_VERSION_2 = ("conv_kernel", "layer_aggregation", "input_prompt")  # fields that version 1 does not have
 _MAX_ERRORS = 5  # named in one message
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -45,6 +47,7 @@ class ManifestLimits:
 
     prompt_length: int = 128
     bottleneck_dim: int = 128
+    conv_kernel: int = 31
     min_window_frames: int = MIN_WINDOW_FRAMES
 
 
@@ -89,7 +92,7 @@ Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_LENGTH)]
 class Manifest(_Section):
     """`adapter_config.json`, as the contract's section 2 describes it."""
 
-    format_version: Literal[1]
+    format_version: Literal[1, 2]
     peft_type: Literal["IPET"]
     name: str = Field(pattern=f"^{_NAME.pattern}$")
     task_type: TaskType
@@ -99,6 +102,9 @@ class Manifest(_Section):
     bottleneck_dim: int = Field(ge=0)
     adapter_scale: float = Field(ge=-1e6, le=1e6)
     adapter_residual: bool
+    conv_kernel: int = Field(default=0, ge=0)
+    layer_aggregation: bool = False
+    input_prompt: int = Field(default=0, ge=0, le=MAX_INPUT_PROMPT)
     labels: tuple[Label, ...] | None = Field(default=None, max_length=MAX_LABELS, fail_fast=True)
     activation: Literal["softmax", "sigmoid"] | None = None
     embedding_dim: int | None = Field(default=None, ge=1, le=MAX_EMBEDDING_DIM)
@@ -135,6 +141,29 @@ class Manifest(_Section):
                     raise _problem(f"input.{field}: missing; {ModelType.AST.value} requires it")
         return self
 
+    @model_validator(mode="after")
+    def _check_version_2(self) -> Self:
+        used = [field for field in _VERSION_2 if getattr(self, field)]
+        if used and self.format_version < 2:
+            raise _problem(f"{used[0]}: needs format_version 2, got format_version {self.format_version}")
+        if self.conv_kernel:
+            if self.conv_kernel % 2 == 0:
+                raise _problem(f"conv_kernel: expected an odd number of frames, or 0 for none, got {self.conv_kernel}")
+            if not self.bottleneck_dim:
+                raise _problem(f"conv_kernel: {self.conv_kernel} needs a bottleneck, but bottleneck_dim is 0")
+        if self.input_prompt:
+            if self.backbone.model_type is not ModelType.AST:
+                raise _problem(
+                    f"input_prompt: expected 0, as {self.backbone.model_type.value} reads no spectrogram, "
+                    f"got {self.input_prompt}"
+                )
+            if 2 * self.input_prompt >= self.input.window_frames:
+                raise _problem(
+                    f"input_prompt: expected less than half of input.window_frames {self.input.window_frames}, "
+                    f"got {self.input_prompt}"
+                )
+        return self
+
     @property
     def outputs(self) -> int:
         """Classes, or the embedding's dimension."""
@@ -151,6 +180,10 @@ class Manifest(_Section):
             adapter_scale=self.adapter_scale,
             adapter_residual=self.adapter_residual,
             outputs=self.outputs,
+            conv_kernel=self.conv_kernel,
+            layer_aggregation=self.layer_aggregation,
+            input_prompt=self.input_prompt,
+            input_frames=self.input.window_frames if self.input_prompt else 0,
         )
 
     def input_spec(self) -> InputSpec:
@@ -206,7 +239,7 @@ def build_manifest(fields: Mapping[str, Any]) -> Manifest:
 
 def check_limits(manifest: Manifest, limits: ManifestLimits) -> None:
     """Raise InvalidBundle where the adapter is larger than the bank's slots, or its window too short."""
-    for field in ("prompt_length", "bottleneck_dim"):
+    for field in ("prompt_length", "bottleneck_dim", "conv_kernel"):
         got, limit = getattr(manifest, field), getattr(limits, field)
         if got > limit:
             raise InvalidBundle(

@@ -50,8 +50,9 @@ class Registry:
         *,
         max_prompt_length: int = 128,
         max_bottleneck_dim: int = 128,
+        max_conv_kernel: int = 31,
     ) -> None:
-        limits = ManifestLimits(max_prompt_length, max_bottleneck_dim, backbone.min_window_frames)
+        limits = ManifestLimits(max_prompt_length, max_bottleneck_dim, max_conv_kernel, backbone.min_window_frames)
         self._admission = Admission(backbone, limits)
         self._objects = ObjectStore(data_dir)
         self._catalogue = Catalogue(data_dir / CATALOGUE_FILE)

@@ -83,7 +83,7 @@ def _check_names(header: Mapping[str, Any], expected: Shapes) -> None:
     if problems:
         raise InvalidBundle(
             f"{WEIGHTS_FILE}: {'; '.join(problems)}; {len(expected)} tensors follow from the config's "
-            "task, prompt_length, bottleneck_dim and the backbone's layers"
+            "task, prompt_length, bottleneck_dim, the backbone's layers and the parts of format_version 2"
         )
 
 

@@ -19,7 +19,7 @@ from service.engine.slots import State
 from service.errors import AdapterFailed, DeadlineExceeded, NoFreeSlot, NotReady, Overloaded, PayloadTooLarge
 from service.model.backbone import Backbone
 from service.model.bank import Bank
-from service.model.spec import TaskType
+from service.model.spec import ModelType, TaskType
 from service.registry.store import AdapterVersion, Registry
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -40,6 +40,19 @@ class Bench:
     def adapter(self, name: str, seed: int = 0, **fields: Any) -> AdapterVersion:
         files = random_bundle(self.directory, self.backbone.spec, name, seed, **fields)
         return self.registry.publish(name, files.config, files.weights).version
+
+    def version_2_adapters(self) -> list[AdapterVersion]:
+        """One adapter for each part of bundle format 2, and one with all of them."""
+        parts: list[dict[str, Any]] = [
+            {"conv_kernel": 7},
+            {"layer_aggregation": True, "task": TaskType.VERIFICATION},
+            {"conv_kernel": 3, "layer_aggregation": True, "prompt_length": 0},
+        ]
+        if self.backbone.spec.model_type is ModelType.AST:
+            parts += [{"input_prompt": 5}, {"input_prompt": 9, "conv_kernel": 5, "layer_aggregation": True}]
+        return [
+            self.adapter(f"version-2-{i}", seed=i, format_version=2, **kind) for i, kind in enumerate(parts, start=10)
+        ]
 
     def adapters(self, count: int) -> list[AdapterVersion]:
         kinds: list[dict[str, Any]] = [
@@ -83,7 +96,7 @@ def bench(tiny_wav2vec2: Backbone, tmp_path: Path) -> Iterator[Bench]:
 
 def test_mixed_requests_equal_each_adapter_alone(backbone: Backbone, tmp_path: Path) -> None:
     bench = Bench(backbone, tmp_path, batch_seconds=4.0)  # more adapters than slots, clips cut over several batches
-    adapters = bench.adapters(7)
+    adapters = bench.adapters(4) + bench.version_2_adapters()
     clips = [clip(seconds, seed) for seed, seconds in enumerate((0.3, 1.5, 7.3))]
     bench.engine.start()
 

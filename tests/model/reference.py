@@ -6,6 +6,7 @@ fused or batched over adapters (contract, section 3).
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -35,13 +36,21 @@ class Reference:
     def embeddings(self, inputs: Tensor, adapter: dict[str, Tensor], scale: float, residual: bool) -> Tensor:
         """Inputs `[B, ...]` and one adapter's tensors by the contract's names -> embeddings `[B, E]`."""
         is_ast = self.config["model_type"] == "audio-spectrogram-transformer"
-        hidden = self.ast_tokens(inputs) if is_ast else self.wav2vec2_states(inputs)
+        hidden = self.ast_tokens(inputs + frame(adapter, inputs)) if is_ast else self.wav2vec2_states(inputs)
+        self.bands = self.ast_rows() if is_ast else 1
+        outputs = [hidden]
         for i in range(self.config["num_hidden_layers"]):
             prompt = adapter.get(f"layers.{i}.prompt", hidden.new_zeros(0, hidden.shape[2]))
             sequence = torch.cat((prompt.expand(len(hidden), -1, -1), hidden), dim=1)
             part = {name: adapter.get(f"layers.{i}.adapter.{name}") for name in _BOTTLENECK}
             layer = self.ast_layer if is_ast else self.wav2vec2_layer
-            hidden = layer(i, sequence, lambda x, p=part: bottleneck(x, p, scale, residual))[:, len(prompt) :]
+            front = len(prompt) + 2 * is_ast
+            adapt = partial(bottleneck, part=part, scale=scale, residual=residual, front=front, bands=self.bands)
+            hidden = layer(i, sequence, adapt)[:, len(prompt) :]
+            outputs.append(hidden)
+        if "head.layers.weight" in adapter:
+            shares = torch.softmax(adapter["head.layers.weight"], dim=0)
+            hidden = torch.stack([share * output for share, output in zip(shares, outputs, strict=True)]).sum(dim=0)
         if is_ast:
             final = self.norm("layernorm", hidden)
             return (final[:, 0] + final[:, 1]) / 2
@@ -67,6 +76,9 @@ class Reference:
         tokens = patches.flatten(2).transpose(1, 2) + grid.flatten(0, 1)
         extra = torch.cat((t["embeddings.cls_token"], t["embeddings.distillation_token"]), dim=1) + positions[:, :2]
         return torch.cat((extra.expand(len(tokens), -1, -1), tokens), dim=1)
+
+    def ast_rows(self) -> int:
+        return int((self.config["num_mel_bins"] - self.config["patch_size"]) // self.config["frequency_stride"] + 1)
 
     def ast_layer(self, i: int, x: Tensor, adapt: Callable[[Tensor], Tensor]) -> Tensor:
         name = f"encoder.layer.{i}"
@@ -108,15 +120,48 @@ class Reference:
         return self.norm(f"{name}.final_layer_norm", h)
 
 
-_BOTTLENECK = ("down.weight", "down.bias", "up.weight", "up.bias")
+_BOTTLENECK = ("down.weight", "down.bias", "up.weight", "up.bias", "conv.weight", "conv.bias")
 
 
-def bottleneck(x: Tensor, part: dict[str, Tensor | None], scale: float, residual: bool) -> Tensor:
+def bottleneck(
+    x: Tensor, part: dict[str, Tensor | None], scale: float, residual: bool, front: int, bands: int
+) -> Tensor:
+    """`front` tokens stand for no time; behind them are so many bands of frames."""
     if part["down.weight"] is None:
         return torch.zeros_like(x)
-    hidden = functional.relu(functional.linear(x, part["down.weight"], part["down.bias"]))
-    out = scale * functional.linear(hidden, part["up.weight"], part["up.bias"])
+    hidden = functional.linear(x, part["down.weight"], part["down.bias"])
+    if part["conv.weight"] is not None and part["conv.bias"] is not None:
+        rows = [
+            hidden[:, :front],
+            *(convolve(band, part["conv.weight"], part["conv.bias"]) for band in hidden[:, front:].chunk(bands, dim=1)),
+        ]
+        hidden = torch.cat(rows, dim=1)
+    out = scale * functional.linear(functional.relu(hidden), part["up.weight"], part["up.bias"])
     return out + x if residual else out
+
+
+def convolve(frames: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Frames `[B, T, R]`, each channel by its own kernel `[R, K]`: `y[t] = bias + sum_k w[k] x[t + k - K // 2]`."""
+    out = bias.expand_as(frames).clone()
+    for t in range(frames.shape[1]):
+        for k in range(weight.shape[1]):
+            neighbour = t + k - weight.shape[1] // 2
+            if 0 <= neighbour < frames.shape[1]:
+                out[:, t] = out[:, t] + weight[:, k] * frames[:, neighbour]
+    return out
+
+
+def frame(adapter: dict[str, Tensor], inputs: Tensor) -> Tensor:
+    """What an input prompt adds to spectrograms `[B, frames, bins]`."""
+    picture = torch.zeros_like(inputs[0]).T  # [bins, frames]
+    if "input.prompt.up" in adapter:
+        up, down, left, right = (adapter[f"input.prompt.{side}"] for side in ("up", "down", "left", "right"))
+        width = len(up)
+        picture[:width] = up
+        picture[-width:] = down
+        picture[width:-width, :width] = left
+        picture[width:-width, -width:] = right
+    return picture.T
 
 
 def head(tensors: dict[str, Tensor], embeddings: Tensor) -> Tensor:

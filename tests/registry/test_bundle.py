@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import BackboneMismatch, InvalidBundle
+from service.model.adapter import AdapterWeights
 from service.registry.bundle import (
     check_backbone,
     digest,
@@ -40,6 +41,39 @@ def test_round_trip(tmp_path: Path, dtype: torch.dtype, sizes: tuple[int, int]) 
         read = read_weights(source, manifest, AST)
         assert read.keys() == written.keys()
         assert all(torch.equal(read[name], written[name]) and read[name].dtype == dtype for name in written)
+
+
+def test_version_2_round_trip(tmp_path: Path) -> None:
+    parts = {"conv_kernel": 5, "layer_aggregation": True, "input_prompt": 8}
+    manifest = build_manifest(fields(format_version=2, **parts))
+    written = tensors(manifest)
+    assert {name: tuple(tensor.shape) for name, tensor in written.items() if name not in tensors(MANIFEST)} == {
+        "input.prompt.up": (8, 512),
+        "input.prompt.down": (8, 512),
+        "input.prompt.left": (112, 8),
+        "input.prompt.right": (112, 8),
+        **{f"layers.{layer}.adapter.conv.weight": (8, 5) for layer in (0, 1)},
+        **{f"layers.{layer}.adapter.conv.bias": (8,) for layer in (0, 1)},
+        "head.layers.weight": (3,),
+    }
+    files = write_bundle(tmp_path, manifest, written)
+    assert parse_manifest(files.config) == manifest
+    weights = AdapterWeights.from_tensors(manifest.adapter_spec(), read_weights(files.weights, manifest, AST))
+    again = weights.to_tensors()
+    assert again.keys() == written.keys()
+    assert all(torch.equal(again[name], written[name]) for name in written)
+
+
+@pytest.mark.parametrize("part", ["conv_kernel", "layer_aggregation", "input_prompt"])
+def test_tensors_must_be_those_of_the_parts(part: str) -> None:
+    parts = {"conv_kernel": 5, "layer_aggregation": True, "input_prompt": 8}
+    written = tensors(build_manifest(fields(format_version=2, **parts)))
+    less = build_manifest(fields(format_version=2, **{key: value for key, value in parts.items() if key != part}))
+    with pytest.raises(InvalidBundle, match=r"unexpected tensors: .*parts of format_version 2"):
+        read_weights(safetensors.torch.save(written), less, AST)
+    plain = safetensors.torch.save(tensors(MANIFEST))
+    with pytest.raises(InvalidBundle, match="missing tensors: "):
+        read_weights(plain, build_manifest(fields(format_version=2, **{part: parts[part]})), AST)
 
 
 def test_verification_head_on_wav2vec2() -> None:

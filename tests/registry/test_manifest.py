@@ -38,6 +38,14 @@ def test_verification() -> None:
     assert (window.windows, window.hop_frames, window.short) == (None, 150, "repeat")
 
 
+def test_version_2() -> None:
+    spec = build_manifest(fields(format_version=2, **PARTS)).adapter_spec()
+    assert (spec.conv_kernel, spec.layer_aggregation, spec.input_prompt, spec.input_frames) == (15, True, 8, 512)
+    assert spec.format_version == 2
+    assert build_manifest(fields(format_version=2)).adapter_spec() == build_manifest(CLASSIFICATION).adapter_spec()
+    assert build_manifest(CLASSIFICATION).adapter_spec().format_version == 1
+
+
 def test_short_is_taken_when_given() -> None:
     assert build_manifest(fields(input__short="repeat")).input_spec().short == "repeat"
     assert build_manifest(fields(VERIFICATION, input__short="zeros")).input_spec().short == "zeros"
@@ -53,9 +61,10 @@ def test_unknown_keys_and_unset_fields_survive_a_round_trip() -> None:
     assert json.loads(build_manifest(original).to_bytes()) == original
 
 
+PARTS: dict[str, Any] = {"conv_kernel": 15, "layer_aggregation": True, "input_prompt": 8}
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"format_version": 2}, "format_version: expected 1, got 2"),
-    ({"format_version": "1"}, "format_version: expected 1"),
+    ({"format_version": 3}, "format_version: expected 1 or 2, got 3"),
+    ({"format_version": "1"}, "format_version: expected 1 or 2"),
     ({"peft_type": "LORA"}, "peft_type: expected 'IPET', got \"LORA\""),
     ({"name": "Events"}, "name: "),
     ({"name": "../events"}, "name: "),
@@ -102,6 +111,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"input__std": -1.0}, "input.std: "),
     ({"input__short": "mirror"}, "input.short: expected 'zeros' or 'repeat'"),
     ({"metrics": []}, "metrics: "),
+    ({"conv_kernel": 3}, "conv_kernel: needs format_version 2, got format_version 1"),
+    ({"layer_aggregation": True}, "layer_aggregation: needs format_version 2"),
+    ({"input_prompt": 8}, "input_prompt: needs format_version 2"),
+    ({"format_version": 2, "conv_kernel": 4}, "conv_kernel: expected an odd number of frames, or 0 for none, got 4"),
+    ({"format_version": 2, "conv_kernel": 3, "bottleneck_dim": 0}, "conv_kernel: 3 needs a bottleneck"),
+    ({"format_version": 2, "conv_kernel": 33}, "conv_kernel: expected at most 31 .*--max-conv-kernel.* got 33"),
+    ({"format_version": 2, "conv_kernel": None}, "conv_kernel: "),
+    ({"format_version": 2, "layer_aggregation": 1}, "layer_aggregation: expected a valid boolean, got 1"),
+    ({"format_version": 2, "input_prompt": 64}, "input_prompt: expected less than or equal to 63, got 64"),
+    ({"format_version": 2, "input_prompt": 8, "input__window_frames": 16}, "input_prompt: expected less than half of"),
     ({"license": 3}, "license: "),
 ]
 WRONG_VERIFICATION: list[tuple[dict[str, Any], str]] = [
@@ -112,6 +131,7 @@ WRONG_VERIFICATION: list[tuple[dict[str, Any], str]] = [
     ({"threshold": 1.01}, "threshold: expected less than or equal to 1, got 1.01"),
     ({"calibration": {"temperature": 2.0}}, "calibration.slope: missing"),
     ({"calibration": {"slope": 1.0}}, "calibration.intercept: missing"),
+    ({"format_version": 2, "input_prompt": 8}, "input_prompt: expected 0, as wav2vec2 reads no spectrogram, got 8"),
 ]
 
 
@@ -174,9 +194,9 @@ JSON = st.recursive(
 
 
 @settings(deadline=None)
-@given(st.sampled_from(sorted(CLASSIFICATION)), JSON)
+@given(st.sampled_from(sorted({**CLASSIFICATION, **PARTS})), JSON)
 def test_any_value_anywhere_is_taken_or_refused(key: str, value: Any) -> None:
-    raw = json.dumps({**CLASSIFICATION, key: value}).encode()
+    raw = json.dumps({**CLASSIFICATION, "format_version": 2, key: value}).encode()
     try:
         manifest = parse_manifest(raw, ManifestLimits())
     except InvalidBundle:
