@@ -1,6 +1,7 @@
 """wav2vec 2.0 (arXiv 2006.11477) as an explicit loop over frozen post-norm layers."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +16,28 @@ from service.model.spec import BackboneSpec
 SAMPLES_PER_FRAME = 160  # 10 ms, the unit of `window_frames`
 _MIN_VARIANCE = 1e-10  # keeps the square root's gradient finite on silence
 _MIN_STATES = 2  # hidden states that a standard deviation needs
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """One layer of the front end; what is normalised, if anything, depends on the layer and the configuration."""
+
+    weight: Tensor  # [out, in, kernel]
+    bias: Tensor | None  # [out]
+    stride: int
+    norm: Literal["none", "group", "layer"]  # each channel over time, or all channels of a frame
+    norm_weight: Tensor | None  # [out]
+    norm_bias: Tensor | None  # [out]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`[U, in, N]` -> `[U, out, T]`, before the activation."""
+        x = functional.conv1d(x, self.weight, self.bias, self.stride)
+        if self.norm == "group":
+            return functional.group_norm(x, len(self.weight), self.norm_weight, self.norm_bias)
+        if self.norm == "layer":
+            x = x.transpose(1, 2)
+            return functional.layer_norm(x, x.shape[2:], self.norm_weight, self.norm_bias).transpose(1, 2)
+        return x
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +56,37 @@ class Wav2Vec2Backbone(Backbone):
         super().__init__(checkpoint, spec, device, dtype)
         config = checkpoint.config
         eps = config.layer_norm_eps
-        feature_extractor = checkpoint.module.get_submodule("feature_extractor")
-        feature_extractor._freeze_parameters()  # type: ignore[operator]
-        self._convolutions = feature_extractor.to(device, dtype)
+        self._convolutions = [
+            self._load_convolution(i, stride, config.feat_extract_norm) for i, stride in enumerate(config.conv_stride)
+        ]
+        self._front_activation = ACT2FN[config.feat_extract_activation]
         self._projection_norm = self._norm("feature_projection.layer_norm", eps)
         self._projection = self._linear("feature_projection.projection")
-        position = checkpoint.module.get_submodule("encoder.pos_conv_embed.conv")
-        self._position_weight = position.weight.detach().to(device, dtype)  # type: ignore[operator]
-        self._position_bias = self._tensors["encoder.pos_conv_embed.conv.bias"].to(device, dtype)
+        position = "encoder.pos_conv_embed.conv"
+        direction, length = self._tensors[f"{position}.weight_v"], self._tensors[f"{position}.weight_g"]
+        self._position_weight = torch._weight_norm(direction, length, dim=2).to(device, dtype)
+        self._position_bias = self._tensors[f"{position}.bias"].to(device, dtype)
         self._position_groups = config.num_conv_pos_embedding_groups
-        self._position_activation = ACT2FN[config.feat_extract_activation]
         self._activation = ACT2FN[config.hidden_act]
         self._norm_first = self._norm("encoder.layer_norm", eps)
         self._layers = [self._load_layer(f"encoder.layers.{i}", eps) for i in range(spec.num_hidden_layers)]
         self._tensors = {}
+
+    def _load_convolution(self, i: int, stride: int, norm: Literal["group", "layer"]) -> Convolution:
+        name = f"feature_extractor.conv_layers.{i}"
+
+        def take(part: str) -> Tensor | None:
+            tensor = self._tensors.get(f"{name}.{part}")
+            return None if tensor is None else tensor.to(self.device, self.dtype)
+
+        return Convolution(
+            weight=self._tensors[f"{name}.conv.weight"].to(self.device, self.dtype),
+            bias=take("conv.bias"),
+            stride=stride,
+            norm="none" if norm == "group" and i > 0 else norm,
+            norm_weight=take("layer_norm.weight"),
+            norm_bias=take("layer_norm.bias"),
+        )
 
     def _load_layer(self, name: str, eps: float) -> Wav2Vec2Layer:
         inner = f"{name}.attention"
@@ -59,8 +99,10 @@ class Wav2Vec2Backbone(Backbone):
         )
 
     def embed(self, inputs: Tensor) -> Tensor:
-        features = self._convolutions(inputs.to(self.dtype)).transpose(1, 2)  # [U, T, conv_dim]
-        hidden = self._projection(self._projection_norm(features))
+        features = inputs.to(self.dtype).unsqueeze(1)  # [U, 1, N]
+        for convolution in self._convolutions:
+            features = self._front_activation(convolution(features))
+        hidden = self._projection(self._projection_norm(features.transpose(1, 2)))
         return self._norm_first(hidden.float() + self._positions(hidden))
 
     def _positions(self, hidden: Tensor) -> Tensor:
@@ -75,7 +117,7 @@ class Wav2Vec2Backbone(Backbone):
         )
         if kernel % 2 == 0:  # an even kernel yields one frame too many
             positions = positions[:, :, :-1]
-        activated: Tensor = self._position_activation(positions)
+        activated: Tensor = self._front_activation(positions)
         return activated.transpose(1, 2)
 
     def run_layer(self, i: int, hidden: Tensor, rows: RowAdapters) -> Tensor:

@@ -125,3 +125,13 @@ def published_tensors(model_type: ModelType, state: Mapping[str, Tensor]) -> dic
         if name not in _UNREAD:
             tensors[name] = tensor
     return tensors
+
+
+def save_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
+    """Write a checkpoint's tensors as a Hugging Face directory, safetensors in float32."""
+    state = {}
+    for name, tensor in checkpoint.module.state_dict().items():
+        (published_name,) = published_tensors(checkpoint.model_type, {name: tensor}) or (name,)
+        state[name] = checkpoint.tensors.get(published_name, tensor).detach().to("cpu", torch.float32).contiguous()
+    module: Any = checkpoint.module
+    module.save_pretrained(directory, state_dict=state)

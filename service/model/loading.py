@@ -5,7 +5,7 @@ import torch
 from service.model.backbone import EMBEDDED_DIRECTORY, Backbone
 from service.model.backbone_ast import ASTBackbone, check_ast
 from service.model.backbone_wav2vec2 import Wav2Vec2Backbone, check_wav2vec2
-from service.model.checkpoint import load_checkpoint
+from service.model.checkpoint import Checkpoint, load_checkpoint
 from service.model.precision import pick_device, pick_dtype
 from service.model.spec import BackboneSpec, ModelType
 
@@ -23,10 +23,21 @@ def load_backbone(name: str = "embedded", device: str = "auto", dtype: str = "au
         ValueError: the checkpoint is of an unsupported kind, or the device is not there.
         OSError: there is no such directory or Hub id.
     """
-    checkpoint = load_checkpoint(str(EMBEDDED_DIRECTORY) if name == "embedded" else name)
+    checkpoint = load_backbone_checkpoint(name)
+    where = pick_device(device)
+    return build_backbone(checkpoint, describe(checkpoint, name), where, pick_dtype(dtype, where))
+
+
+def load_backbone_checkpoint(name: str) -> Checkpoint:
+    """The checkpoint of a directory, a Hub id or `embedded`; raises as `load_backbone`."""
+    return load_checkpoint(str(EMBEDDED_DIRECTORY) if name == "embedded" else name)
+
+
+def describe(checkpoint: Checkpoint, name: str) -> BackboneSpec:
+    """What the rest of the service may know of a checkpoint. Raises ValueError where it is not supported."""
     config = checkpoint.config
     is_ast = checkpoint.model_type is ModelType.AST
-    spec = BackboneSpec(
+    return BackboneSpec(
         name=name,
         model_type=checkpoint.model_type,
         hidden_size=config.hidden_size,
@@ -37,6 +48,9 @@ def load_backbone(name: str = "embedded", device: str = "auto", dtype: str = "au
         fingerprint=checkpoint.fingerprint(),
         min_window_frames=check_ast(checkpoint) if is_ast else check_wav2vec2(checkpoint),
     )
-    where = pick_device(device)
-    architecture = ASTBackbone if is_ast else Wav2Vec2Backbone
-    return architecture(checkpoint, spec, where, pick_dtype(dtype, where))
+
+
+def build_backbone(checkpoint: Checkpoint, spec: BackboneSpec, device: torch.device, dtype: torch.dtype) -> Backbone:
+    """The forward over a checkpoint's tensors; gradients pass to those that ask for them."""
+    architecture = ASTBackbone if spec.model_type is ModelType.AST else Wav2Vec2Backbone
+    return architecture(checkpoint, spec, device, dtype)
