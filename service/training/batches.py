@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from service.audio.features import InputSpec, ast_windows, wav2vec2_windows
-from service.training.augment import Augmenter, Random, jittered, masked, mixed_pair, window_samples
+from service.training.augment import Augmenter, Random, Samples, jittered, masked, mixed_pair, window_samples
+from service.training.corruption import Corruption
 from service.training.datasets.dataset import Clip
 from service.training.recipe import Augmentation
 from service.training.recordings import Recordings
@@ -55,6 +56,7 @@ class Batches:
     is_ast: bool
     size: int
     seed: int
+    corruption: Corruption | None = None
 
     def __len__(self) -> int:
         """Steps in an epoch; a last batch of a single clip is left out."""
@@ -72,20 +74,21 @@ class Batches:
     def example(self, pick: Pick) -> tuple[Tensor, Wanted]:
         """The input of one pick, `[...]` as the backbone reads it, and what it should be answered with."""
         rng = np.random.default_rng((self.seed, pick.draw, pick.clip))
-        augmenter = Augmenter(
-            self.augmentation,
-            window_samples(self.input.window_frames, self.is_ast),
-            self.noises,
-            self.recordings.samples,
-        )
         clip = self.clips[pick.clip]
-        piece = augmenter(self.recordings.samples(clip.path), rng)
+        piece = self._piece(clip, rng)
         partner, share = clip, 1.0
         if self.augmentation.mixup and rng.random() < self.augmentation.mixup:
             partner = self.clips[int(rng.integers(len(self.clips)))]
-            piece, share = mixed_pair(piece, augmenter(self.recordings.samples(partner.path), rng), rng)
+            piece, share = mixed_pair(piece, self._piece(partner, rng), rng)
         inputs = self._input(torch.from_numpy(np.ascontiguousarray(piece)), rng)
         return inputs, Wanted(clip.targets, partner.targets, share)
+
+    def _piece(self, clip: Clip, rng: Random) -> Samples:
+        """A changed piece of a clip, no longer than the window."""
+        window = window_samples(self.input.window_frames, self.is_ast)
+        augmenter = Augmenter(self.augmentation, window, self.noises, self.recordings.samples)
+        piece = augmenter(self.recordings.samples(clip.path), rng)
+        return piece if self.corruption is None else self.corruption(piece, rng, self.recordings.samples)
 
     def _input(self, samples: Tensor, rng: Random) -> Tensor:
         spec = replace(self.input, windows=1)

@@ -115,10 +115,24 @@ def export_bundle(
     return manifest
 
 
-def count_parameters(spec: AdapterSpec, backbone: BackboneSpec, training_only: int) -> dict[str, int]:
-    """Trainable parameters by part; `training_only` ones are not in the bundle."""
+def count_parameters(
+    spec: AdapterSpec, backbone: BackboneSpec, training_only: int, *, full: bool = False
+) -> dict[str, int]:
+    """Parameters by part.
+
+    `prompt`, `adapter` and `head` make the `bundle`; `training_only` ones learn and are not exported; `trainable` are
+    all that learn, the `backbone` among them where it is fine-tuned whole.
+    """
     counts = parameter_counts(spec, backbone)
-    return {**counts, "bundle": sum(counts.values()), "training_only": training_only, "backbone": backbone.parameters}
+    bundle = sum(counts.values())
+    trainable = bundle + training_only + (backbone.parameters if full else 0)
+    return {
+        **counts,
+        "bundle": bundle,
+        "training_only": training_only,
+        "backbone": backbone.parameters,
+        "trainable": trainable,
+    }
 
 
 def _input_fields(recipe: Recipe, backbone: BackboneSpec) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from service.model.spec import TaskType
+from service.training.methods import DEFAULT, METHODS, Method, of_method, unusable
 from service.training.sources import KINDS, Section, Source
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -85,6 +86,11 @@ class Augmentation(Section):
         default=(), description="Patterns under the data folder; coloured noise beside."
     )
     mixup: Share = Field(default=0.0, description="Chance of mixing with another clip, Beta(10, 10), mean removed.")
+    musan: str | None = Field(
+        default=None, description="MUSAN's folder (noise/, music/, speech/), seen from the data folder."
+    )
+    rirs: str | None = Field(default=None, description="Folder of room impulse responses, seen from the data folder.")
+    corruption: Share = Field(default=0.8, description="Chance of a clip to get one of what musan and rirs hold.")
     views: int = Field(
         default=0, ge=0, description="Augmented views of each clip, computed once; 0 for new ones in every epoch."
     )
@@ -100,6 +106,7 @@ class Recipe(Section):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     task: Literal["classification", "verification"]
+    method: Method = "ipet"
     backbone: str = "embedded"
     seed: int = Field(default=0, ge=0)
     refit: bool = Field(default=False, description="Train again on train and selection parts for the chosen epochs.")
@@ -133,9 +140,19 @@ class Recipe(Section):
             raise ValueError(f"loss.kind {self.loss.kind!r} does not go with {self.task}; use {', '.join(allowed)}")
         return self
 
+    @model_validator(mode="after")
+    def _check_method(self) -> Self:
+        problem = unusable(self.method, self.adapter.model_dump())
+        if problem is not None:
+            raise ValueError(problem)
+        return self
 
-def read_recipe(path: Path) -> Recipe:
+
+def read_recipe(path: Path, method: str | None = None) -> Recipe:
     """Read and check a recipe.
+
+    Args:
+        method: instead of the recipe's own.
 
     Raises:
         BadRecipe: the file cannot be read, is not TOML, or has a wrong or unknown key; all are named.
@@ -147,11 +164,24 @@ def read_recipe(path: Path) -> Recipe:
         raise BadRecipe(f"recipe {path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadRecipe(f"recipe {path} is not TOML: {error}") from None
-    return parse_recipe(table, str(path))
+    return parse_recipe(table, str(path), method)
 
 
-def parse_recipe(table: dict[str, Any], where: str = "recipe") -> Recipe:
-    """Check a recipe given as plain values. Raises BadRecipe."""
+def parse_recipe(table: dict[str, Any], where: str = "recipe", method: str | None = None) -> Recipe:
+    """Check a recipe given as plain values, with what it says for each method. Raises BadRecipe."""
+    overrides = table.get("methods", {})
+    if not isinstance(overrides, dict) or not all(isinstance(each, dict) for each in overrides.values()):
+        raise BadRecipe(f"{where}: methods: expected tables [methods.<method>]")
+    chosen = table.get("method", DEFAULT) if method is None else method
+    for name in (chosen, *overrides):
+        if name not in METHODS:
+            raise BadRecipe(f"{where}: method {name!r} is not known; use {', '.join(METHODS)}")
+    # What is said for other methods is checked too, so that a wrong key does not wait until it is used.
+    recipes = {name: _validate(of_method(table, name), where) for name in (*overrides, chosen)}
+    return recipes[chosen]
+
+
+def _validate(table: dict[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(table)
     except ValidationError as error:

@@ -1,0 +1,64 @@
+from typing import Any
+
+import pytest
+
+from service.training.methods import METHODS, merge
+from service.training.recipe import BadRecipe, Recipe, parse_recipe
+
+GOOD: dict[str, Any] = {
+    "name": "kw",
+    "task": "classification",
+    "data": {"kind": "keywords"},
+    "input": {"window_frames": 128},
+    "adapter": {"prompt_length": 4, "bottleneck_dim": 32},
+    "optimiser": {"lr": 1e-3, "batch": 8},
+    "methods": {"full": {"optimiser": {"lr": 1e-5}}},
+}
+
+
+def sizes(recipe: Recipe) -> tuple[int, int]:
+    return recipe.adapter.prompt_length, recipe.adapter.bottleneck_dim
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [("ipet", (4, 32)), ("prompt", (4, 0)), ("adapter", (0, 32)), ("linear", (0, 0)), ("full", (0, 0))],
+)
+def test_a_method_keeps_the_sizes_that_it_trains(method: str, expected: tuple[int, int]) -> None:
+    recipe = parse_recipe(GOOD, method=method)
+    assert recipe.method == method
+    assert sizes(recipe) == expected
+    assert parse_recipe({**GOOD, "method": method}) == recipe
+    assert parse_recipe(recipe.model_dump(mode="json")) == recipe  # as a bundle keeps it
+
+
+def test_overrides_are_laid_over_the_recipe() -> None:
+    assert parse_recipe(GOOD).optimiser.lr == 1e-3
+    full = parse_recipe(GOOD, method="full").optimiser
+    assert (full.lr, full.batch) == (1e-5, 8)
+
+
+def test_merge_leaves_its_arguments_alone() -> None:
+    below = {"a": {"b": 1, "c": 2}, "d": 3}
+    assert merge(below, {"a": {"b": 9}, "e": 4}) == {"a": {"b": 9, "c": 2}, "d": 3, "e": 4}
+    assert below == {"a": {"b": 1, "c": 2}, "d": 3}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"method": "lora"}, "method 'lora' is not known; use ipet, prompt"),
+        ({"methods": {"lora": {}}}, "method 'lora' is not known"),
+        ({"methods": {"full": {"optimiser": {"rate": 1}}}}, "optimiser.rate: unknown key"),
+        ({"methods": {"full": 3}}, r"tables \[methods.<method>\]"),
+        ({"method": "prompt", "adapter": {"prompt_length": 0}}, r"needs adapter\.prompt_length above 0"),
+        ({"method": "adapter", "adapter": {"bottleneck_dim": 0}}, r"needs adapter\.bottleneck_dim above 0"),
+    ],
+)
+def test_refuses(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadRecipe, match=said):
+        parse_recipe({**GOOD, **change})
+
+
+def test_every_method_has_a_word() -> None:
+    assert METHODS == ("ipet", "prompt", "adapter", "input-prompt", "linear", "full")
