@@ -1,7 +1,7 @@
 """One adapter's tensors, at rest and in training. Knows neither files nor slots."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,11 @@ class AdapterWeights:
         if self.input_prompt is not None:
             tensors |= self.input_prompt.to_tensors()
         return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+    def head_alone(self) -> "AdapterWeights":
+        """What reads the bare backbone: the head, with its layer weights, and nothing that changes the backbone."""
+        spec = replace(self.spec, prompt_length=0, bottleneck_dim=0, conv_kernel=0, input_prompt=0, input_frames=0)
+        return AdapterWeights(spec, self.head, None, None, None, None, None, layer_weights=self.layer_weights)
 
     @property
     def nbytes(self) -> int:

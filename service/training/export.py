@@ -36,6 +36,10 @@ def adapter_spec(recipe: Recipe, labels: int) -> AdapterSpec:
         adapter_scale=adapter.scale,
         adapter_residual=adapter.residual,
         outputs=adapter.embedding_dim if recipe.task_type is TaskType.VERIFICATION else labels,
+        conv_kernel=adapter.conv_kernel,
+        layer_aggregation=adapter.layer_aggregation,
+        input_prompt=adapter.input_prompt,
+        input_frames=recipe.input.window_frames if adapter.input_prompt else 0,
     )
 
 
@@ -51,7 +55,7 @@ def manifest_fields(
     """The manifest's fields but for metrics; before anything is settled, with a threshold of 0."""
     verification = recipe.task_type is TaskType.VERIFICATION
     fields: dict[str, Any] = {
-        "format_version": 1,
+        "format_version": adapter_spec(recipe, len(labels)).format_version,
         "peft_type": "IPET",
         "name": recipe.name,
         "task_type": recipe.task_type.value,
@@ -67,6 +71,8 @@ def manifest_fields(
         "adapter_scale": recipe.adapter.scale,
         "adapter_residual": recipe.adapter.residual,
     }
+    version_2 = {name: getattr(recipe.adapter, name) for name in ("conv_kernel", "layer_aggregation", "input_prompt")}
+    fields |= {name: value for name, value in version_2.items() if value}
     if verification:
         fields |= {"embedding_dim": recipe.adapter.embedding_dim, "threshold": 0.0}
     else:

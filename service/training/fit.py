@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from service.model.adapter import AdapterWeights, TrainableAdapter
 from service.model.backbone import Backbone
 from service.model.bank import Bank
-from service.model.spec import NULL_SLOT, AdapterSpec, TaskType
+from service.model.spec import AdapterSpec, TaskType
 from service.training.batches import Batches, Pick
 from service.training.frontend import FrontEnd
 from service.training.headstart import class_means, discriminants
@@ -32,14 +32,6 @@ def learning_rate(optimiser: Optimiser, epoch: float) -> float:
     return optimiser.lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
-def run_layers(backbone: Backbone, bank: Bank, slot: int, hidden: Tensor) -> Tensor:
-    """`Backbone.forward` behind the front end: hidden states `[B, T, D]` -> embeddings `[B, E]`."""
-    selection = bank.select([slot] * len(hidden))
-    for i in range(backbone.spec.num_hidden_layers):
-        hidden = backbone.run_layer(i, hidden, selection.layer(i))
-    return backbone.pool(hidden)
-
-
 class Fit:
     """An adapter in training: the forward of the server with a bank of one slot that takes gradients.
 
@@ -52,7 +44,7 @@ class Fit:
         self._backbone = backbone
         self._recipe = recipe
         self._batches = batches
-        self._front_end = FrontEnd(backbone, batches)
+        self._front_end = FrontEnd(backbone, batches, input_prompts=spec.input_prompt > 0)
         self.adapter = TrainableAdapter(spec, backbone.spec, backbone.device)
         loss: nn.Module = ClassLoss(recipe.loss)
         if spec.task_type is TaskType.VERIFICATION:
@@ -69,12 +61,12 @@ class Fit:
     @torch.no_grad()
     def _start_head(self, loss: SpeakerLoss) -> None:
         """Head and prototypes from the bare backbone's embeddings of the first epochs' examples."""
-        backbone, bank = self._backbone, Bank(self._backbone, 0, 0, 0)
+        bank = Bank.of(self._backbone, [self.adapter.weights().head_alone()])
         embeddings, speakers = [], []
         for number in range(1, max(HEAD_EPOCHS, 1) + 1):
             for picks in self._batches.epoch(number):
-                hidden, wanted = self._front_end(picks)
-                embeddings.append(run_layers(backbone, bank, NULL_SLOT, hidden).cpu())
+                states, wanted = self._front_end(picks)
+                embeddings.append(self._embeddings(states, bank).cpu())
                 speakers += [each.targets[0] for each in wanted]
         rows, targets = torch.cat(embeddings), torch.tensor(speakers)
         weight, bias = discriminants(rows, targets, self.adapter.spec.outputs)
@@ -104,8 +96,8 @@ class Fit:
 
     def _step(self, picks: Sequence[Pick]) -> float:
         self._optimiser.zero_grad(set_to_none=True)
-        hidden, wanted = self._front_end(picks)
-        loss: Tensor = self._loss(self.outputs(hidden), Targets.of(wanted, self._backbone.device))
+        states, wanted = self._front_end(picks)
+        loss: Tensor = self._loss(self.outputs(states), Targets.of(wanted, self._backbone.device))
         loss.backward()  # type: ignore[no-untyped-call]
         limit = self._recipe.optimiser.gradient_norm
         if limit is not None:
@@ -113,11 +105,15 @@ class Fit:
         self._optimiser.step()
         return float(loss.detach())
 
-    def outputs(self, hidden: Tensor) -> Tensor:
-        """Hidden states `[B, T, D]` behind the front end -> the head's outputs; `Backbone.forward` from there on."""
-        weights, backbone = self.adapter.weights(), self._backbone
-        bank = Bank.of(backbone, [weights], dropout=self._recipe.adapter.dropout)
-        return bank.head(1)(run_layers(backbone, bank, 1, hidden))
+    def outputs(self, states: Tensor) -> Tensor:
+        """What the front end's part of a step gave -> the head's outputs; `Backbone.forward` from there on."""
+        bank = Bank.of(self._backbone, [self.adapter.weights()], dropout=self._recipe.adapter.dropout)
+        return bank.head(1)(self._embeddings(states, bank))
+
+    def _embeddings(self, states: Tensor, bank: Bank) -> Tensor:
+        """Slot 1's embeddings `[B, E]`; an input prompt goes in before the front end."""
+        run = self._backbone.forward if self.adapter.spec.input_prompt else self._backbone.encode
+        return run(states, bank, [1] * len(states))
 
     def snapshot(self) -> AdapterWeights:
         """A detached copy of the adapter as it is now."""

@@ -24,6 +24,13 @@ class BadRecipe(ValueError):
 class AdapterSection(Section):
     prompt_length: int = Field(default=8, ge=0, le=128)
     bottleneck_dim: int = Field(default=32, ge=0, le=128)
+    conv_kernel: int = Field(
+        default=0, ge=0, le=127, description="Frames of a convolution inside each bottleneck, odd; 0 for none."
+    )
+    layer_aggregation: bool = Field(default=False, description="The head reads a weighted sum of all layers' outputs.")
+    input_prompt: int = Field(
+        default=0, ge=0, le=63, description="Width of a learnt frame around the spectrogram; AST only; 0 for none."
+    )
     scale: float = 0.1
     residual: bool = False
     dropout: Share = 0.1

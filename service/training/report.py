@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from service.training.recipe import Recipe
+from service.training.recipe import AdapterSection, Recipe
 
 NAMED_FAULTS = 10  # faulty files named in a card
 
@@ -86,6 +86,7 @@ def _method(recipe: Recipe, facts: CardFacts) -> str:
         ("fingerprint", f"`{facts.fingerprint}`"),
         ("prompt", f"{adapter.prompt_length} tokens in each layer: {counts['prompt']:,} parameters"),
         ("bottleneck", f"{adapter.bottleneck_dim} wide in each layer: {counts['adapter']:,} parameters"),
+        *_parts(adapter),
         ("head", f"{counts['head']:,} parameters"),
         ("trainable, in the bundle", f"{counts['bundle']:,} parameters"),
         ("trainable, in training only", f"{counts['training_only']:,} parameters"),
@@ -96,6 +97,18 @@ def _method(recipe: Recipe, facts: CardFacts) -> str:
         ("time", f"{facts.seconds:,.0f} s"),
     ]
     return "\n".join(["## Method", "", *_table(("", ""), rows)])
+
+
+def _parts(adapter: AdapterSection) -> list[tuple[str, str]]:
+    """What the adapter has beside the paper's parts, whose parameters are counted with those."""
+    rows = []
+    if adapter.input_prompt:
+        rows.append(("input prompt", f"{adapter.input_prompt} wide around the spectrogram, counted with the prompt"))
+    if adapter.conv_kernel:
+        rows.append(("convolution", f"{adapter.conv_kernel} frames in each bottleneck, counted with it"))
+    if adapter.layer_aggregation:
+        rows.append(("layer aggregation", "the head reads a weighted sum of all layers"))
+    return rows
 
 
 def _figures(facts: CardFacts) -> str:

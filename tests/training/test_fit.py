@@ -53,17 +53,45 @@ def test_cosine_schedule_ends_at_nothing() -> None:
     assert learning_rate(options, 11) == pytest.approx(0.0)
 
 
-@pytest.mark.parametrize("name", ["tiny_ast", "tiny_wav2vec2"])
-def test_training_computes_what_the_server_computes(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+PARTS = {"conv_kernel": 3, "layer_aggregation": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("tiny_ast", {}),
+        ("tiny_wav2vec2", {}),
+        ("tiny_ast", {**PARTS, "input_prompt": 5}),
+        ("tiny_wav2vec2", PARTS),
+    ],
+    ids=["ast", "wav2vec2", "ast-version-2", "wav2vec2-version-2"],
+)
+def test_training_computes_what_the_server_computes(
+    name: str, parts: dict[str, object], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     backbone: Backbone = request.getfixturevalue(name)
-    fit = make_fit(backbone, tmp_path, adapter={"dropout": 0.0})
+    fit = make_fit(backbone, tmp_path, adapter={"dropout": 0.0, **parts})
     fit.run_epoch(1)
     inputs = torch.randn(3, *backbone.input_shape(50))
     with torch.no_grad():
-        trained = fit.outputs(backbone.embed(inputs))
+        trained = fit.outputs(inputs if fit.adapter.spec.input_prompt else backbone.embed(inputs))
         bank = Bank.of(backbone, [fit.snapshot()])
         served = bank.head(1)(backbone.forward(inputs, bank, [1] * 3))
     torch.testing.assert_close(trained, served, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_every_part_of_version_2_learns(tiny_ast: Backbone, tmp_path: Path, views: int) -> None:
+    adapter = {"prompt_length": 0, "bottleneck_dim": 8, **PARTS, "input_prompt": 5}
+    optimiser = {"epochs": 8, "batch": 4, "lr": 1e-2, "weight_decay": 0.0}  # which moves what has no gradient, too
+    fit = make_fit(tiny_ast, tmp_path, adapter=adapter, augment={"views": views}, optimiser=optimiser)
+    start = fit.snapshot().to_tensors()
+    losses = [fit.run_epoch(epoch) for epoch in range(1, 9)]
+    assert losses[-1] < losses[0]
+    end = fit.snapshot().to_tensors()
+    last = tiny_ast.spec.num_hidden_layers - 1  # of whose output only the special tokens are read, which pass it by
+    still = {name for name, tensor in end.items() if torch.equal(tensor, start[name])}
+    assert still == {f"layers.{last}.adapter.conv.weight", f"layers.{last}.adapter.conv.bias"}
 
 
 def test_loss_falls_and_only_the_adapter_moves(tiny_wav2vec2: Backbone, tmp_path: Path) -> None:

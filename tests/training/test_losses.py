@@ -70,6 +70,26 @@ def test_margins_are_what_the_papers_say() -> None:
         assert float(loss(embedding, target).detach()) == pytest.approx(expected, abs=1e-5)
 
 
+def test_am_softmax_is_equation_6_of_its_paper() -> None:
+    """Wang et al. 2018, written out row by row, at the paper's scale; gradients too."""
+    torch.manual_seed(0)
+    scale, margin, speakers = 30.0, 0.35, [3, 0, 3, 1]
+    loss = SpeakerLoss(Loss(kind="am_softmax", scale=scale, margin=margin), 16, 5)
+    embeddings = torch.randn(4, 16, requires_grad=True)
+    ours = loss(embeddings, Targets.of([Wanted((who,), (who,), 1.0) for who in speakers], CPU))
+    rows = []
+    for embedding, who in zip(embeddings, speakers, strict=True):
+        cosines = [embedding @ w / (embedding.norm() * w.norm()) for w in loss.prototypes]
+        wanted = torch.exp(scale * (cosines[who] - margin))
+        others = sum(torch.exp(scale * cosine) for other, cosine in enumerate(cosines) if other != who)
+        rows.append(-torch.log(wanted / (wanted + others)))
+    theirs = torch.stack(rows).mean()
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    inputs = (embeddings, loss.prototypes)
+    for mine, reference in zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(theirs, inputs), strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-5)
+
+
 def test_mixtures_of_speakers_weigh_both() -> None:
     torch.manual_seed(0)
     loss = SpeakerLoss(Loss(kind="am_softmax"), 8, 3)
