@@ -1,12 +1,10 @@
 // The API's documentation, drawn from /openapi.json.
-"use strict";
-
-const $ = (id) => document.getElementById(id);
+import { api, byId, drawProblem, make } from "./api.js";
 
 async function draw() {
   const description = await api.call("/openapi.json");
-  $("title").textContent = `${description.info.title} ${description.info.version}`;
-  $("description").textContent = description.info.description;
+  byId("title").textContent = `${description.info.title} ${description.info.version}`;
+  byId("description").textContent = unwrapped(description.info.description);
   const groups = new Map();
   for (const [path, methods] of Object.entries(description.paths)) {
     for (const [method, operation] of Object.entries(methods)) {
@@ -16,42 +14,48 @@ async function draw() {
     }
   }
   for (const [tag, operations] of groups) {
-    const section = element("section");
-    section.append(element("h2", tag), ...operations);
-    $("groups").append(section);
+    byId("groups").append(make("section", { "aria-label": tag }, make("h2", {}, capital(tag)), ...operations));
   }
   for (const [name, schema] of Object.entries(description.components.schemas)) {
-    $("schemas").append(element("details", "", element("summary", name), json(schema)));
+    const text = JSON.stringify(schema, null, 2);
+    byId("schemas").append(make("details", { class: "operation", id: `schema-${name}` }, make("summary", {}, make("code", {}, name)), make("pre", {}, text)));
   }
 }
 
 function drawOperation(method, path, operation) {
-  const verb = element("span", method.toUpperCase());
-  verb.className = "method";
-  const summary = element("summary", "", verb, element("code", path));
-  const details = element("details", "", summary, element("p", operation.description ?? operation.summary ?? ""));
+  const [first, ...rest] = unwrapped(operation.description ?? operation.summary ?? "").split("\n");
+  const summary = make("summary", {}, make("span", { class: `method ${method}` }, method.toUpperCase()), make("code", {}, path), make("span", { class: "about" }, first));
+  const body = make("div", { class: "body" });
+  if (rest.join("").trim()) body.append(make("p", { class: "text" }, rest.join("\n").trim()));
   if (operation.parameters?.length) {
-    details.append(element("p", "Parameters"), table(operation.parameters.map((parameter) => [
-      parameter.name,
+    body.append(make("h3", {}, "Parameters"), table(operation.parameters.map((parameter) => [
+      make("code", {}, parameter.name),
       `${parameter.in}${parameter.required ? ", required" : ""}`,
       shape(parameter.schema),
-      parameter.description ?? "",
+      unwrapped(parameter.description ?? ""),
     ])));
   }
   if (operation.requestBody) {
-    details.append(element("p", `Body. ${operation.requestBody.description ?? ""}`), table(
-      Object.entries(operation.requestBody.content).map(([type, body]) => [type, shape(body.schema)]),
+    body.append(make("h3", {}, "Body"), make("p", { class: "text" }, unwrapped(operation.requestBody.description ?? "")), table(
+      Object.entries(operation.requestBody.content).map(([type, content]) => [make("code", {}, type), shape(content.schema)]),
     ));
   }
-  details.append(element("p", "Answers"), table(
+  body.append(make("h3", {}, "Answers"), table(
     Object.entries(operation.responses).map(([status, answer]) => [
       status,
-      answer.description,
-      Object.entries(answer.content ?? {}).map(([type, body]) => `${type} ${shape(body.schema)}`).join(", "),
+      unwrapped(answer.description),
+      Object.entries(answer.content ?? {}).map(([type, content]) => `${type} ${shape(content.schema)}`).join(", "),
     ]),
   ));
-  return details;
+  return make("details", { class: "operation" }, summary, body);
 }
+
+// Text whose lines were broken for the source: paragraphs stay, lines join.
+function unwrapped(text) {
+  return text.split(/\n\s*\n/).map((paragraph) => paragraph.replace(/\s*\n\s*/g, " ")).join("\n\n").replaceAll("`", "");
+}
+
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 // A schema in few words: the name it refers to, or its type.
 function shape(schema = {}) {
@@ -68,14 +72,7 @@ function shape(schema = {}) {
 }
 
 function table(rows) {
-  return element("table", "", ...rows.map((row) => element("tr", "", ...row.map((cell) => element("td", cell)))));
+  return make("table", {}, ...rows.map((row) => make("tr", {}, ...row.map((cell) => make("td", {}, cell)))));
 }
 
-function json(value) {
-  return element("pre", JSON.stringify(value, null, 2));
-}
-
-draw().catch((error) => {
-  $("notice").textContent = error.message;
-  $("notice").hidden = false;
-});
+draw().catch((error) => byId("notice").replaceChildren(drawProblem(error)));

@@ -1,0 +1,137 @@
+// One adapter and a clip: labels as bars, over time if asked; or two speakers' clips, score against threshold.
+import { api, byId, drawProblem, make } from "./api.js";
+import { dropZone } from "./drop.js";
+
+const VERIFICATION = "SPEAKER_VERIFICATION";
+let adapters = [];
+let preview = "";
+
+const clip = dropZone(byId("clip-zone"), hear);
+const enrolment = dropZone(byId("enrolment-zone"));
+const test = dropZone(byId("test-zone"));
+
+// Shows the adapters to choose from, and keeps what is chosen.
+export function offer(list) {
+  adapters = list.filter((adapter) => adapter.live !== null);
+  choose(byId("adapter"), adapters.map((adapter) => [adapter.name, adapter.name]));
+  byId("run").disabled = adapters.length === 0;
+  showVersions();
+}
+
+function choose(select, pairs) {
+  const before = select.value;
+  select.replaceChildren(...pairs.map(([value, text]) => new Option(text, value)));
+  if (pairs.some(([value]) => value === before)) select.value = before;
+}
+
+function chosen() {
+  return adapters.find((adapter) => adapter.name === byId("adapter").value);
+}
+
+function showVersions() {
+  const adapter = chosen();
+  const aliases = Object.keys(adapter?.aliases ?? {}).filter((alias) => alias !== "live").sort();
+  const versions = (adapter?.versions ?? []).map((one) => String(one.version));
+  const live = ["", adapter ? `live (${adapter.live})` : "live"];
+  choose(byId("version"), [live, ...aliases.map((alias) => [alias, alias]), ...versions.map((one) => [one, one])]);
+  const verifies = adapter?.task_type === VERIFICATION;
+  byId("classifying").hidden = byId("windows-choice").hidden = verifies;
+  byId("verifying").hidden = !verifies;
+  byId("run").textContent = verifies ? "Compare" : "Classify";
+}
+
+function reference() {
+  const version = byId("version").value;
+  return version ? `${byId("adapter").value}@${version}` : byId("adapter").value;
+}
+
+function hear(files) {
+  const player = byId("player");
+  if (preview) URL.revokeObjectURL(preview);
+  preview = files.length ? URL.createObjectURL(files[0]) : "";
+  player.hidden = !preview;
+  if (preview) player.src = preview;
+  else player.removeAttribute("src");
+}
+
+async function run(event) {
+  event.preventDefault();
+  const verifies = chosen()?.task_type === VERIFICATION;
+  const lacking = verifies ? [enrolment, test].find((zone) => !zone.input.files.length) : !clip.input.files.length && clip;
+  if (lacking) {
+    lacking.input.focus();
+    byId("answer").replaceChildren(make("p", { class: "hint" }, "Choose a clip first, or drop one."));
+    return;
+  }
+  byId("run").disabled = true;
+  byId("answer").setAttribute("aria-busy", "true");
+  try {
+    byId("answer").replaceChildren(...(await (verifies ? verify() : classify())));
+  } catch (error) {
+    byId("answer").replaceChildren(drawProblem(error));
+  } finally {
+    byId("run").disabled = false;
+    byId("answer").removeAttribute("aria-busy");
+    document.dispatchEvent(new Event("asked"));
+  }
+}
+
+async function classify() {
+  const query = new URLSearchParams({ adapter: reference(), top_k: 5 });
+  if (byId("windows").checked) query.set("windows", "true");
+  const file = clip.input.files[0];
+  const started = performance.now();
+  const answer = await api.call(`/v1/classify?${query}`, { method: "POST", body: file });
+  const took = performance.now() - started;
+  const [result] = answer.results;
+  const { seconds, sampling_rate: rate, channels } = answer.audio[0];
+  const channelsShown = channels === 1 ? "mono" : channels === 2 ? "stereo" : `${channels} channels`;
+  const facts = [`${result.adapter} version ${result.version}`, `${seconds.toFixed(2)} s`, `${rate} Hz ${channelsShown}`];
+  const drawn = [bars(result.labels), make("p", { class: "hint" }, [...facts, `answered in ${took.toFixed(0)} ms`].join(" · "))];
+  if (result.windows) drawn.push(timeline(result.windows));
+  return [...drawn, curl(`--data-binary @${quoted(file.name)}`, `/v1/classify?${query}`)];
+}
+
+function bars(labels) {
+  const list = make("ol", { class: "bars", "aria-label": "Labels, best first" });
+  for (const { label, score } of labels) {
+    const meter = make("meter", { min: 0, max: 1, value: score, "aria-hidden": "true" });
+    list.append(make("li", {}, make("span", { class: "label" }, label), meter, make("span", { class: "score" }, score.toFixed(3))));
+  }
+  return list;
+}
+
+function timeline(windows) {
+  const rows = windows.map(({ start, end, labels: [best] }) =>
+    make("tr", {}, make("td", {}, `${start.toFixed(2)} to ${end.toFixed(2)} s`), make("td", {}, best.label), make("td", {}, best.score.toFixed(3))));
+  const heads = ["Window", "Best label", "Score"].map((text) => make("th", { scope: "col" }, text));
+  return make("table", { class: "timeline" }, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows));
+}
+
+async function verify() {
+  const form = new FormData();
+  for (const file of enrolment.input.files) form.append("enrolment", file);
+  form.append("test", test.input.files[0]);
+  const query = new URLSearchParams({ adapter: reference() });
+  const { decision, score, threshold, version } = await api.call(`/v1/score?${query}`, { method: "POST", body: form });
+  const verdict = decision === "accept" ? "Same speaker" : "Not the same speaker";
+  const parts = [...enrolment.input.files].map((file) => `-F enrolment=@${quoted(file.name)}`);
+  parts.push(`-F test=@${quoted(test.input.files[0].name)}`);
+  const scale = make("meter", { min: -1, max: 1, low: threshold, value: score, "aria-hidden": "true" });
+  return [
+    make("p", { class: `decision ${decision}` }, verdict),
+    make("div", { class: "scale" }, "−1", scale, "1"),
+    make("p", { class: "hint" }, `score ${score.toFixed(3)} against threshold ${threshold.toFixed(3)} · version ${version}`),
+    curl(parts.join(" "), `/v1/score?${query}`),
+  ];
+}
+
+const quoted = (name) => (/^[\w.-]+$/.test(name) ? name : `'${name.replaceAll("'", "'\\''")}'`);
+
+function curl(body, path) {
+  const key = api.key ? ' -H "Authorization: Bearer $KEY"' : "";
+  return make("details", {}, make("summary", {}, "The same as a command"), make("pre", {}, `curl${key} ${body} '${location.origin}${path}'`));
+}
+
+byId("ask").addEventListener("submit", run);
+byId("adapter").addEventListener("change", showVersions);
