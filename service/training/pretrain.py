@@ -168,6 +168,9 @@ def task_losses(student: Student, batch: Batch, stage: TaskStage, step: int) -> 
     weights = stage.weights
     spectrum = student.spectrum_loss(top, batch.words) + student.spectrum_loss(long_top, batch.long)
     losses = {"spectrum": weights.spectrum * spectrum / 2}
+    if weights.statistics:
+        statistics = student.statistics_loss(top, batch.words) + student.statistics_loss(long_top, batch.long)
+        losses["statistics"] = weights.statistics * statistics / 2
     margin = stage.margin * min(1.0, step / stage.margin_steps)
     places = (("", student.top, top, long_top, 1.0), ("_middle", student.middle, middle, long_middle, weights.middle))
     for suffix, heads, short, long, share in places:

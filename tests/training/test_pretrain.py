@@ -18,6 +18,7 @@ from service.training.pretraining.recipe import HeldOut, PretrainRecipe, read_re
 from service.training.pretraining.sampling import Sampler
 from service.training.pretraining.sounds import SOUNDS, synthetic_bank
 from service.training.pretraining.speech import PROGRAMS, synthesise
+from service.training.pretraining.student import LogMel
 from tests.training.miniature import chord, make_esc, write_clip, write_table
 
 ROOT = Path(__file__).parent.parent.parent
@@ -38,6 +39,7 @@ TINY: dict[str, Any] = {
         "steps": 40,
         "warm_up": 5,
         "thaw": 0.5,
+        "weights": {"statistics": 1.0},
         "sizes": {"words": 8, "word_window": 6000, "speakers": 4, "events": 3, "sounds": 1, "long_window": 8000},
     },
 }
@@ -187,6 +189,16 @@ def test_windows_have_their_length_and_levels() -> None:
     assert blended.shape == windows.shape
     assert sorted(partners) == [0, 1, 2]
     assert ((share >= 0.5) & (share <= 1)).all()
+
+
+def test_statistics_are_of_the_loud_frames_alone() -> None:
+    rng = torch.Generator().manual_seed(0)
+    loud, quiet = torch.randn(1, 8_000, generator=rng), 1e-3 * torch.randn(1, 2_000, generator=rng)
+    log_mel = LogMel(8)
+    whole, speech = log_mel.statistics(torch.cat([loud, quiet], 1)), log_mel.statistics(loud)
+    assert whole.shape == (1, 16)
+    assert (whole - speech).abs().max() < 0.15
+    assert (log_mel.statistics(quiet) - speech).abs().max() > 1.0
 
 
 def test_sounds_differ_and_are_finite() -> None:

@@ -75,6 +75,7 @@ class Weights(_Section):
     events: Weight = 0.7
     sounds: Weight = 0.3
     spectrum: Weight = 1.0
+    statistics: Weight = 0.0
     middle: Weight = 0.5
 
 

@@ -27,6 +27,7 @@ FRAME = 400  # samples of a log-mel frame
 FRAME_HOP = 160
 FRONT_BANDS = 64
 SPECTRUM_BANDS = 40
+LOUD_SHARE = 0.6  # of a window's frames, the loudest ones: those that speak
 
 
 class LogMel(nn.Module):
@@ -45,6 +46,17 @@ class LogMel(nn.Module):
             power = self.mel(waveform[:, centre - FRAME // 2 :])[..., :frames]
         level: Tensor = (torch.log(power + 1e-5) + 5.0) / 4.0
         return level.transpose(1, 2)
+
+    @torch.no_grad()
+    def statistics(self, waveform: Tensor) -> Tensor:
+        """Mean and deviation of each band over the loudest frames: `[B, N]` -> `[B, 2 bands]`."""
+        level = self(waveform, FRAME // 2, 1 + (waveform.shape[1] - FRAME) // FRAME_HOP)
+        loudness = level.mean(dim=2)
+        loud = (loudness >= loudness.quantile(1 - LOUD_SHARE, dim=1, keepdim=True)).float().unsqueeze(2)
+        count = loud.sum(dim=1)
+        mean = (level * loud).sum(dim=1) / count
+        variance = ((level - mean.unsqueeze(1)).square() * loud).sum(dim=1) / count
+        return torch.cat([mean, variance.clamp_min(1e-6).sqrt()], dim=1)
 
 
 def make_backbone(geometry: Geometry) -> Any:
@@ -182,6 +194,7 @@ class Student(nn.Module):
         self.frames_per_step = geometry.hop() // FRAME_HOP
         self.spectrum = nn.Linear(geometry.width, SPECTRUM_BANDS * self.frames_per_step)
         self.log_mel = LogMel(SPECTRUM_BANDS)
+        self.statistics = nn.Linear(2 * geometry.width, 2 * SPECTRUM_BANDS)
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, N]` -> the last layer's `[B, T, D]` and the convolutions' `[B, T, C]`."""
@@ -194,6 +207,14 @@ class Student(nn.Module):
         centre = self.geometry.receptive_field() // 2 - FRAME_HOP * (self.frames_per_step - 1) // 2
         target = self.log_mel(waveform, centre, frames * self.frames_per_step)
         return functional.mse_loss(self.spectrum(hidden), target.reshape(rows, frames, -1))
+
+    def statistics_loss(self, hidden: Tensor, waveform: Tensor) -> Tensor:
+        """Mean squared error of the long-term spectrum of the loud frames, read linearly off the pooled top.
+
+        What tells voices apart best without any learning is just that, so the pooled embedding has to keep it.
+        """
+        with torch.autocast(hidden.device.type, enabled=False):
+            return functional.mse_loss(self.statistics(pool(hidden)), self.log_mel.statistics(waveform))
 
 
 def pool(hidden: Tensor) -> Tensor:
