@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     batch_seconds: float = Field(80.0, gt=0, description="Window-seconds (windows x adapters) in one batch.")
     queue_seconds: float = Field(2400.0, gt=0, description="Window-seconds queued before requests get 429.")
     request_timeout: float = Field(60.0, gt=0, description="Seconds after which a request is answered with 504.")
+    device_timeout: float = Field(
+        120.0, gt=0, description="Seconds after which a batch that has not returned makes the service not ready."
+    )
     shutdown_timeout: float = Field(20.0, ge=0, description="Seconds to finish admitted requests at shutdown.")
     shutdown_delay: float = Field(
         0.0, ge=0, description="Seconds that /readyz says 503 before the port closes, for load balancers to notice."

@@ -85,6 +85,9 @@ class Telemetry:
         self.batch_rows = histogram("ipet_batch_rows", "Rows (window x adapter) in a batch.", _COUNTS)
         self.batch_adapters = histogram("ipet_batch_adapters", "Different adapters in a batch.", _COUNTS)
 
+        self._device_faults = counter("ipet_device_faults_total", "What went wrong on the device.", "kind")
+        self.device_broken = gauge("ipet_device_broken", "1 while the device hangs or fails on everything.")
+
         self.adapter_loads_total = counter("ipet_adapter_loads_total", "Adapters loaded into a slot.")
         self.adapter_load_failures_total = counter("ipet_adapter_load_failures_total", "Adapters that did not load.")
         self.adapter_load_seconds = histogram("ipet_adapter_load_seconds", "Loading one adapter into a slot.")
@@ -107,6 +110,10 @@ class Telemetry:
     def count_request(self, route: str, code: int) -> None:
         """Counts one answered request. `route` is the template (`/v1/adapters/{name}`), never the path."""
         self._requests.labels(route, str(code)).inc()
+
+    def count_device_fault(self, kind: str) -> None:
+        """Counts a fault of the device: `error`, `memory`, `hang`, `device` or `worker`."""
+        self._device_faults.labels(kind).inc()
 
     def count_adapter(self, name: str, clips: int = 1) -> None:
         """Counts `clips` asked of the adapter `name` (no version); the label's cardinality is bounded."""

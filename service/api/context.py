@@ -76,7 +76,7 @@ class Context:
         """Raises NotReady, with the reason, unless new requests would be answered."""
         if self.draining:
             raise NotReady("the service is stopping: it finishes what it was asked before")
-        self.runtime  # noqa: B018  raises NotReady
+        self.runtime.engine.check_ready()
 
     @contextmanager
     def deadline(self, timer: asyncio.Timeout) -> Iterator[None]:

@@ -5,13 +5,11 @@ worker owns the device.
 """
 
 import asyncio
-import logging
 import math
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,13 +17,15 @@ import torch
 
 from service.audio.features import ClipFeatures
 from service.audio.waveform import Waveform
-from service.engine.job import FRAME_SECONDS, Job, key_of
+from service.engine.health import Health
+from service.engine.job import FRAME_SECONDS, key_of
 from service.engine.loader import Loader
 from service.engine.requests import Request
 from service.engine.runner import Runner, Values
 from service.engine.scheduler import Scheduler
 from service.engine.slots import Slots, State
-from service.errors import DeadlineExceeded, Internal, NotReady, Overloaded
+from service.engine.worker import Worker
+from service.errors import DeadlineExceeded, NotReady, Overloaded
 from service.model.backbone import Backbone
 from service.model.bank import Bank
 from service.model.spec import ModelType
@@ -34,9 +34,6 @@ from service.settings import Settings
 from service.telemetry import Telemetry
 
 LAST_BATCH_SECONDS = 2.0  # for a batch that runs when the time to stop is up; nobody waits for its answers
-_WARM_UP_FRAMES = 128  # 1.28 s
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,24 +79,28 @@ class Engine:
             settings.host_cache_mb * 2**20,
         )
         # The worker alone computes on all cores; one core each is best for the many small operations beside it.
-        self._cores = torch.get_num_threads()
         self._features = ThreadPoolExecutor(
             settings.decode_threads, thread_name_prefix="features", initializer=torch.set_num_threads, initargs=(1,)
         )
-        self._worker = threading.Thread(target=self._work, name="device", daemon=True)
-        self._warm_up_frames = max(_WARM_UP_FRAMES, backbone.spec.min_window_frames)
+        self._health = Health(settings.device_timeout, telemetry, self._break)
+        self._device = Worker(
+            self._runner, self._scheduler, self._slots, self._loader, telemetry, self._changed, self._health
+        )
+        self._worker = threading.Thread(target=self._device.work, name="device", daemon=True)
         self._open = False
-        self._stopping = False
 
-    @property
-    def ready(self) -> bool:
-        """Whether requests are admitted."""
-        return self._open
+    def check_ready(self) -> None:
+        """Raises NotReady, with the reason, unless requests are admitted."""
+        if self._health.fault:
+            raise NotReady(self._health.fault)
+        if not self._open:
+            raise NotReady("the engine is not running")
 
     def start(self) -> None:
         """Warms the backbone up and begins to admit requests."""
-        self._runner.warm_up(self._warm_up_frames)
+        self._runner.warm_up()
         self._worker.start()
+        self._health.start()
         self._open = True
 
     def stop(self, timeout: float) -> bool:
@@ -112,13 +113,12 @@ class Engine:
         with self._changed:
             self._open = False
             self._changed.wait_for(lambda: not self._scheduler.admitted_frames, max(0.0, deadline - time.monotonic()))
-            for key in self._scheduler.waiting():
-                for job in self._scheduler.remove(key):
-                    job.fail(NotReady("the service is stopping"))
-            self._stopping = True
+            self._fail_queued(NotReady("the service is stopping"))
+            self._device.stopping = True
             self._changed.notify_all()
         if self._worker.ident is not None:
             self._worker.join(max(0.0, deadline - time.monotonic()) + LAST_BATCH_SECONDS)
+        self._health.stop()
         stopped = not self._worker.is_alive()
         self._loader.close(wait=stopped)
         self._features.shutdown(wait=stopped, cancel_futures=True)
@@ -135,7 +135,7 @@ class Engine:
             deadline: on the clock of `time.monotonic`.
 
         Raises:
-            NotReady: the engine is not started, or stopping.
+            NotReady: the engine is not started, or stopping, or its device hangs or fails.
             PayloadTooLarge: the request alone is more than the queue holds.
             Overloaded: the queue is full.
             AdapterFailed: an adapter's weights could not be loaded.
@@ -175,8 +175,9 @@ class Engine:
             return self._slots.failure(key_of(version))
 
     async def load(self, version: AdapterVersion) -> None:
-        """Makes `version` resident. Raises AdapterFailed and NoFreeSlot."""
+        """Makes `version` resident. Raises AdapterFailed, NoFreeSlot and NotReady."""
         with self._changed:
+            self.check_ready()
             future = self._loader.wait_for(version)
         await asyncio.wrap_future(future)
 
@@ -188,7 +189,7 @@ class Engine:
             self._loader.advance()
 
     async def pin(self, version: AdapterVersion) -> None:
-        """Makes `version` resident and keeps it from eviction. Raises AdapterFailed and NoFreeSlot."""
+        """Makes `version` resident and keeps it from eviction. Raises AdapterFailed, NoFreeSlot and NotReady."""
         await self.load(version)
         with self._changed:
             self._slots.pin(key_of(version))
@@ -200,8 +201,7 @@ class Engine:
 
     def _admit(self, request: Request, adapters: Sequence[AdapterVersion]) -> None:
         with self._changed:
-            if not self._open:
-                raise NotReady("the engine is not running")
+            self.check_ready()
             for version in adapters:
                 self._loader.check(version)
             try:
@@ -212,9 +212,9 @@ class Engine:
 
     def _push(self, request: Request, adapters: Sequence[AdapterVersion]) -> None:
         with self._changed:
-            if self._stopping:
+            if self._health.fault or self._device.stopping:
                 self._scheduler.withdraw(request.frames)
-                raise NotReady("the service is stopping")
+                raise NotReady(self._health.fault or "the service is stopping")
             for job in request.jobs:
                 self._scheduler.push(job)
             for version in adapters:
@@ -223,71 +223,19 @@ class Engine:
         for version in adapters:
             self._telemetry.count_adapter(version.name, len(request.parts))
 
-    def _work(self) -> None:
-        """The worker: takes batches and runs them until the engine stops."""
-        torch.set_num_threads(self._cores)
-        while (leased := self._next_batch()) is not None:
-            batch, slots = leased
-            started = time.monotonic()
-            self._run(batch, slots)
-            with self._changed:
-                self._scheduler.observe(sum(job.frames for job in batch), time.monotonic() - started)
-                for job in batch:
-                    self._slots.release(job.key)
-                self._loader.advance()
-
-    def _next_batch(self) -> tuple[list[Job], list[int]] | None:
-        """Waits for jobs that can run and leases their slots; None when the engine stops."""
+    def _break(self, error: NotReady) -> None:
+        """Tells everybody who waits for the device that it cannot be used."""
         with self._changed:
-            while True:
-                for key, version in self._scheduler.waiting().items():
-                    if self._slots.state(key) is State.REGISTERED:  # evicted since its jobs were queued
-                        self._loader.request(version)
-                taken = self._scheduler.next_batch(time.monotonic(), self._is_resident)
-                batch = [job for job in taken if job.future.set_running_or_notify_cancel()]
-                if batch:
-                    return batch, [self._slots.lease(job.key) for job in batch]
-                if taken:
-                    continue
-                if self._stopping:
-                    return None
-                self._changed.notify_all()  # `stop` may be waiting for an empty queue
-                self._changed.wait()
+            self._device.fail_running(error)
+            self._fail_queued(error)
+            self._loader.fail_waiters(error)
+            self._changed.notify_all()
 
-    def _is_resident(self, job: Job) -> bool:
-        return self._slots.state(job.key) is State.RESIDENT
-
-    def _run(self, batch: Sequence[Job], slots: Sequence[int]) -> None:
-        started = time.monotonic()
-        for job in batch:
-            self._telemetry.queue_seconds.observe(started - job.admitted)
-        self._telemetry.batch_rows.observe(sum(job.rows for job in batch))
-        self._telemetry.batch_adapters.observe(len(set(slots)))
-        with self._telemetry.inference_seconds.time():
-            self._answer(batch, slots)
-
-    def _answer(self, batch: Sequence[Job], slots: Sequence[int], *, may_halve: bool = True) -> None:
-        """Runs a batch and answers its jobs; on a device error it is halved once, and only what fails again fails."""
-        try:
-            values = self._runner.run(batch, slots)
-        except Exception:
-            _log.exception("a batch failed on the device", extra={"jobs": len(batch)})
-            if may_halve and len(batch) > 1:
-                half = len(batch) // 2
-                self._answer(batch[:half], slots[:half], may_halve=False)
-                self._answer(batch[half:], slots[half:], may_halve=False)
-                return
-            for job in batch:
-                job.fail(Internal("the device failed while it ran the request; the log has the cause"))
-            return
-        for job, value in zip(batch, values, strict=True):
-            _settle(job.future, value)
+    def _fail_queued(self, error: NotReady) -> None:
+        for key in self._scheduler.waiting():
+            for job in self._scheduler.remove(key):
+                job.fail(error)
 
 
 def _frames(seconds: float) -> int:
     return round(seconds / FRAME_SECONDS)
-
-
-def _settle(future: "Future[Values]", value: Values) -> None:
-    with suppress(InvalidStateError):
-        future.set_result(value)

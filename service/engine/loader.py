@@ -124,6 +124,11 @@ class Loader:
                     key, NoFreeSlot(f"all {count} slots hold pinned adapters; unpin one", adapter=version.name)
                 )
 
+    def fail_waiters(self, error: ServiceError) -> None:
+        """Answers everybody who waits for a load; the loads themselves go on."""
+        for key in list(self._waiters):
+            self._settle(key, error)
+
     def close(self, wait: bool = True) -> None:
         """Starts no more loads and waits for those that run, or lets them be. Called without `changed`."""
         self._pool.shutdown(wait=wait, cancel_futures=True)

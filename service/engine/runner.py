@@ -16,6 +16,9 @@ from service.scoring.score import activate
 Values = NDArray[np.float32]
 
 
+_WARM_UP_FRAMES = 128  # 1.28 s
+
+
 class Runner:
     """Owns the backbone's forward; used by the engine's one worker."""
 
@@ -41,10 +44,16 @@ class Runner:
             for job, start in zip(jobs, starts, strict=False)
         ]
 
-    def warm_up(self, window_frames: int) -> None:
-        """One forward of the bare backbone, so that the first request does not pay for lazy set-up."""
+    def warm_up(self) -> None:
+        """One forward of the bare backbone: does the lazy set-up, and shows whether the device works at all."""
+        window_frames = max(_WARM_UP_FRAMES, self._backbone.spec.min_window_frames)
         with torch.inference_mode():
             self._backbone.forward(torch.zeros((1, *self._backbone.input_shape(window_frames))), self._bank, [0])
+
+    def free_cached_memory(self) -> None:
+        """Gives back what the allocator keeps, so that a smaller batch is not refused for fragments."""
+        if self._backbone.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _heads(self, embeddings: torch.Tensor, slots: Sequence[int]) -> list[Values]:
         """Each row's output: heads differ in size, so they run by slot."""

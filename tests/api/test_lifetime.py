@@ -13,9 +13,15 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from service.api.context import Runtime
 from service.engine.engine import Engine
 from service.engine.runner import Runner
+from service.model.loading import load_backbone
+from service.registry.store import Registry
+from service.settings import Settings
+from service.telemetry import Telemetry
 from tests.api.live import Live, running, settings_for
+from tests.engine.faults import Hang, faulty
 from tests.synthesis import encode, noise
 
 
@@ -149,3 +155,31 @@ def test_overload(tiny_ast_dir: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         alone = service.http.post("/v1/classify?adapter=alpha", content=encode(noise(20.0)))
         assert refused(alone) == (413, "payload_too_large")
         assert ask().status_code == 200
+
+
+def test_a_device_that_hangs_turns_readiness_off(tiny_ast_dir: Path, tmp_path: Path, clip: bytes) -> None:
+    hang, faults = Hang(), []
+
+    def opener(settings: Settings, telemetry: Telemetry) -> Runtime:
+        backbone = faulty(load_backbone(settings.backbone, settings.device, settings.dtype))
+        faults.append(backbone)
+        registry = Registry(settings.data_dir, backbone.spec)
+        return Runtime(backbone.spec, "cpu", "float32", registry, Engine(backbone, registry, settings, telemetry))
+
+    with running(settings_for(tiny_ast_dir, tmp_path / "data", device_timeout=1.0), opener) as service:
+        service.publish(tmp_path, "alpha")
+        faults[0].fault = hang
+        try:
+            answer = service.http.post("/v1/classify?adapter=alpha", content=clip)
+            assert refused(answer) == (503, "not_ready")
+            ready = service.http.get("/readyz")
+            assert refused(ready) == (503, "not_ready")
+            assert "has not returned" in ready.json()["detail"]
+            assert service.http.get("/healthz").status_code == 200
+            assert "ipet_device_broken 1.0" in service.http.get("/metrics").text
+        finally:
+            faults[0].fault = lambda rows: None
+            hang.released.set()
+        while service.http.get("/readyz").status_code != 200:
+            time.sleep(0.02)
+        assert service.http.post("/v1/classify?adapter=alpha", content=clip).status_code == 200

@@ -258,28 +258,6 @@ def test_overload(tiny_wav2vec2: Backbone, tmp_path: Path, monkeypatch: pytest.M
         asyncio.run(bench.engine.infer([clip()], [adapter]))
 
 
-def test_a_device_error_fails_only_what_it_must(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    adapters = bench.adapters(2)
-    asyncio.run(bench.engine.infer([clip(0.6)], adapters))
-    run = bench.engine._runner.run
-
-    def faulty(jobs: list[Any], slots: list[int]) -> Any:
-        if any(job.version is adapters[1] for job in jobs):
-            raise RuntimeError("simulated device error")
-        return run(jobs, slots)
-
-    monkeypatch.setattr(bench.engine._runner, "run", faulty)
-
-    async def ask() -> list[Any]:
-        return await asyncio.gather(
-            *(bench.engine.infer([clip(0.6)], [version]) for version in adapters), return_exceptions=True
-        )
-
-    good, bad = asyncio.run(ask())
-    assert good[0][0].values.shape[0] == 1
-    assert getattr(bad, "code", None) == "internal"
-
-
 def test_stopping_finishes_what_was_admitted(tiny_wav2vec2: Backbone, tmp_path: Path) -> None:
     bench = Bench(tiny_wav2vec2, tmp_path)
     adapters = bench.adapters(3)

@@ -1,0 +1,55 @@
+"""Backbones that fail when a test says so: the seam through which device faults are brought in."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from service.model.backbone import Backbone
+
+Fault = Callable[[int], None]
+
+
+class Faulty:
+    """A backbone before whose every forward `fault` is called with the number of rows: it may raise or wait."""
+
+    fault: Fault
+
+    def forward(self, inputs: Any, bank: Any, slots: Any, *rest: Any) -> Any:
+        self.fault(len(slots))
+        return super().forward(inputs, bank, slots, *rest)  # type: ignore[misc]
+
+
+def faulty(backbone: Backbone, fault: Fault = lambda rows: None) -> Any:
+    """`backbone` with a `fault` that can be set."""
+    kind: Any = type("Faulty", (Faulty, type(backbone)), {})
+    copied = kind.__new__(kind)
+    vars(copied).update(vars(backbone), fault=fault)
+    return copied
+
+
+class Hang:
+    """A device that does not come back until it is released."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.released = threading.Event()
+
+    def __call__(self, rows: int) -> None:
+        self.begun.set()
+        assert self.released.wait(30)
+
+
+class Memory:
+    """A device that has room for so many rows at once; notes what it refused."""
+
+    def __init__(self, rows: int, error: Exception | None = None) -> None:
+        self.rows = rows
+        self.refused: list[int] = []
+        self._error = error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    def __call__(self, rows: int) -> None:
+        if rows > self.rows:
+            self.refused.append(rows)
+            raise self._error

@@ -1,0 +1,234 @@
+"""Faults of the device: what fails, what does not, and what readiness says meanwhile."""
+
+import asyncio
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from service.engine.health import Watch
+from service.errors import NotReady, ServiceError
+from service.model.backbone import Backbone
+from service.registry.store import AdapterVersion
+from tests.engine.faults import Hang, Memory, faulty
+from tests.engine.test_engine import Bench, clip
+
+TIMEOUT = 1.5  # seconds; a batch of the tiny backbone takes milliseconds
+CPU_OUT_OF_MEMORY = "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: ..."
+
+
+@pytest.fixture
+def bench(tiny_wav2vec2: Backbone, tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(faulty(tiny_wav2vec2), tmp_path, device_timeout=TIMEOUT)
+    bench.engine.start()
+    yield bench
+    assert bench.engine.stop(1.0)
+
+
+def ask(bench: Bench, version: AdapterVersion) -> Any:
+    [[outputs]] = asyncio.run(bench.engine.infer([clip(0.6)], [version]))
+    return outputs.values
+
+
+def ask_at_once(bench: Bench, version: AdapterVersion, count: int, fault: Callable[[int], None]) -> list[Any]:
+    """Answers of `count` requests that gather behind another and reach the device as one batch, which has `fault`."""
+    brake, before = Hang(), sample(bench, "ipet_adapter_requests_total", adapter=version.name)
+    bench.backbone.fault = brake
+
+    async def gather() -> list[Any]:
+        first = asyncio.create_task(bench.engine.infer([clip(0.6)], [version]))
+        await asyncio.to_thread(brake.begun.wait, 5)
+        requests = [asyncio.create_task(bench.engine.infer([clip(0.6, i)], [version])) for i in range(count)]
+        while sample(bench, "ipet_adapter_requests_total", adapter=version.name) < before + 1 + count:
+            await asyncio.sleep(0.01)
+        bench.backbone.fault = fault
+        brake.released.set()
+        await first
+        return await asyncio.gather(*requests, return_exceptions=True)
+
+    return asyncio.run(gather())
+
+
+def readiness(bench: Bench) -> str | None:
+    try:
+        bench.engine.check_ready()
+    except NotReady as error:
+        return error.detail
+    return None
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def sample(bench: Bench, metric: str, **labels: str) -> float:
+    return bench.telemetry.registry.get_sample_value(metric, labels) or 0.0
+
+
+def test_a_failing_batch_is_halved_once_and_fails_alone(bench: Bench) -> None:
+    adapter = bench.adapter("one")
+    alone = ask(bench, adapter)
+    memory = Memory(rows=3)
+    assert not [error for error in ask_at_once(bench, adapter, 6, memory) if isinstance(error, Exception)]
+    assert memory.refused == [6]
+    tight = Memory(rows=1)
+    errors = ask_at_once(bench, adapter, 6, tight)
+    assert tight.refused == [6, 3, 3]
+    assert all(isinstance(error, ServiceError) and error.code == "internal" for error in errors)
+    assert "ran out of memory on 3 rows" in str(errors[0])
+    assert sample(bench, "ipet_device_faults_total", kind="memory") == 4
+    assert readiness(bench) is None  # one row still fits
+    assert np.array_equal(ask(bench, adapter), alone)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), "memory"),
+        (RuntimeError(CPU_OUT_OF_MEMORY), "memory"),
+        (MemoryError(), "memory"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "error"),
+    ],
+)
+def test_what_counts_as_out_of_memory(bench: Bench, error: Exception, kind: str) -> None:
+    adapter = bench.adapter("one")
+    answers = ask_at_once(bench, adapter, 2, Memory(rows=1, error=error))
+    assert not [answer for answer in answers if isinstance(answer, Exception)]
+    assert sample(bench, "ipet_device_faults_total", kind=kind) == 1
+
+
+def test_what_a_failed_forward_held_is_free_before_its_halves_run(bench: Bench) -> None:
+    adapter = bench.adapter("one")
+    held: list[weakref.ref[torch.Tensor]] = []
+    alive: list[bool] = []
+
+    def fault(rows: int) -> None:
+        alive.extend(one() is not None for one in held)
+        activations = torch.zeros(rows, 1000)
+        held.append(weakref.ref(activations))
+        if rows > 2:
+            raise torch.OutOfMemoryError(f"no room for {activations.shape}")
+
+    logging.disable(logging.CRITICAL)  # pytest's own handler keeps every record, and with it the trace
+    try:
+        ask_at_once(bench, adapter, 4, fault)
+    finally:
+        logging.disable(logging.NOTSET)
+    assert alive
+    assert not any(alive)
+
+
+def test_a_device_that_hangs(bench: Bench) -> None:
+    """Who waits is told, readiness says why, and all is well once the device has come back."""
+    adapter = bench.adapter("one")
+    alone = ask(bench, adapter)
+    hang = bench.backbone.fault = Hang()
+
+    async def gather() -> list[Any]:
+        first = asyncio.create_task(bench.engine.infer([clip(0.6)], [adapter]))
+        await asyncio.to_thread(hang.begun.wait, 5)
+        queued = [asyncio.create_task(bench.engine.infer([clip(0.6)], [adapter])) for _ in range(3)]
+        return await asyncio.gather(first, *queued, return_exceptions=True)
+
+    started = time.monotonic()
+    errors = asyncio.run(gather())
+    assert TIMEOUT <= time.monotonic() - started < TIMEOUT + 5
+    assert {type(error) for error in errors} == {NotReady}
+    assert "has not returned from a batch of 1 rows for 1.5 s" in (readiness(bench) or "")
+    with pytest.raises(NotReady, match="has not returned"):
+        ask(bench, adapter)
+    with pytest.raises(NotReady, match="has not returned"):
+        asyncio.run(bench.engine.load(bench.adapter("two")))
+    assert sample(bench, "ipet_device_broken") == 1
+    assert sample(bench, "ipet_device_faults_total", kind="hang") == 1
+    bench.backbone.fault = lambda rows: None
+    hang.released.set()
+    until(lambda: readiness(bench) is None)
+    assert sample(bench, "ipet_device_broken") == 0
+    assert np.array_equal(ask(bench, adapter), alone)
+
+
+def test_an_engine_that_hangs_still_stops(tiny_wav2vec2: Backbone, tmp_path: Path) -> None:
+    bench = Bench(faulty(tiny_wav2vec2), tmp_path)
+    bench.engine.start()
+    adapter, hang = bench.adapter("one"), Hang()
+    bench.backbone.fault = hang
+
+    async def gather() -> list[Any]:
+        first = asyncio.create_task(bench.engine.infer([clip(0.6)], [adapter]))
+        await asyncio.to_thread(hang.begun.wait, 5)
+        queued = asyncio.create_task(bench.engine.infer([clip(0.6)], [adapter]))
+        await asyncio.sleep(0.1)
+        stopped = await asyncio.to_thread(bench.engine.stop, 0.1)
+        first.cancel()
+        return [stopped, *await asyncio.gather(first, queued, return_exceptions=True)]
+
+    try:
+        stopped, _, waiting = asyncio.run(gather())
+    finally:
+        hang.released.set()
+    assert not stopped
+    assert isinstance(waiting, NotReady)
+
+
+def test_a_device_that_fails_on_everything(bench: Bench) -> None:
+    adapter = bench.adapter("one")
+    alone = ask(bench, adapter)
+    bench.backbone.fault = Memory(rows=0, error=RuntimeError("CUDA error: device-side assert triggered"))
+    with pytest.raises(ServiceError, match="failed while it ran"):
+        ask(bench, adapter)
+    until(lambda: "fails whatever it is asked" in (readiness(bench) or ""))
+    with pytest.raises(NotReady, match="fails whatever"):
+        ask(bench, adapter)
+    bench.backbone.fault = lambda rows: None
+    until(lambda: readiness(bench) is None)
+    assert np.array_equal(ask(bench, adapter), alone)
+
+
+def test_a_worker_that_dies(bench: Bench) -> None:
+    adapter = bench.adapter("one")
+    ask(bench, adapter)
+
+    def fault(rows: int) -> None:
+        raise SystemExit
+
+    bench.backbone.fault = fault
+    with pytest.raises(NotReady, match="died"):
+        ask(bench, adapter)
+    assert "died" in (readiness(bench) or "")
+    with pytest.raises(NotReady, match="died"):
+        ask(bench, adapter)
+    assert sample(bench, "ipet_device_faults_total", kind="worker") == 1
+
+
+def test_watch_tells_once_for_each_run_that_is_too_long() -> None:
+    events: list[str] = []
+    hung = threading.Event()
+
+    def on_hang() -> None:
+        events.append("hangs")
+        hung.set()
+
+    watch = Watch(0.1, on_hang, lambda seconds: events.append(f"back {seconds >= 0.1}"))
+    watch.start()
+    for _ in range(20):
+        with watch.running():
+            time.sleep(0.01)
+    assert not events
+    for _ in range(2):
+        hung.clear()
+        with watch.running():
+            assert hung.wait(5)
+            time.sleep(0.25)
+    watch.stop()
+    assert events == ["hangs", "back True"] * 2
