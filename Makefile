@@ -22,11 +22,12 @@ test: $(VENV)/.dev ## set-up, then the whole test suite; SLOW=1 adds the slow te
 demo: $(VENV)/.runtime ## every task over real HTTP, an upload, a hot swap and a rollback, on a free port
 	@$(BIN)/python -m service.demo $(ARGS)
 
-lint: $(VENV)/.dev ## format, linter, types, import layers: only looks
+lint: $(VENV)/.dev ## format, linter, types, import layers, vulnerabilities: only looks; STRICT=1 fails on a vulnerability
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@STRICT=$(STRICT) $(BIN)/python -m tests.audit
 
 format: $(VENV)/.dev ## the formatter and the linter's own fixes: writes
 	$(BIN)/ruff format .

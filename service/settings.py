@@ -43,6 +43,9 @@ class Settings(BaseSettings):
     max_adapters: int = Field(32, ge=1, description="Adapters in one request.")
     batch_seconds: float = Field(80.0, gt=0, description="Window-seconds (windows x adapters) in one batch.")
     queue_seconds: float = Field(2400.0, gt=0, description="Window-seconds queued before requests get 429.")
+    max_request_seconds: float = Field(1200.0, gt=0, description="Audio in one request, all clips together, seconds.")
+    max_connections: int = Field(768, ge=1, description="Connections open at once; more are closed as they come.")
+    head_timeout: float = Field(10.0, gt=0, description="Seconds for a request's head to arrive.")
     request_timeout: float = Field(60.0, gt=0, description="Seconds after which a request is answered with 504.")
     device_timeout: float = Field(
         120.0, gt=0, description="Seconds after which a batch that has not returned makes the service not ready."

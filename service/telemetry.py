@@ -6,7 +6,9 @@ embeddings and keys never reach them.
 
 import json
 import logging
+import re
 import sys
+import threading
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Final, TextIO
@@ -135,6 +137,7 @@ class Telemetry:
 REQUEST_ID: Final[ContextVar[str | None]] = ContextVar("request_id", default=None)
 
 _STANDARD_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_TOKEN: Final = re.compile(r"(ipet_[0-9a-f]{12}_)[\w-]+")  # a stored key, wherever it came from
 _NOT_LOGGED: Final = frozenset({"color_message"})  # uvicorn's second copy of its messages
 
 
@@ -153,7 +156,14 @@ class JsonFormatter(logging.Formatter):
         line |= {k: v for k, v in vars(record).items() if k not in _STANDARD_FIELDS and k not in _NOT_LOGGED}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return _TOKEN.sub(r"\1...", json.dumps(line, default=str, ensure_ascii=False))
+
+
+def _log_death(end: threading.ExceptHookArgs) -> None:
+    """As Python's own hook, which would print a trace of many lines; a thread that ends by SystemExit says nothing."""
+    if end.exc_value is not None and not isinstance(end.exc_value, SystemExit):
+        name = end.thread.name if end.thread else "?"
+        logging.getLogger(__name__).error("the thread %s died", name, exc_info=end.exc_value)
 
 
 def configure_logging(level: int = logging.INFO, stream: TextIO | None = None) -> None:
@@ -161,4 +171,6 @@ def configure_logging(level: int = logging.INFO, stream: TextIO | None = None) -
     target = logging.StreamHandler(stream or sys.stderr)
     target.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[target], force=True)
+    logging.captureWarnings(True)
+    threading.excepthook = _log_death
     logging.getLogger("httpx").setLevel(logging.WARNING)

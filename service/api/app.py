@@ -5,12 +5,14 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from service.api import openapi, problems
 from service.api.context import Context, Opener, Runtime
+from service.api.lifetime import TIMEOUT_HEADER
 from service.api.middleware import Surroundings
 from service.api.routes import adapters, backbone, console, health, huggingface, inference, open_inference
 from service.settings import Settings
@@ -25,6 +27,12 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     backbone.router,
     console.router,
 )
+
+_CORS: Final[dict[str, Any]] = {
+    "allow_methods": ("GET", "POST", "PUT", "DELETE"),
+    "allow_headers": ("Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id", TIMEOUT_HEADER),
+    "expose_headers": ("ETag", "Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-Id"),
+}
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +90,8 @@ def create_app(
         app.include_router(router)
     problems.install(app)
     openapi.install(app)
+    if settings.cors_origins:  # none: no page of another origin may read an answer
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)
     app.add_middleware(Surroundings, context=context)
     return app
 

@@ -8,7 +8,7 @@ from service.api.context import Context
 from service.api.lifetime import Admission
 from service.audio.decode import DecodeLimits, decode
 from service.audio.waveform import Waveform
-from service.errors import InvalidRequest, ServiceError
+from service.errors import AudioTooLong, InvalidRequest, ServiceError
 
 
 async def read_clips(admission: Admission) -> list[bytes]:
@@ -53,12 +53,18 @@ async def decode_clips(context: Context, encoded: Sequence[bytes], reservation: 
     """
     loop = asyncio.get_running_loop()
     gate = asyncio.Semaphore(context.settings.decode_threads)
+    most = context.settings.max_request_seconds
+    total = 0.0  # seconds of audio decoded so far
 
     async def one(clip: int, content: bytes) -> Waveform:
+        nonlocal total
         async with gate:
             try:
                 waveform = await loop.run_in_executor(context.decoders, _decode, context, content)
                 reservation.add(waveform.samples.nbytes)
+                total += waveform.seconds
+                if total > most:
+                    raise AudioTooLong(f"the request's clips are longer than {most:g} s together; send fewer at once")
             except ServiceError as error:
                 error.clip = clip
                 raise

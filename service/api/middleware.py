@@ -20,7 +20,16 @@ QUIET_ROUTES: Final = frozenset({"/healthz", "/readyz", "/metrics"})  # asked ev
 EXPECTED: Final = frozenset({200, 503})  # of those; anything else is logged
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_HEADERS: Final = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+_HEADERS: Final = {  # of every answer that does not say otherwise itself, as the pages do
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
 _log = logging.getLogger("service.access")
 
 

@@ -51,6 +51,9 @@ KINDS: Final[Mapping[str, Kind]] = {
     # Of HTTP itself, outside the service's own errors:
     "not_found": Kind(404, "No such path"),
     "method_not_allowed": Kind(405, "The path does not take this method"),
+    "bad_http": Kind(400, "This is not HTTP"),
+    "request_too_slow": Kind(408, "The request did not arrive in time"),
+    "head_too_large": Kind(431, "The request's head is too large"),
 }
 RETRY_AFTER: Final[Mapping[str, float]] = {"overloaded": 1.0, "rate_limited": 1.0}  # seconds, where none is known
 _HTTP_CODES: Final[Mapping[int, str]] = {404: "not_found", 405: "method_not_allowed"}

@@ -5,20 +5,24 @@ The first SIGTERM or SIGINT begins the drain: readiness turns off at once, new r
 `--shutdown-timeout`. The second signal ends the process where it stands.
 """
 
+import asyncio
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from socket import socket
 from types import FrameType
-from typing import Final
+from typing import Final, cast
 
 import uvicorn
 from fastapi import FastAPI
 
 from service.api.context import Context
+from service.api.middleware import UNMATCHED
+from service.cli.guard import GuardedProtocol, Limits
 from service.settings import Settings
 
 KEEP_ALIVE_SECONDS: Final = 30
@@ -29,9 +33,14 @@ class Server(uvicorn.Server):
     """A server of one application that ends with status 0 when a signal ends it."""
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
+        self._context: Context = app.state.context
+        self._settings = settings
+        self._closes_at: float | None = None  # on the clock of time.monotonic
         super().__init__(
             uvicorn.Config(
                 app,
+                http=self._guarded(),
+                ws="none",
                 log_config=None,  # logs go where the process's logs go
                 access_log=False,  # the application's own says more
                 server_header=False,
@@ -40,9 +49,16 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=round(settings.shutdown_timeout) + NET_SECONDS,
             )
         )
-        self._context: Context = app.state.context
-        self._settings = settings
-        self._closes_at: float | None = None  # on the clock of time.monotonic
+
+    def _guarded(self) -> type[asyncio.Protocol]:
+        """The protocol of this server's connections."""
+        timeout = self._settings.request_timeout + NET_SECONDS  # what a route's own deadline ends is told by it
+        limits = Limits(self._settings.head_timeout, timeout, timeout, self._settings.max_connections)
+
+        def refused(status: int) -> None:
+            self._context.telemetry.count_request(UNMATCHED, status)
+
+        return cast(type[asyncio.Protocol], partial(GuardedProtocol, limits=limits, on_refusal=refused))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Runs between two bytecodes of the event loop's thread, so it only sets flags."""

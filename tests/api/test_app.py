@@ -103,11 +103,52 @@ def test_request_ids(live: Live) -> None:
     assert re.fullmatch("[0-9a-f]{32}", strange)
 
 
-def test_safe_headers(live: Live) -> None:
-    headers = live.http.get("/").headers
+@pytest.mark.parametrize("path", ["/", "/docs", "/console/console.js", "/openapi.json", "/v1/adapters", "/nowhere"])
+def test_safe_headers(live: Live, path: str) -> None:
+    headers = live.http.get(path).headers
+    policy = dict(part.strip().partition(" ")[::2] for part in headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == policy["frame-ancestors"] == "'none'"
+    assert "unsafe" not in headers["content-security-policy"]
+    assert headers["x-frame-options"] == "DENY"
     assert headers["x-content-type-options"] == "nosniff"
-    assert "default-src 'none'" in headers["content-security-policy"]
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cross-origin-opener-policy"] == headers["cross-origin-resource-policy"] == "same-origin"
+    assert "microphone=()" in headers["permissions-policy"]
+    assert headers["cache-control"] == ("no-cache" if path in ("/", "/docs", "/console/console.js") else "no-store")
     assert "server" not in headers
+
+
+def test_no_other_origin_is_let_in(live: Live) -> None:
+    """Neither a preflight nor a plain request of another origin gets a header that would let its page read."""
+    ask = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
+    for method, path in (("OPTIONS", "/v1/classify"), ("GET", "/v1/adapters"), ("GET", "/healthz")):
+        answer = live.http.request(method, path, headers=ask)
+        assert not [name for name in answer.headers if name.startswith("access-control-")], path
+
+
+def test_only_origins_that_are_listed_are_let_in(tiny_ast_dir: Path, tmp_path: Path) -> None:
+    settings = settings_for(tiny_ast_dir, tmp_path / "data", cors_origins="https://app.example,http://localhost:3000")
+    with running(settings, wait=False) as service:
+        ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        for origin in settings.cors_origins:
+            allowed = service.http.options("/v1/classify", headers=ask | {"Origin": origin})
+            assert allowed.status_code == 200
+            assert allowed.headers["access-control-allow-origin"] == origin
+            assert "access-control-allow-credentials" not in allowed.headers
+            listed = service.http.get("/v1/adapters", headers={"Origin": origin})
+            assert (listed.status_code, listed.headers["access-control-allow-origin"]) == (503, origin)
+            assert "RateLimit" in listed.headers["access-control-expose-headers"]
+        for origin in ("https://evil.example", "https://app.example.evil.example", "null"):
+            refused = service.http.options("/v1/classify", headers=ask | {"Origin": origin})
+            assert refused.status_code == 400
+            assert "access-control-allow-origin" not in refused.headers
+            assert service.http.get("/v1/adapters", headers={"Origin": origin}).status_code == 403
+
+
+@pytest.mark.parametrize("origin", ["*", "null", "app.example", "https://app.example/", "https://*.example", "file://"])
+def test_origins_are_named_exactly(origin: str) -> None:
+    with pytest.raises(ValueError, match="origin"):
+        Settings(cors_origins=origin)  # type: ignore[arg-type]
 
 
 def test_metrics(live: Live) -> None:

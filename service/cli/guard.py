@@ -1,0 +1,176 @@
+"""One connection, bounded: how large a request's head may be, how long its head, body and reader may take.
+
+Uvicorn's parser takes heads of any size and waits for them for ever; the routes bound what comes after. Knows
+uvicorn and no routes.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.api.problems import problem
+
+MAX_HEAD_BYTES: Final = 32 * 2**10  # of the request line and the header fields together
+MAX_FIELDS: Final = 100  # header fields, and trailers
+
+_log = logging.getLogger("service.access")
+
+
+class HeadTooLarge(Exception):
+    """Ends the parsing of a head."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of the connections of one server; seconds.
+
+    Args:
+        head_seconds: from a connection's first moment, or a request's first byte on a kept one, to its head's end.
+        body_seconds: from there to the body's end; longer than any request may take to be answered.
+        write_seconds: without the client taking anything of an answer.
+        connections: open at once; more are closed as they come.
+    """
+
+    head_seconds: float
+    body_seconds: float
+    write_seconds: float
+    connections: int
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """Uvicorn's protocol with limits.
+
+    Args:
+        on_refusal: told the status of every answer given here, which no route sees.
+    """
+
+    def __init__(self, *args: Any, limits: Limits, on_refusal: Callable[[int], None], **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._limits = limits
+        self._on_refusal = on_refusal
+        self._reading: asyncio.TimerHandle | None = None
+        self._writing: asyncio.TimerHandle | None = None
+        self._loose = 0  # bytes since the last head, piece of body or end of a message
+        self._head_bytes = 0
+        self._fields = 0
+        self._in_body = False
+
+    # Asyncio's side
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self._limits.connections:
+            self._on_refusal(429)
+            transport.abort()
+            return
+        self._expect(self._limits.head_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._reading, self._writing):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._reading is None:
+            self._expect(self._limits.head_seconds)
+        self._loose += len(data)
+        super().data_received(data)
+        # A field that does not end is kept by the parser, which calls nobody; one of a trailer just as well.
+        if self._loose > MAX_HEAD_BYTES:
+            self._refuse("head_too_large", f"a request's head is at most {MAX_HEAD_BYTES} bytes")
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._writing = self.loop.call_later(self._limits.write_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
+
+    # The parser's side
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_bytes = self._fields = 0
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields += 1
+        if self._fields > MAX_FIELDS:
+            raise HeadTooLarge
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._loose = 0
+        self._in_body = True
+        self._expect(self._limits.body_seconds)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._loose = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._loose = 0
+        self._in_body = False
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Called where the parser gave up, and where a callback above did."""
+        if self._head_bytes > MAX_HEAD_BYTES or self._fields > MAX_FIELDS:
+            detail = f"a request's head is at most {MAX_HEAD_BYTES} bytes and {MAX_FIELDS} fields"
+            self._refuse("head_too_large", detail)
+        else:
+            self._refuse("bad_http", "what arrived is no HTTP/1.1 request")
+
+    # Behind both
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise HeadTooLarge
+
+    def _expect(self, seconds: float) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+        self._reading = self.loop.call_later(seconds, self._too_slow)
+
+    def _too_slow(self) -> None:
+        self._reading = None
+        if not self._in_body and self._is_answering():  # the head of a next request, begun too early
+            self._expect(self._limits.head_seconds)
+            return
+        if not self._in_body and not self._loose:  # connected, and never said a word
+            self.transport.close()
+            return
+        self._refuse("request_too_slow", f"the request's {'body' if self._in_body else 'head'} took too long")
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _refuse(self, code: str, detail: str) -> None:
+        """Answers in the place of the routes, unless one of them answers this request, and closes."""
+        if self.transport.is_closing():
+            return
+        answer = problem(code, detail, {"Connection": "close", "X-Content-Type-Options": "nosniff"})
+        begun = self.cycle is not None and self.cycle.response_started
+        if not (begun if self._in_body else self._is_answering()):
+            fields = b"".join(b"%b: %b\r\n" % field for field in answer.raw_headers)
+            self.transport.write(STATUS_LINE[answer.status_code] + fields + b"\r\n" + bytes(answer.body))
+        self.transport.close()
+        self._on_refusal(answer.status_code)
+        _log.info("request refused", extra={"code": code, "status": answer.status_code})
