@@ -1,10 +1,15 @@
 """The documents keep up with the code: every setting, error code and metric is named, every file is there."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+from fastapi.routing import APIRoute
 
+from service.api import open_inference, schemas
+from service.api.app import ROUTERS
+from service.api.lifetime import TIMEOUT_HEADER
 from service.api.problems import KINDS
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -17,6 +22,7 @@ DOCUMENTS = sorted(
 )
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)(?:#[^)]*)?\)")
 AUDIO = re.compile(r"adapters/examples/[\w.-]+\.\w+")
+EXAMPLE = re.compile(r"^<!-- (\w+) -->\n```json\n(.*?)```$", flags=re.MULTILINE | re.DOTALL)  # named by its schema
 MAKE = re.compile(r"^\s*(?:\$ )?make ([a-z-]+)", flags=re.MULTILINE)
 
 
@@ -50,6 +56,23 @@ def test_no_setting_is_made_up() -> None:
 @pytest.mark.parametrize("code", sorted(KINDS))
 def test_every_error_has_its_row(code: str) -> None:
     assert f"| `{code}` | {KINDS[code].status} |" in (ROOT / "docs/API.md").read_text()
+
+
+@pytest.mark.parametrize(("name", "example"), EXAMPLE.findall((ROOT / "docs/API.md").read_text()))
+def test_every_example_has_the_shape_that_is_answered(name: str, example: str) -> None:
+    """Every field of an example exists, and it has every field that is always there."""
+    model = getattr(schemas, name, None) or getattr(open_inference, name)
+    given = json.loads(example)
+    assert model.model_validate(given).model_dump(mode="json", exclude_unset=True, by_alias=True) == given
+
+
+def test_every_parameter_and_header_is_documented() -> None:
+    text = (ROOT / "docs/API.md").read_text()
+    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    names = {field.alias for route in routes for field in route.dependant.query_params}
+    assert {"adapter", "limit", "after"} <= names
+    names |= {TIMEOUT_HEADER, "X-Request-Id", "Retry-After"}
+    assert not [name for name in names if f"`{name}`" not in text]
 
 
 def test_every_metric_is_documented() -> None:
