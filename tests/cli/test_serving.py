@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.cli.serving import url_of
 from service.settings import Settings
 from tests.cli.process import ENVIRONMENT, serving
 
@@ -74,6 +75,13 @@ def test_a_backbone_that_is_not_there(tmp_path: Path) -> None:
     done = ipet("serve", "--backbone", tmp_path / "none", "--port", "0", "--data-dir", tmp_path / "data")
     assert done.returncode == 1
     assert "error: " in done.stderr
+
+
+@pytest.mark.parametrize(("host", "url"), [("0.0.0.0", "http://127.0.0.1"), ("127.0.0.1", "http://127.0.0.1")])
+def test_the_url_that_is_told_can_be_opened(host: str, url: str) -> None:
+    with socket.socket() as listener:  # bound, not listening: nothing is opened to the network
+        listener.bind((host, 0))
+        assert url_of(listener) == f"{url}:{listener.getsockname()[1]}"
 
 
 def test_a_taken_port(tmp_path: Path) -> None:
