@@ -21,6 +21,9 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Precision of the backbone; auto is bfloat16 where the hardware has it, else float32."
     )
+    weights: Literal["auto", "int8"] = Field(
+        "auto", description="The backbone's linear layers: auto keeps them in dtype; int8 is for CPUs, less exact."
+    )
     adapters: Path | None = Field(None, description="Directory of bundles that are registered at start.")
     data_dir: Path = Field(Path("ipet-data"), description="Registry of uploaded adapters.")
     host: str = Field("127.0.0.1", description="Address to listen on; anything but loopback needs keys.")

@@ -82,7 +82,9 @@ def open_runtime(settings: Settings, telemetry: "Telemetry") -> "Runtime":
     from service.model.loading import load_backbone
     from service.registry.store import Registry
 
-    backbone = load_backbone(settings.backbone, settings.device, settings.dtype)
+    backbone = load_backbone(
+        settings.backbone, settings.device, settings.dtype, for_inference=True, weights=settings.weights
+    )
     registry = Registry(
         settings.data_dir,
         backbone.spec,

@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from service.model.attention import Attention
 from service.model.bank import Bank
 from service.model.checkpoint import Checkpoint
 from service.model.convolution import TokenLayout
-from service.model.layers import Attention, Linear, Norm, RowAdapters
+from service.model.kernels import Kernels
+from service.model.layers import Activation, Linear, Norm, Projection, RowAdapters
 from service.model.spec import BackboneSpec
 
 EMBEDDED_DIRECTORY = Path(__file__).parent / "embedded"
@@ -24,10 +26,13 @@ class Backbone(ABC):
 
     layout = TokenLayout()  # of the sequence that the layers see
 
-    def __init__(self, checkpoint: Checkpoint, spec: BackboneSpec, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, spec: BackboneSpec, device: torch.device, dtype: torch.dtype, kernels: Kernels
+    ) -> None:
         self.spec = spec
         self.device = device
         self.dtype = dtype
+        self._kernels = kernels
         self._tensors = checkpoint.tensors
 
     @abstractmethod
@@ -36,7 +41,10 @@ class Backbone(ABC):
 
     @abstractmethod
     def run_layer(self, i: int, hidden: Tensor, rows: RowAdapters) -> Tensor:
-        """Transformer layer i: `[B, T, D]` -> `[B, T, D]`, float32 (contract, section 3)."""
+        """Transformer layer i: `[B, T, D]` -> `[B, T, D]`, float32 (contract, section 3).
+
+        The last layer may leave out tokens that neither `pool` nor any adapter reads.
+        """
 
     def pooled_part(self, hidden: Tensor) -> Tensor:
         """The tokens of `[B, T, D]` that `pool` reads."""
@@ -87,16 +95,25 @@ class Backbone(ABC):
             embeddings if aggregation is None or total is None else aggregation.rows.put(embeddings, self.pool(total))
         )
 
-    def _linear(self, *names: str) -> Linear:
+    def _linear(self, *names: str, activation: Activation | None = None) -> Projection:
+        return self._kernels.linear(self._plain_linear(*names, activation=activation))
+
+    def _plain_linear(self, *names: str, activation: Activation | None = None) -> Linear:
         """The linear layers of these checkpoint names as one, outputs stacked."""
         weight = torch.cat([self._tensors[f"{name}.weight"] for name in names])
         biases = [self._tensors[f"{name}.bias"] for name in names if f"{name}.bias" in self._tensors]
         bias = torch.cat(biases).to(self.device, self.dtype) if biases else None
-        return Linear(weight.to(self.device, self.dtype), bias)
+        return Linear(weight.to(self.device, self.dtype), bias, activation)
 
     def _norm(self, name: str, eps: float) -> Norm:
         weight, bias = self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]
         return Norm(weight.to(self.device), bias.to(self.device), eps)
 
     def _attention(self, q: str, k: str, v: str, out: str) -> Attention:
-        return Attention(self._linear(q, k, v), self._linear(out), self.spec.num_attention_heads)
+        return Attention(
+            qkv=self._linear(q, k, v),
+            out=self._linear(out),
+            kv=self._plain_linear(k, v),
+            heads=self.spec.num_attention_heads,
+            attend=self._kernels.attend,
+        )

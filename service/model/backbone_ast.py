@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers.activations import ACT2FN
 
+from service.model.attention import Attention
 from service.model.backbone import Backbone
 from service.model.checkpoint import Checkpoint
 from service.model.convolution import TokenLayout
-from service.model.layers import Attention, Linear, Norm, RowAdapters
+from service.model.kernels import Kernels
+from service.model.layers import Activation, Norm, Projection, RowAdapters, activation_named
 from service.model.spec import MEL_BINS, BackboneSpec
 
 _EXTRA_TOKENS = 2  # CLS and distillation
@@ -21,15 +22,17 @@ class ASTLayer:
     norm_before: Norm
     attention: Attention
     norm_after: Norm
-    up: Linear
-    down: Linear
+    up: Projection  # with the activation
+    down: Projection
 
 
 class ASTBackbone(Backbone):
     """Pre-norm layers over overlapping spectrogram patches; inputs are `[U, frames, 128]`, normalised."""
 
-    def __init__(self, checkpoint: Checkpoint, spec: BackboneSpec, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(checkpoint, spec, device, dtype)
+    def __init__(
+        self, checkpoint: Checkpoint, spec: BackboneSpec, device: torch.device, dtype: torch.dtype, kernels: Kernels
+    ) -> None:
+        super().__init__(checkpoint, spec, device, dtype, kernels)
         config, tensors = checkpoint.config, checkpoint.tensors
         eps = config.layer_norm_eps
         self._patch_size = _square(config.patch_size)
@@ -44,12 +47,12 @@ class ASTBackbone(Backbone):
         grid = positions[:, _EXTRA_TOKENS:].to(device)
         self._grid = grid.view(1, self._rows, -1, spec.hidden_size).permute(0, 3, 1, 2)  # [1, D, rows, columns]
         self._positions: dict[int, Tensor] = {}
-        self._activation = ACT2FN[config.hidden_act]
+        activation = activation_named(config.hidden_act)
         self._norm_last = self._norm("layernorm", eps)
-        self._layers = [self._load_layer(f"encoder.layer.{i}", eps) for i in range(spec.num_hidden_layers)]
+        self._layers = [self._load_layer(f"encoder.layer.{i}", eps, activation) for i in range(spec.num_hidden_layers)]
         self._tensors = {}
 
-    def _load_layer(self, name: str, eps: float) -> ASTLayer:
+    def _load_layer(self, name: str, eps: float, activation: Activation) -> ASTLayer:
         inner = f"{name}.attention.attention"
         return ASTLayer(
             norm_before=self._norm(f"{name}.layernorm_before", eps),
@@ -57,7 +60,7 @@ class ASTBackbone(Backbone):
                 f"{inner}.query", f"{inner}.key", f"{inner}.value", f"{name}.attention.output.dense"
             ),
             norm_after=self._norm(f"{name}.layernorm_after", eps),
-            up=self._linear(f"{name}.intermediate.dense"),
+            up=self._linear(f"{name}.intermediate.dense", activation=activation),
             down=self._linear(f"{name}.output.dense"),
         )
 
@@ -84,8 +87,11 @@ class ASTBackbone(Backbone):
 
     def run_layer(self, i: int, hidden: Tensor, rows: RowAdapters) -> Tensor:
         layer = self._layers[i]
-        hidden = hidden + layer.attention(layer.norm_before(hidden), rows)
-        out = hidden + layer.down(self._activation(layer.up(layer.norm_after(hidden))))
+        # Of the last layer only the pooled tokens are read; all others serve as its keys and values alone.
+        last = i == len(self._layers) - 1 and rows.convolution is None
+        queries = _EXTRA_TOKENS if last else None
+        hidden = hidden[:, :queries] + layer.attention(layer.norm_before(hidden), rows, queries)
+        out = hidden + layer.down(layer.up(layer.norm_after(hidden)))
         adapted = rows.bottleneck(hidden)
         return out if adapted is None else out + adapted
 

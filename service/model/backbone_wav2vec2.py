@@ -1,16 +1,16 @@
 """wav2vec 2.0 (arXiv 2006.11477) as an explicit loop over frozen post-norm layers."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from transformers.activations import ACT2FN
 
+from service.model.attention import Attention
 from service.model.backbone import Backbone
 from service.model.checkpoint import Checkpoint
-from service.model.layers import Attention, Linear, Norm, RowAdapters
+from service.model.front_end import Convolution, Norming, PositionConvolution
+from service.model.kernels import Kernels
+from service.model.layers import Activation, Norm, Projection, RowAdapters, activation_named
 from service.model.spec import BackboneSpec
 
 SAMPLES_PER_FRAME = 160  # 10 ms, the unit of `window_frames`
@@ -19,60 +19,37 @@ _MIN_STATES = 2  # hidden states that a standard deviation needs
 
 
 @dataclass(frozen=True, slots=True)
-class Convolution:
-    """One layer of the front end; what is normalised, if anything, depends on the layer and the configuration."""
-
-    weight: Tensor  # [out, in, kernel]
-    bias: Tensor | None  # [out]
-    stride: int
-    norm: Literal["none", "group", "layer"]  # each channel over time, or all channels of a frame
-    norm_weight: Tensor | None  # [out]
-    norm_bias: Tensor | None  # [out]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """`[U, in, N]` -> `[U, out, T]`, before the activation."""
-        x = functional.conv1d(x, self.weight, self.bias, self.stride)
-        if self.norm == "group":
-            return functional.group_norm(x, len(self.weight), self.norm_weight, self.norm_bias)
-        if self.norm == "layer":
-            x = x.transpose(1, 2)
-            return functional.layer_norm(x, x.shape[2:], self.norm_weight, self.norm_bias).transpose(1, 2)
-        return x
-
-
-@dataclass(frozen=True, slots=True)
 class Wav2Vec2Layer:
     attention: Attention
     norm: Norm
-    up: Linear
-    down: Linear
+    up: Projection  # with the activation
+    down: Projection
     norm_last: Norm
 
 
 class Wav2Vec2Backbone(Backbone):
     """Post-norm layers over a convolutional front end; inputs are samples `[U, N]` at 16 kHz."""
 
-    def __init__(self, checkpoint: Checkpoint, spec: BackboneSpec, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(checkpoint, spec, device, dtype)
+    def __init__(
+        self, checkpoint: Checkpoint, spec: BackboneSpec, device: torch.device, dtype: torch.dtype, kernels: Kernels
+    ) -> None:
+        super().__init__(checkpoint, spec, device, dtype, kernels)
         config = checkpoint.config
         eps = config.layer_norm_eps
+        self._front_activation = activation_named(config.feat_extract_activation)
         self._convolutions = [
-            self._load_convolution(i, stride, config.feat_extract_norm) for i, stride in enumerate(config.conv_stride)
+            kernels.convolution(self._load_convolution(i, stride, Norming(config.feat_extract_norm)))
+            for i, stride in enumerate(config.conv_stride)
         ]
-        self._front_activation = ACT2FN[config.feat_extract_activation]
         self._projection_norm = self._norm("feature_projection.layer_norm", eps)
         self._projection = self._linear("feature_projection.projection")
-        position = "encoder.pos_conv_embed.conv"
-        direction, length = self._tensors[f"{position}.weight_v"], self._tensors[f"{position}.weight_g"]
-        self._position_weight = torch._weight_norm(direction, length, dim=2).to(device, dtype)
-        self._position_bias = self._tensors[f"{position}.bias"].to(device, dtype)
-        self._position_groups = config.num_conv_pos_embedding_groups
-        self._activation = ACT2FN[config.hidden_act]
+        self._positions = kernels.positions(self._load_positions(config.num_conv_pos_embedding_groups))
+        activation = activation_named(config.hidden_act)
         self._norm_first = self._norm("encoder.layer_norm", eps)
-        self._layers = [self._load_layer(f"encoder.layers.{i}", eps) for i in range(spec.num_hidden_layers)]
+        self._layers = [self._load_layer(f"encoder.layers.{i}", eps, activation) for i in range(spec.num_hidden_layers)]
         self._tensors = {}
 
-    def _load_convolution(self, i: int, stride: int, norm: Literal["group", "layer"]) -> Convolution:
+    def _load_convolution(self, i: int, stride: int, norming: Norming) -> Convolution:
         name = f"feature_extractor.conv_layers.{i}"
 
         def take(part: str) -> Tensor | None:
@@ -83,17 +60,27 @@ class Wav2Vec2Backbone(Backbone):
             weight=self._tensors[f"{name}.conv.weight"].to(self.device, self.dtype),
             bias=take("conv.bias"),
             stride=stride,
-            norm="none" if norm == "group" and i > 0 else norm,
+            norming=Norming.NONE if norming is Norming.GROUP and i > 0 else norming,
             norm_weight=take("layer_norm.weight"),
             norm_bias=take("layer_norm.bias"),
+            activation=self._front_activation,
         )
 
-    def _load_layer(self, name: str, eps: float) -> Wav2Vec2Layer:
+    def _load_positions(self, groups: int) -> PositionConvolution:
+        name = "encoder.pos_conv_embed.conv"
+        direction, length = self._tensors[f"{name}.weight_v"], self._tensors[f"{name}.weight_g"]
+        return PositionConvolution(
+            weight=torch._weight_norm(direction, length, dim=2).to(self.device, self.dtype),
+            bias=self._tensors[f"{name}.bias"].to(self.device, self.dtype),
+            groups=groups,
+        )
+
+    def _load_layer(self, name: str, eps: float, activation: Activation) -> Wav2Vec2Layer:
         inner = f"{name}.attention"
         return Wav2Vec2Layer(
             attention=self._attention(f"{inner}.q_proj", f"{inner}.k_proj", f"{inner}.v_proj", f"{inner}.out_proj"),
             norm=self._norm(f"{name}.layer_norm", eps),
-            up=self._linear(f"{name}.feed_forward.intermediate_dense"),
+            up=self._linear(f"{name}.feed_forward.intermediate_dense", activation=activation),
             down=self._linear(f"{name}.feed_forward.output_dense"),
             norm_last=self._norm(f"{name}.final_layer_norm", eps),
         )
@@ -101,30 +88,15 @@ class Wav2Vec2Backbone(Backbone):
     def embed(self, inputs: Tensor) -> Tensor:
         features = inputs.to(self.dtype).unsqueeze(1)  # [U, 1, N]
         for convolution in self._convolutions:
-            features = self._front_activation(convolution(features))
+            features = convolution(features)
         hidden = self._projection(self._projection_norm(features.transpose(1, 2)))
-        return self._norm_first(hidden.float() + self._positions(hidden))
-
-    def _positions(self, hidden: Tensor) -> Tensor:
-        """The convolutional position embedding: `[U, T, D]` -> `[U, T, D]`."""
-        kernel = self._position_weight.shape[2]
-        positions = functional.conv1d(
-            hidden.transpose(1, 2),
-            self._position_weight,
-            self._position_bias,
-            padding=kernel // 2,
-            groups=self._position_groups,
-        )
-        if kernel % 2 == 0:  # an even kernel yields one frame too many
-            positions = positions[:, :, :-1]
-        activated: Tensor = self._front_activation(positions)
-        return activated.transpose(1, 2)
+        return self._norm_first(hidden.float() + self._front_activation(self._positions(hidden)))
 
     def run_layer(self, i: int, hidden: Tensor, rows: RowAdapters) -> Tensor:
         layer = self._layers[i]
         hidden = hidden + layer.attention(hidden, rows)
         normed = layer.norm(hidden)
-        out = normed + layer.down(self._activation(layer.up(normed)))
+        out = normed + layer.down(layer.up(normed))
         adapted = rows.bottleneck(hidden)
         return layer.norm_last(out if adapted is None else out + adapted)
 

@@ -235,6 +235,7 @@ class Bank:
             bottleneck_dim=widest,
             prompted=torch.tensor(list(slots), device=self._device),
             adapted=torch.tensor(adapted, device=self._device),
+            prompt_lengths=lengths,
             prompt_mask=mask,
             residual=residual,
             dropout=self._dropout,
@@ -279,6 +280,7 @@ class Selection:
     bottleneck_dim: int  # largest in the batch
     prompted: Tensor  # [B], slot of each row's prompt
     adapted: Tensor  # [B], slot of each row's bottleneck
+    prompt_lengths: Sequence[int]  # [B]
     prompt_mask: Tensor | None  # [B, 1, 1, P]
     residual: Tensor | None  # [B, 1, 1]
     dropout: float
@@ -298,6 +300,7 @@ class Selection:
         return RowAdapters(
             keys=gather("keys", self.prompted, 2, p) if p else None,
             values=gather("values", self.prompted, 2, p) if p else None,
+            prompt_lengths=self.prompt_lengths,
             prompt_mask=self.prompt_mask,
             down_weight=gather("down_weight", self.adapted, 2, r) if r else None,
             down_bias=gather("down_bias", self.adapted, 2, r) if r else None,

@@ -3,22 +3,41 @@
 Activations between layers stay in float32; matrix products run in the weights' dtype, as autocast would.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers.activations import ACT2FN, GELUActivation
 
 from service.model.convolution import RowConvolution
+
+Projection = Callable[[Tensor], Tensor]
+Activation = Callable[[Tensor], Tensor]
+
+
+def activation_named(name: str) -> Activation:
+    """An activation by its name in a backbone's configuration."""
+    activation: Activation = ACT2FN[name]
+    return activation
+
+
+def is_gelu(activation: Activation | None) -> bool:
+    """Whether `activation` is the exact GELU, which some kernels fuse."""
+    return isinstance(activation, GELUActivation) and activation.act is functional.gelu
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
     weight: Tensor  # [out, in]
     bias: Tensor | None  # [out]
+    activation: Activation | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        return functional.linear(x.to(self.weight.dtype), self.weight, self.bias)
+        """`[..., in]` -> `[..., out]`."""
+        out = functional.linear(x.to(self.weight.dtype), self.weight, self.bias)
+        return out if self.activation is None else self.activation(out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +58,7 @@ class RowAdapters:
 
     keys: Tensor | None  # [B, H, P, d], the prompt folded into keys
     values: Tensor | None  # [B, H, P, d]
+    prompt_lengths: Sequence[int]  # [B], at most P each
     prompt_mask: Tensor | None  # [B, 1, 1, P], 0 or -inf; None where every row's prompt has length P
     down_weight: Tensor | None  # [B, D, R]
     down_bias: Tensor | None  # [B, 1, R]
@@ -60,37 +80,3 @@ class RowAdapters:
             hidden = functional.dropout(hidden, self.dropout)
         out = torch.baddbmm(self.up_bias, hidden, self.up_weight).float()
         return out if self.residual is None else torch.addcmul(out, x, self.residual)
-
-
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """Multi-head self-attention whose keys and values may have a prefix for each row."""
-
-    qkv: Linear  # [3 D, D], query, key and value stacked
-    out: Linear  # [D, D]
-    heads: int
-
-    def __call__(self, x: Tensor, rows: RowAdapters) -> Tensor:
-        """`[B, T, D]` -> `[B, T, D]`."""
-        batch, length, width = x.shape
-        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        mask = None
-        if rows.keys is not None and rows.values is not None:
-            k, v = torch.cat((rows.keys, k), dim=2), torch.cat((rows.values, v), dim=2)
-            if rows.prompt_mask is not None:
-                mask = functional.pad(rows.prompt_mask, (0, length)).to(q.dtype)
-        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(attended.transpose(1, 2).reshape(batch, length, width))
-
-    def fold(self, prompt: Tensor) -> tuple[Tensor, Tensor]:
-        """A prompt's keys and values, each `[H, P, d]`, from prompt tokens `[P, D]` as attention sees them.
-
-        `K = W_k p + b_k`, `V = W_v p + b_v`, in float32: what the layer would compute at the prompt's positions,
-        which is all of them that the other tokens ever meet (the layer's output there is cut off).
-        """
-        length, width = prompt.shape
-        weight = self.qkv.weight[width:].float()
-        bias = None if self.qkv.bias is None else self.qkv.bias[width:].float()
-        folded = functional.linear(prompt.float(), weight, bias)
-        keys, values = folded.view(length, 2, self.heads, width // self.heads).permute(1, 2, 0, 3)
-        return keys, values

@@ -6,26 +6,38 @@ from service.model.backbone import EMBEDDED_DIRECTORY, Backbone
 from service.model.backbone_ast import ASTBackbone, check_ast
 from service.model.backbone_wav2vec2 import Wav2Vec2Backbone, check_wav2vec2
 from service.model.checkpoint import Checkpoint, load_checkpoint
+from service.model.kernels import PLAIN, Kernels, Weights, pick_kernels
 from service.model.precision import pick_device, pick_dtype
 from service.model.spec import BackboneSpec, ModelType
 
 
 @torch.no_grad()
-def load_backbone(name: str = "embedded", device: str = "auto", dtype: str = "auto") -> Backbone:
+def load_backbone(
+    name: str = "embedded",
+    device: str = "auto",
+    dtype: str = "auto",
+    *,
+    for_inference: bool = False,
+    weights: Weights = "auto",
+) -> Backbone:
     """Loads and freezes a backbone.
 
     Args:
         name: Hugging Face directory or Hub id, or `embedded` for the one that ships with the package.
         device: `auto`, `cpu` or `cuda`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`; `float32` gives the reference answers.
+        for_inference: takes the device's fastest kernels, through which no gradient passes.
+        weights: `int8` quantises the backbone's linear layers (on CPUs, for inference); `auto` keeps them in `dtype`.
 
     Raises:
-        ValueError: the checkpoint is of an unsupported kind, or the device is not there.
+        ValueError: the checkpoint is of an unsupported kind, or the device or its int8 is not there.
         OSError: there is no such directory or Hub id.
     """
     checkpoint = load_backbone_checkpoint(name)
     where = pick_device(device)
-    return build_backbone(checkpoint, describe(checkpoint, name), where, pick_dtype(dtype, where))
+    precision = pick_dtype(dtype, where)
+    kernels = pick_kernels(where, precision, weights) if for_inference else PLAIN
+    return build_backbone(checkpoint, describe(checkpoint, name), where, precision, kernels)
 
 
 def load_backbone_checkpoint(name: str) -> Checkpoint:
@@ -50,7 +62,13 @@ def describe(checkpoint: Checkpoint, name: str) -> BackboneSpec:
     )
 
 
-def build_backbone(checkpoint: Checkpoint, spec: BackboneSpec, device: torch.device, dtype: torch.dtype) -> Backbone:
-    """The forward over a checkpoint's tensors; gradients pass to those that ask for them."""
+def build_backbone(
+    checkpoint: Checkpoint,
+    spec: BackboneSpec,
+    device: torch.device,
+    dtype: torch.dtype,
+    kernels: Kernels = PLAIN,
+) -> Backbone:
+    """The forward over a checkpoint's tensors; with plain kernels gradients pass to those that ask for them."""
     architecture = ASTBackbone if spec.model_type is ModelType.AST else Wav2Vec2Backbone
-    return architecture(checkpoint, spec, device, dtype)
+    return architecture(checkpoint, spec, device, dtype, kernels)
