@@ -38,6 +38,10 @@ class BadAudio(ServiceError):
     code = "bad_audio"
 
 
+class ClipTooShort(BadAudio):
+    """Fewer samples than one analysis frame."""
+
+
 class AudioTooLong(ServiceError):
     code = "audio_too_long"
 

@@ -22,7 +22,7 @@ from service.audio import hostile, truncation
 from service.audio.containers import ACCEPTED, Container, sniff
 from service.audio.source import Source, refuse_reference
 from service.audio.waveform import MIN_SAMPLES, SAMPLING_RATE, Waveform
-from service.errors import AudioTooLong, BadAudio, InvalidRequest
+from service.errors import AudioTooLong, BadAudio, ClipTooShort, InvalidRequest
 
 av.logging.set_level(None)
 av.logging.set_libav_level(av.logging.PANIC)
@@ -113,7 +113,7 @@ def _decode(encoded: bytes, container: Container, limits: DecodeLimits) -> Wavef
         samples = collector.finish()
     truncation.check_decoded(encoded, container, collector.produced)
     if len(samples) < MIN_SAMPLES:
-        raise BadAudio(f"the clip has {len(samples)} samples at 16 kHz; at least {MIN_SAMPLES} (25 ms) are needed")
+        raise ClipTooShort(f"the clip has {len(samples)} samples at 16 kHz; at least {MIN_SAMPLES} (25 ms) are needed")
     return Waveform(samples, collector.rate, collector.channels)
 
 

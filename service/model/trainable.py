@@ -9,9 +9,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from service.model.backbone import Backbone
-from service.model.checkpoint import Checkpoint, save_checkpoint
+from service.model.checkpoint import save_checkpoint
 from service.model.loading import build_backbone, load_backbone_checkpoint
-from service.model.spec import BackboneSpec
 
 
 class TrainableBackbone(nn.Module):
@@ -31,7 +30,7 @@ class TrainableBackbone(nn.Module):
     def backbone(self) -> Backbone:
         """The forward over the parameters as they are now; gradients reach them. Cheap beside one forward."""
         tensors: dict[str, Tensor] = {name.replace("__", "."): parameter for name, parameter in self.named_parameters()}
-        return self._build(tensors, self._spec)
+        return self._build(tensors)
 
     def snapshot(self) -> dict[str, Tensor]:
         """Detached copies of the parameters on the CPU, under their published names."""
@@ -41,14 +40,16 @@ class TrainableBackbone(nn.Module):
         }
 
     def frozen(self, tensors: dict[str, Tensor]) -> Backbone:
-        """The backbone of a snapshot, with a fingerprint of its own."""
-        checkpoint = replace(self._checkpoint, tensors=tensors)
-        return self._build(tensors, replace(self._spec, fingerprint=checkpoint.fingerprint()))
+        """The backbone of a snapshot; its description is still that of the backbone as loaded."""
+        return self._build(tensors)
+
+    def fingerprint(self, tensors: dict[str, Tensor]) -> str:
+        """The fingerprint of a snapshot."""
+        return replace(self._checkpoint, tensors=tensors).fingerprint()
 
     def save(self, tensors: dict[str, Tensor], directory: Path) -> None:
         """Write a snapshot as a Hugging Face directory, which `ipet serve --backbone` takes."""
         save_checkpoint(replace(self._checkpoint, tensors=tensors), directory)
 
-    def _build(self, tensors: dict[str, Tensor], spec: BackboneSpec) -> Backbone:
-        checkpoint: Checkpoint = replace(self._checkpoint, tensors=tensors)
-        return build_backbone(checkpoint, spec, self._device, self._dtype)
+    def _build(self, tensors: dict[str, Tensor]) -> Backbone:
+        return build_backbone(replace(self._checkpoint, tensors=tensors), self._spec, self._device, self._dtype)

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from service.audio.features import InputSpec, ast_windows, wav2vec2_windows
+from service.errors import ServiceError
 from service.training.augment import Augmenter, Random, Samples, jittered, masked, mixed_pair, window_samples
+from service.training.cache import ArrayCache, Arrays, identity
 from service.training.corruption import Corruption
 from service.training.datasets.dataset import Clip
 from service.training.recipe import Augmentation
@@ -45,8 +47,28 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Made:
+    """The examples of a step.
+
+    Args:
+        picks: those whose clips could be read.
+        inputs: `[len(picks), ...]`, as the backbone reads them.
+        faults: clips that could not, with the reason.
+    """
+
+    picks: tuple[Pick, ...]
+    inputs: Tensor
+    wanted: tuple[Wanted, ...]
+    faults: tuple[tuple[Path, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Batches:
-    """The training part as a sequence of epochs."""
+    """The training part as a sequence of epochs.
+
+    Args:
+        cache: keeps the features of examples that come round again (`augmentation.views`).
+    """
 
     clips: tuple[Clip, ...]
     recordings: Recordings
@@ -57,6 +79,7 @@ class Batches:
     size: int
     seed: int
     corruption: Corruption | None = None
+    cache: ArrayCache | None = None
 
     def __len__(self) -> int:
         """Steps in an epoch; a last batch of a single clip is left out."""
@@ -71,17 +94,53 @@ class Batches:
         for step in range(len(self)):
             yield [Pick(int(index), draw) for index in order[step * self.size : (step + 1) * self.size]]
 
+    def examples(self, picks: Sequence[Pick]) -> Made:
+        """The examples of a step; a clip that cannot be read any more costs its example, not the run."""
+        made, kept, faults = [], [], []
+        for pick in picks:
+            try:
+                made.append(self.example(pick))
+                kept.append(pick)
+            except (OSError, ServiceError) as error:
+                faults.append((self.clips[pick.clip].path, str(error)))
+        inputs = torch.stack([each for each, _ in made]) if made else torch.empty(0)
+        return Made(tuple(kept), inputs, tuple(wanted for _, wanted in made), tuple(faults))
+
     def example(self, pick: Pick) -> tuple[Tensor, Wanted]:
-        """The input of one pick, `[...]` as the backbone reads it, and what it should be answered with."""
+        """The input of one pick, `[...]` as the backbone reads it, and what it should be answered with.
+
+        Raises:
+            OSError, ServiceError: a clip cannot be read.
+        """
+        if self.cache is None or not self.augmentation.views:
+            inputs, partner, share = self._make(pick)
+        else:
+            key = f"{self._identity} {pick.draw} {pick.clip} {identity(self.clips[pick.clip].path)}"
+            kept = self.cache.get(key, lambda: self._arrays(pick))
+            inputs, partner, share = torch.from_numpy(kept["inputs"]), int(kept["partner"]), float(kept["share"])
+        return inputs, Wanted(self.clips[pick.clip].targets, self.clips[partner].targets, share)
+
+    @property
+    def _identity(self) -> str:
+        """What an example follows from, beside its pick and its clip."""
+        names = [str(clip.path) for clip in self.clips] if self.augmentation.mixup else []
+        noises = [str(path) for path in self.noises]
+        return f"{self.augmentation!r} {self.input!r} {self.is_ast} {self.seed} {self.corruption!r} {noises} {names}"
+
+    def _arrays(self, pick: Pick) -> Arrays:
+        inputs, partner, share = self._make(pick)
+        return {"inputs": inputs.numpy(), "partner": np.array(partner), "share": np.array(share)}
+
+    def _make(self, pick: Pick) -> tuple[Tensor, int, float]:
+        """Input, index of the clip that it was mixed with (itself if none), and its own share."""
         rng = np.random.default_rng((self.seed, pick.draw, pick.clip))
         clip = self.clips[pick.clip]
         piece = self._piece(clip, rng)
-        partner, share = clip, 1.0
+        partner, share = pick.clip, 1.0
         if self.augmentation.mixup and rng.random() < self.augmentation.mixup:
-            partner = self.clips[int(rng.integers(len(self.clips)))]
-            piece, share = mixed_pair(piece, self._piece(partner, rng), rng)
-        inputs = self._input(torch.from_numpy(np.ascontiguousarray(piece)), rng)
-        return inputs, Wanted(clip.targets, partner.targets, share)
+            partner = int(rng.integers(len(self.clips)))
+            piece, share = mixed_pair(piece, self._piece(self.clips[partner], rng), rng)
+        return self._input(torch.from_numpy(np.ascontiguousarray(piece)), rng), partner, share
 
     def _piece(self, clip: Clip, rng: Random) -> Samples:
         """A changed piece of a clip, no longer than the window."""

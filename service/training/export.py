@@ -13,6 +13,7 @@ from service.registry.bundle import write_bundle
 from service.registry.manifest import Manifest, build_manifest
 from service.training.recipe import BadRecipe, Recipe
 
+BACKBONE_FOLDER = "backbone"  # in a bundle's folder: what full fine-tuning made of the backbone
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
@@ -104,9 +105,9 @@ def planned_manifest(recipe: Recipe, backbone: BackboneSpec, labels: tuple[str, 
 
 
 def export_bundle(
-    out: Path, recipe: Recipe, backbone: BackboneSpec, labels: tuple[str, ...], export: Export, card: str
+    out: Path | None, recipe: Recipe, backbone: BackboneSpec, labels: tuple[str, ...], export: Export, card: str
 ) -> Manifest:
-    """Write the bundle into a directory. Raises OSError."""
+    """Make the manifest, and write the bundle into a directory if there is one. Raises OSError."""
     fields = manifest_fields(recipe, backbone, labels, export.settled)
     fields["metrics"] = dict(export.metrics)
     if recipe.description is not None:
@@ -115,9 +116,10 @@ def export_bundle(
         fields["license"] = recipe.license
     fields["training"] = dict(export.training)
     manifest = build_manifest(fields)
-    dtype = _DTYPES[recipe.dtype]
-    tensors = {name: tensor.to(dtype) for name, tensor in export.weights.to_tensors().items()}
-    write_bundle(out, manifest, tensors, card)
+    if out is not None:
+        dtype = _DTYPES[recipe.dtype]
+        tensors = {name: tensor.to(dtype) for name, tensor in export.weights.to_tensors().items()}
+        write_bundle(out, manifest, tensors, card)
     return manifest
 
 
@@ -157,6 +159,14 @@ def _input_fields(recipe: Recipe, backbone: BackboneSpec) -> dict[str, Any]:
 
 
 def manifest_name(recipe: Recipe) -> str:
-    """The backbone's name to publish: of a directory only its last part, so that no bundle tells where it was made."""
+    """The name of the bundle's backbone: with full fine-tuning the folder beside it, else the one it was trained on."""
+    return BACKBONE_FOLDER if recipe.method == "full" else original_name(recipe)
+
+
+def original_name(recipe: Recipe) -> str:
+    """The name to publish of the backbone that training started from.
+
+    Of a directory only its last part, so that no bundle tells where it was made.
+    """
     directory = Path(recipe.backbone)
     return directory.resolve().name if recipe.backbone != "embedded" and directory.is_dir() else recipe.backbone

@@ -1,7 +1,10 @@
-"""Optimises one adapter on a frozen backbone, epoch by epoch. Knows no files and no report part."""
+"""Optimises one adapter, and in full fine-tuning the backbone under it, epoch by epoch.
+
+Knows no files and no report part.
+"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +13,15 @@ from service.model.adapter import AdapterWeights, TrainableAdapter
 from service.model.backbone import Backbone
 from service.model.bank import Bank
 from service.model.spec import AdapterSpec, TaskType
-from service.training.batches import Batches, Pick
+from service.model.trainable import TrainableBackbone
+from service.training.batches import Batches, Wanted
 from service.training.frontend import FrontEnd
 from service.training.headstart import class_means, discriminants
+from service.training.loader import Loader
 from service.training.losses import ClassLoss, SpeakerLoss, Targets
+from service.training.ranks import Ranks
 from service.training.recipe import Optimiser, Recipe
+from service.training.snapshot import Snapshot
 
 HEAD_EPOCHS = 3  # epochs of examples that a head's start is computed from
 
@@ -37,22 +44,41 @@ class Fit:
 
     Args:
         classes: classes, or speakers of the training-only classifier.
+        workers: processes that make examples ahead.
+        ranks: processes that share the batches.
     """
 
-    def __init__(self, backbone: Backbone, spec: AdapterSpec, recipe: Recipe, batches: Batches, classes: int) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        spec: AdapterSpec,
+        recipe: Recipe,
+        batches: Batches,
+        classes: int,
+        *,
+        workers: int = 0,
+        ranks: Ranks | None = None,
+    ) -> None:
         torch.manual_seed(recipe.seed)
-        self._backbone = backbone
+        self._frozen = backbone
         self._recipe = recipe
         self._batches = batches
-        self._front_end = FrontEnd(backbone, batches, input_prompts=spec.input_prompt > 0)
+        self._ranks = ranks or Ranks()
+        self._loader = Loader(batches, workers)
         self.adapter = TrainableAdapter(spec, backbone.spec, backbone.device)
+        self.backbone = TrainableBackbone(backbone) if recipe.method == "full" else None
+        self._bypass = self.backbone is not None or spec.input_prompt > 0
+        keep = batches.augmentation.views > 0
+        self._front_end = FrontEnd(backbone, self._loader, keep=keep, bypass=self._bypass)
         loss: nn.Module = ClassLoss(recipe.loss)
         if spec.task_type is TaskType.VERIFICATION:
             loss = SpeakerLoss(recipe.loss, spec.outputs, classes)
         self._loss = loss.to(backbone.device)
         if isinstance(loss, SpeakerLoss) and recipe.adapter.head_start == "discriminants":
             self._start_head(loss)
-        self._parameters = [*self.adapter.parameters(), *self._loss.parameters()]
+        parts = [self.adapter, self._loss, *([] if self.backbone is None else [self.backbone])]
+        self._named = {f"{i}.{name}": p for i, part in enumerate(parts) for name, p in part.named_parameters()}
+        self._parameters = list(self._named.values())
         options = recipe.optimiser
         self._optimiser = torch.optim.Adam(
             self._parameters, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay
@@ -61,12 +87,11 @@ class Fit:
     @torch.no_grad()
     def _start_head(self, loss: SpeakerLoss) -> None:
         """Head and prototypes from the bare backbone's embeddings of the first epochs' examples."""
-        bank = Bank.of(self._backbone, [self.adapter.weights().head_alone()])
+        bank = Bank.of(self._frozen, [self.adapter.weights().head_alone()])
         embeddings, speakers = [], []
         for number in range(1, max(HEAD_EPOCHS, 1) + 1):
-            for picks in self._batches.epoch(number):
-                states, wanted = self._front_end(picks)
-                embeddings.append(self._embeddings(states, bank).cpu())
+            for states, wanted in self._front_end(list(self._batches.epoch(number))):
+                embeddings.append(self._embeddings(self._frozen, states, bank).cpu())
                 speakers += [each.targets[0] for each in wanted]
         rows, targets = torch.cat(embeddings), torch.tensor(speakers)
         weight, bias = discriminants(rows, targets, self.adapter.spec.outputs)
@@ -82,40 +107,69 @@ class Fit:
 
     def run_epoch(self, number: int, on_step: Callable[[], None] = lambda: None) -> float:
         """Train one epoch, counted from 1; returns its mean loss. Raises TrainingDiverged."""
+        # Dropout's noise is the epoch's own, so that a resumed run equals an uninterrupted one.
+        torch.manual_seed((self._recipe.seed * 10_007 + number) * 1_009 + self._ranks.index)
+        steps = [self._ranks.share(picks) for picks in self._batches.epoch(number)]
         total = 0.0
-        for step, picks in enumerate(self._batches.epoch(number)):
-            rate = learning_rate(self._recipe.optimiser, number + step / len(self._batches))
+        for step, (states, wanted) in enumerate(self._front_end(steps)):
+            rate = learning_rate(self._recipe.optimiser, number + step / len(steps))
             for group in self._optimiser.param_groups:
                 group["lr"] = rate
-            loss = self._step(picks)
+            loss = self._step(states, wanted)
             if not math.isfinite(loss):
                 raise TrainingDiverged(f"the loss became {loss} in epoch {number}; try a smaller optimiser.lr")
             total += loss
             on_step()
-        return total / len(self._batches)
+        return total / len(steps)
 
-    def _step(self, picks: Sequence[Pick]) -> float:
+    def _step(self, states: Tensor, wanted: list[Wanted]) -> float:
         self._optimiser.zero_grad(set_to_none=True)
-        states, wanted = self._front_end(picks)
-        loss: Tensor = self._loss(self.outputs(states), Targets.of(wanted, self._backbone.device))
-        loss.backward()  # type: ignore[no-untyped-call]
+        value = 0.0
+        if wanted:
+            loss: Tensor = self._loss(self.outputs(states), Targets.of(wanted, self._frozen.device))
+            loss.backward()  # type: ignore[no-untyped-call]
+            value = float(loss.detach())
+        value = self._ranks.mean(self._parameters, value, len(wanted))
         limit = self._recipe.optimiser.gradient_norm
         if limit is not None:
             torch.nn.utils.clip_grad_norm_(self._parameters, limit)
         self._optimiser.step()
-        return float(loss.detach())
+        return value
 
     def outputs(self, states: Tensor) -> Tensor:
-        """What the front end's part of a step gave -> the head's outputs; `Backbone.forward` from there on."""
-        bank = Bank.of(self._backbone, [self.adapter.weights()], dropout=self._recipe.adapter.dropout)
-        return bank.head(1)(self._embeddings(states, bank))
+        """What the front end gives -> the head's outputs, by the server's forward from there on."""
+        backbone = self._frozen if self.backbone is None else self.backbone.backbone()
+        bank = Bank.of(backbone, [self.adapter.weights()], dropout=self._recipe.adapter.dropout)
+        return bank.head(1)(self._embeddings(backbone, states, bank))
 
-    def _embeddings(self, states: Tensor, bank: Bank) -> Tensor:
-        """Slot 1's embeddings `[B, E]`; an input prompt goes in before the front end."""
-        run = self._backbone.forward if self.adapter.spec.input_prompt else self._backbone.encode
-        return run(states, bank, [1] * len(states))
+    def _embeddings(self, backbone: Backbone, states: Tensor, bank: Bank) -> Tensor:
+        """Slot 1's embeddings `[B, E]`."""
+        forward = backbone.forward if self._bypass else backbone.encode
+        return forward(states, bank, [1] * len(states))
 
-    def snapshot(self) -> AdapterWeights:
-        """A detached copy of the adapter as it is now."""
+    def snapshot(self) -> Snapshot:
+        """A detached copy of what is trained as it is now."""
         tensors = {name: tensor.clone() for name, tensor in self.adapter.weights().to_tensors().items()}
-        return AdapterWeights.from_tensors(self.adapter.spec, tensors)
+        weights = AdapterWeights.from_tensors(self.adapter.spec, tensors)
+        return Snapshot(weights, None if self.backbone is None else self.backbone.snapshot())
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next epoch follows from, beside its number: parameters and the optimiser's moments."""
+        moments = self._optimiser.state_dict()["state"]
+        optimiser = {
+            f"optimiser.{index}.{name}": tensor for index, each in moments.items() for name, tensor in each.items()
+        }
+        return {f"parameter.{name}": parameter.detach() for name, parameter in self._named.items()} | optimiser
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go back to a `state`."""
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in state.items():
+            kind, rest = name.split(".", 1)
+            if kind == "parameter":
+                self._named[rest].copy_(tensor)
+            else:
+                index, moment = rest.split(".", 1)
+                moments.setdefault(int(index), {})[moment] = tensor
+        self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": moments})

@@ -1,52 +1,55 @@
 """The frozen front end's part of a training step, done once for each example where a recipe asks for it.
 
-But for input prompts, no adapter touches the front end, so its output for a fixed example never changes: with
-`augment.views` set, each clip has so many augmented views, each goes through the front end once, and epochs take turns
-over them.
+No adapter touches the front end, so its output for a fixed example never changes: with `augment.views` set, each
+clip has so many augmented views, each goes through the front end once, and epochs take turns over them. What changes
+the input or the front end itself (an input prompt, full fine-tuning) takes the inputs as they are instead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from service.model.backbone import Backbone
-from service.training.batches import Batches, Pick, Wanted
+from service.training.batches import Made, Pick, Wanted
+from service.training.loader import Loader
 
 KEPT_DTYPE = torch.float16  # of hidden states in memory, which a layer norm has just scaled, or normalised inputs
 
 
 class FrontEnd:
-    """What the adapter's part of a step starts from, for the examples of a training run.
+    """What the trained part reads, for the examples of a training run.
 
     Args:
-        input_prompts: whether that is the front end's inputs `[B, ...]`, as an input prompt is yet to be added, or
-            its outputs `[B, T, D]`.
+        keep: whether examples come round again and are worth keeping.
+        bypass: whether to give inputs `[B, ...]` instead of hidden states `[B, T, D]`.
     """
 
-    def __init__(self, backbone: Backbone, batches: Batches, input_prompts: bool = False) -> None:
+    def __init__(self, backbone: Backbone, loader: Loader, *, keep: bool, bypass: bool) -> None:
         self._backbone = backbone
-        self._batches = batches
-        self._input_prompts = input_prompts
-        self._keep = batches.augmentation.views > 0
+        self._loader = loader
+        self._keep = keep
+        self._bypass = bypass
         self._kept: dict[Pick, tuple[Tensor, Wanted]] = {}
 
-    def __call__(self, picks: Sequence[Pick]) -> tuple[Tensor, list[Wanted]]:
-        """Inputs or hidden states, float32, and what their examples should be answered with."""
+    def __call__(self, steps: Sequence[Sequence[Pick]]) -> Iterator[tuple[Tensor, list[Wanted]]]:
+        """What each step's readable examples are, float32 on the backbone's device, and what they should give."""
+        missing = [[pick for pick in dict.fromkeys(picks) if pick not in self._kept] for picks in steps]
+        for picks, made in zip(steps, self._loader(missing), strict=True):
+            yield self._step(picks, made)
+
+    def _step(self, picks: Sequence[Pick], made: Made) -> tuple[Tensor, list[Wanted]]:
+        states = self._embed(made.inputs) if len(made.picks) else made.inputs
         if not self._keep:
-            return self._compute(picks)
-        missing = [pick for pick in picks if pick not in self._kept]
-        if missing:
-            hidden, wanted = self._compute(missing)
-            states = hidden.to(KEPT_DTYPE).unbind()
-            self._kept.update(zip(missing, zip(states, wanted, strict=True), strict=True))
-        found = [self._kept[pick] for pick in picks]
+            return states, list(made.wanted)
+        fresh = zip(states.to(KEPT_DTYPE).unbind(), made.wanted, strict=True)
+        self._kept.update(zip(made.picks, fresh, strict=True))
+        found = [self._kept[pick] for pick in picks if pick in self._kept]
+        if not found:
+            return states, []
         return torch.stack([state for state, _ in found]).float(), [wanted for _, wanted in found]
 
     @torch.no_grad()
-    def _compute(self, picks: Sequence[Pick]) -> tuple[Tensor, list[Wanted]]:
-        examples = [self._batches.example(pick) for pick in picks]
-        inputs = torch.stack([example for example, _ in examples])
+    def _embed(self, inputs: Tensor) -> Tensor:
         inputs = inputs.to(self._backbone.device)
-        states = inputs if self._input_prompts else self._backbone.embed(inputs)
-        return states, [wanted for _, wanted in examples]
+        return inputs if self._bypass else self._backbone.embed(inputs)

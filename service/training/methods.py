@@ -12,16 +12,10 @@ Method = Literal["ipet", "prompt", "adapter", "input-prompt", "linear", "full"]
 METHODS: tuple[str, ...] = get_args(Method)
 DEFAULT = "ipet"
 
-# Sizes of the `[adapter]` table that each method keeps; the others are set to zero.
-_KEPT: dict[str, frozenset[str]] = {
-    "ipet": frozenset({"prompt_length", "bottleneck_dim"}),
-    "prompt": frozenset({"prompt_length"}),
-    "adapter": frozenset({"bottleneck_dim"}),
-    "input-prompt": frozenset({"input_prompt"}),
-    "linear": frozenset(),
-    "full": frozenset(),
-}
-_SIZES = ("prompt_length", "bottleneck_dim")
+# The size of the `[adapter]` table that a method other than ipet trains, and what belongs to it; the others are zero.
+_SIZE = {"prompt": "prompt_length", "adapter": "bottleneck_dim", "input-prompt": "input_prompt"}
+_WITH = {"bottleneck_dim": ("conv_kernel",)}
+_SIZES = ("prompt_length", "bottleneck_dim", "conv_kernel", "input_prompt")
 
 Table = Mapping[str, Any]
 
@@ -33,8 +27,9 @@ def of_method(table: Table, method: str) -> dict[str, Any]:
     merged = merge(plain, overrides)
     merged["method"] = method
     if method != DEFAULT:
-        adapter = dict(merged.get("adapter", {}))
-        merged["adapter"] = adapter | {size: 0 for size in _SIZES if size not in _KEPT[method]}
+        size = _SIZE.get(method, "")
+        dropped = set(_SIZES) - {size, *_WITH.get(size, ())}
+        merged["adapter"] = dict(merged.get("adapter", {})) | dict.fromkeys(sorted(dropped), 0)
     return merged
 
 
@@ -49,6 +44,5 @@ def merge(table: Table, over: Table) -> dict[str, Any]:
 
 def unusable(method: str, sizes: Mapping[str, int]) -> str | None:
     """Why a method cannot be used with these sizes, if so: what it trains must be there."""
-    needed = _KEPT[method] if method != DEFAULT else frozenset()
-    missing = sorted(size for size in needed if not sizes.get(size))
-    return f"method {method!r} needs adapter.{missing[0]} above 0" if missing else None
+    size = _SIZE.get(method)
+    return None if size is None or sizes.get(size) else f"method {method!r} needs adapter.{size} above 0"

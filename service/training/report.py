@@ -46,14 +46,24 @@ def model_card(recipe: Recipe, facts: CardFacts) -> str:
         _front_matter(recipe),
         f"# {recipe.name}",
         recipe.description or "",
-        "An IPET adapter (prompt and bottleneck in every layer, and a head) for one frozen audio backbone, trained by "
-        "`ipet train`. It is a demonstration: its figures below are those of a small data set.",
+        _introduction(recipe),
         _data(recipe, facts),
         _method(recipe, facts),
         _figures(facts),
         _epochs(facts),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _introduction(recipe: Recipe) -> str:
+    what = "An IPET adapter (prompt and bottleneck in every layer, and a head) for one frozen audio backbone"
+    if recipe.method == "full":
+        what = "A head, and the audio backbone in `backbone/` that was fine-tuned with it and that it is for"
+    elif recipe.method != "ipet":
+        what = f"An adapter for one frozen audio backbone, trained by the method `{recipe.method}`"
+    if recipe.backbone != "embedded":
+        return f"{what}, trained by `ipet train`."
+    return f"{what}, trained by `ipet train`. It is a demonstration: its figures below are those of a small data set."
 
 
 def _front_matter(recipe: Recipe) -> str:
@@ -82,7 +92,8 @@ def _data(recipe: Recipe, facts: CardFacts) -> str:
 def _method(recipe: Recipe, facts: CardFacts) -> str:
     adapter, optimiser, counts = recipe.adapter, recipe.optimiser, facts.parameters
     rows = [
-        ("backbone", f"`{facts.backbone}`, {counts['backbone']:,} frozen parameters"),
+        ("method", f"`{recipe.method}`"),
+        ("backbone", f"`{facts.backbone}`, {counts['backbone']:,} {_backbone_state(recipe)} parameters"),
         ("fingerprint", f"`{facts.fingerprint}`"),
         ("prompt", f"{adapter.prompt_length} tokens in each layer: {counts['prompt']:,} parameters"),
         ("bottleneck", f"{adapter.bottleneck_dim} wide in each layer: {counts['adapter']:,} parameters"),
@@ -90,6 +101,7 @@ def _method(recipe: Recipe, facts: CardFacts) -> str:
         ("head", f"{counts['head']:,} parameters"),
         ("trainable, in the bundle", f"{counts['bundle']:,} parameters"),
         ("trainable, in training only", f"{counts['training_only']:,} parameters"),
+        ("trainable, in all", f"{counts['trainable']:,} parameters"),
         ("optimiser", f"Adam, batch {optimiser.batch}, rate {optimiser.lr:g} ({optimiser.schedule})"),
         ("loss", recipe.loss.kind),
         ("epochs", f"{facts.chosen_epoch} chosen of {optimiser.epochs}"),
@@ -109,6 +121,10 @@ def _parts(adapter: AdapterSection) -> list[tuple[str, str]]:
     if adapter.layer_aggregation:
         rows.append(("layer aggregation", "the head reads a weighted sum of all layers"))
     return rows
+
+
+def _backbone_state(recipe: Recipe) -> str:
+    return "fine-tuned" if recipe.method == "full" else "frozen"
 
 
 def _figures(facts: CardFacts) -> str:

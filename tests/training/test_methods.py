@@ -10,19 +10,27 @@ GOOD: dict[str, Any] = {
     "task": "classification",
     "data": {"kind": "keywords"},
     "input": {"window_frames": 128},
-    "adapter": {"prompt_length": 4, "bottleneck_dim": 32},
+    "adapter": {"prompt_length": 4, "bottleneck_dim": 32, "conv_kernel": 3},
     "optimiser": {"lr": 1e-3, "batch": 8},
-    "methods": {"full": {"optimiser": {"lr": 1e-5}}},
+    "methods": {"full": {"optimiser": {"lr": 1e-5}}, "input-prompt": {"adapter": {"input_prompt": 5}}},
 }
 
 
-def sizes(recipe: Recipe) -> tuple[int, int]:
-    return recipe.adapter.prompt_length, recipe.adapter.bottleneck_dim
+def sizes(recipe: Recipe) -> tuple[int, int, int, int]:
+    adapter = recipe.adapter
+    return adapter.prompt_length, adapter.bottleneck_dim, adapter.conv_kernel, adapter.input_prompt
 
 
 @pytest.mark.parametrize(
     ("method", "expected"),
-    [("ipet", (4, 32)), ("prompt", (4, 0)), ("adapter", (0, 32)), ("linear", (0, 0)), ("full", (0, 0))],
+    [
+        ("ipet", (4, 32, 3, 0)),
+        ("prompt", (4, 0, 0, 0)),
+        ("adapter", (0, 32, 3, 0)),
+        ("input-prompt", (0, 0, 0, 5)),
+        ("linear", (0, 0, 0, 0)),
+        ("full", (0, 0, 0, 0)),
+    ],
 )
 def test_a_method_keeps_the_sizes_that_it_trains(method: str, expected: tuple[int, int]) -> None:
     recipe = parse_recipe(GOOD, method=method)
@@ -52,6 +60,7 @@ def test_merge_leaves_its_arguments_alone() -> None:
         ({"methods": {"full": {"optimiser": {"rate": 1}}}}, "optimiser.rate: unknown key"),
         ({"methods": {"full": 3}}, r"tables \[methods.<method>\]"),
         ({"method": "prompt", "adapter": {"prompt_length": 0}}, r"needs adapter\.prompt_length above 0"),
+        ({"method": "input-prompt", "methods": {}}, r"needs adapter\.input_prompt above 0"),
         ({"method": "adapter", "adapter": {"bottleneck_dim": 0}}, r"needs adapter\.bottleneck_dim above 0"),
     ],
 )

@@ -134,6 +134,9 @@ def test_trainable_parameters_are_the_formulas(name: str) -> None:
     assert counts_of(name, "prompt")["bundle"] == prompt + head
     assert counts_of(name, "adapter")["bundle"] == adapter + head
     assert counts_of(name, "linear")["bundle"] == head
+    if name.endswith("ast"):
+        frame = 2 * 16 * expected.frames + 2 * 16 * (128 - 2 * 16)
+        assert counts_of(name, "input-prompt")["bundle"] == frame + head
     assert counts_of(name, "full")["trainable"] == counts["backbone"] + head + speakers
 
 
@@ -153,5 +156,5 @@ def test_recipes_are_listed_and_found_by_name() -> None:
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_every_shipped_recipe_can_be_read_for_every_method(name: str) -> None:
     for method in METHODS:
-        if method != "input-prompt":
+        if method != "input-prompt" or name.endswith("-ast"):
             assert recipe_of(name, method).name == name
