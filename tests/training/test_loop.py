@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from service.errors import InvalidBundle
+from service.errors import BackboneMismatch, InvalidBundle
 from service.model.adapter import AdapterWeights
 from service.model.loading import load_backbone
 from service.registry.bundle import read_bundle, read_weights
@@ -19,7 +19,7 @@ from service.training.inference import Inference
 from service.training.loop import TrainingResult, train
 from service.training.recipe import BadRecipe
 from service.training.recordings import Recordings
-from tests.training.miniature import make_digits, make_esc, make_keywords, make_speakers
+from tests.training.miniature import make_digits, make_esc, make_fsd50k, make_keywords, make_speakers, write_clip
 
 WriteRecipe = Callable[..., Path]
 
@@ -175,13 +175,89 @@ def test_the_report_part_changes_nothing_before_the_end(
     data = make_keywords(tmp_path / "data")
     for path in data.rglob("0000009*"):
         path.write_bytes(b"poison")
+    with pytest.raises(BadDataset, match="none of 18 clips"):
+        run(recipe, data, tmp_path / "kept")
     (data / "val.csv").write_text("poison")
     run(recipe, data, tmp_path / "poisoned", report=False)
-    weights = [read(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "poisoned")]
+    weights = [read(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "poisoned", "kept")]
     assert weights[0] == weights[1]
-    with pytest.raises(BadDataset, match=r"val\.csv"):
-        run(recipe, data, tmp_path / "kept")
-    assert read_bundle(tmp_path / "kept").weights == weights[0]  # an unreadable report part costs no training
+    assert weights[0] == weights[2]  # an unreadable report part costs no training
+
+
+def test_report_lists_that_cannot_be_used_are_refused_before_the_first_step(
+    write_recipe: WriteRecipe, tiny_wav2vec2_dir: Path, tmp_path: Path
+) -> None:
+    data = make_keywords(tmp_path / "data")
+    recipe = write_recipe(**classifier(tiny_wav2vec2_dir))
+    for text, said in (("poison", r"val\.csv"), ("file,class\ndataset/down/1_a.flac,down\n", "label 'down'")):
+        (data / "val.csv").write_text(text)
+        with pytest.raises(BadDataset, match=said):
+            run(recipe, data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_clips_under_one_frame_are_refused_before_the_first_step(
+    write_recipe: WriteRecipe, tiny_wav2vec2_dir: Path, tmp_path: Path
+) -> None:
+    data = make_keywords(tmp_path / "data")
+    write_clip(data / "dataset/up/00000000_NO_00.flac", 300, seconds=0.02)
+    with pytest.raises(BadDataset, match=r"1 clips are shorter than one frame .*00000000_NO_00\.flac"):
+        run(write_recipe(**classifier(tiny_wav2vec2_dir)), data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_labels_a_clip(write_recipe: WriteRecipe, tiny_wav2vec2_dir: Path, tmp_path: Path) -> None:
+    data, out = make_fsd50k(tmp_path / "data"), tmp_path / "out"
+    tables = classifier(tiny_wav2vec2_dir, data={"kind": "fsd50k"}, input={"window_frames": 60})
+    with pytest.raises(BadRecipe, match="use binary_cross_entropy"):
+        run(write_recipe(**tables), data, out)
+    tables |= {"loss": {"kind": "binary_cross_entropy"}, "augment": {}}
+    result = run(write_recipe(**tables), data, out, workers=1)
+    assert result.manifest.activation == "sigmoid"
+    assert result.epochs[-1].loss < 0.8 * result.epochs[0].loss
+
+
+def test_full_fine_tuning_leaves_a_backbone_and_a_head_for_it(
+    write_recipe: WriteRecipe, tiny_ast_dir: Path, tmp_path: Path
+) -> None:
+    data, out = make_esc(tmp_path / "data", clips=2), tmp_path / "out"
+    tables = classifier(
+        tiny_ast_dir,
+        method="full",
+        data={"kind": "esc"},
+        input={"window_frames": 64, "mean": -7.0, "std": 4.0},
+        optimiser={"epochs": 4, "batch": 6, "lr": 1e-3},
+    )
+    result = run(write_recipe(**tables), data, out)
+    assert result.epochs[-1].loss < result.epochs[0].loss
+    files = read_bundle(out)
+    manifest = parse_manifest(files.config)
+    served = load_backbone(str(out / "backbone"), "cpu", "float32")
+    original = load_backbone(str(tiny_ast_dir), "cpu", "float32")
+    assert manifest.backbone.fingerprint == served.spec.fingerprint != original.spec.fingerprint
+    assert (manifest.prompt_length, manifest.bottleneck_dim) == (0, 0)
+    assert set(read_weights(files.weights, manifest, served.spec)) == {
+        "head.norm.weight",
+        "head.norm.bias",
+        "head.linear.weight",
+        "head.linear.bias",
+    }
+    assert result.parameters["trainable"] == result.parameters["head"] + original.spec.parameters
+    measured = evaluate(out, data, str(out / "backbone"), device="cpu", dtype="float32")
+    assert {key: measured[key] for key in result.metrics["report"]} == result.metrics["report"]
+    with pytest.raises(BackboneMismatch, match="fingerprint"):
+        evaluate(out, data, str(tiny_ast_dir), device="cpu", dtype="float32")
+
+
+def test_counts_are_told_before_training(
+    write_recipe: WriteRecipe, tiny_wav2vec2_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(**classifier(tiny_wav2vec2_dir, optimiser={"epochs": 1, "batch": 6}))
+    result = train(recipe, make_keywords(tmp_path / "data"), tmp_path / "out", dtype="float32", report=False)
+    line = f"ipet: {result.parameters['trainable']:,} trainable parameters (prompt 576, adapter 2,472, head "
+    told = " ".join(capsys.readouterr().out.split())
+    assert line in told
+    assert f"{result.parameters['trainable']:,} parameters" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_faulty_clips_are_left_out_and_counted(
