@@ -46,8 +46,8 @@ async def server_live() -> protocol.ServerLive:
 
 @router.get("/v2/health/ready", dependencies=[Depends(OPEN)], responses=errors("not_ready"))
 async def server_ready(request: Request) -> protocol.ServerReady:
-    """Answers 200 once the backbone is loaded and warm."""
-    context_of(request).runtime  # noqa: B018  raises NotReady
+    """As /readyz: 200 once the backbone is loaded and warm, 503 again while the service stops or its device hangs."""
+    context_of(request).check_ready()
     return protocol.ServerReady(ready=True)
 
 
