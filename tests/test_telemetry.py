@@ -3,10 +3,12 @@
 import io
 import json
 import logging
+import subprocess
+import sys
 
 import pytest
 
-from service.telemetry import MAX_ADAPTER_LABELS, REQUEST_ID, JsonFormatter, Telemetry
+from service.telemetry import MAX_ADAPTER_LABELS, MAX_KEY_LABELS, REQUEST_ID, JsonFormatter, Telemetry
 
 
 def test_adapter_names_are_bounded() -> None:
@@ -18,6 +20,17 @@ def test_adapter_names_are_bounded() -> None:
     assert text.count("\nipet_adapter_requests_total{") == MAX_ADAPTER_LABELS + 1
     assert 'ipet_adapter_requests_total{adapter="other"} 50.0' in text
     assert 'ipet_adapter_requests_total{adapter="a3"} 5.0' in text
+
+
+def test_ids_of_keys_are_bounded() -> None:
+    telemetry = Telemetry()
+    for index in range(MAX_KEY_LABELS + 50):
+        telemetry.count_key(f"{index:012x}")
+        telemetry.count_key_refusal(f"{index:012x}", "rate")
+    text = telemetry.exposition()[0].decode()
+    for metric in ("ipet_key_requests_total", "ipet_key_refusals_total"):
+        assert text.count(f"\n{metric}{{") == MAX_KEY_LABELS + 1
+    assert 'ipet_key_requests_total{key="other"} 50.0' in text
 
 
 def test_two_services_in_one_process_count_apart() -> None:
@@ -59,3 +72,31 @@ def test_an_exception_is_part_of_its_line(log: tuple[logging.Logger, io.StringIO
         logger.exception("failed")
     assert stream.getvalue().count("\n") == 1
     assert "ValueError: why" in json.loads(stream.getvalue())["exception"]
+
+
+def test_a_stored_key_that_gets_into_a_message_is_cut(log: tuple[logging.Logger, io.StringIO]) -> None:
+    logger, stream = log
+    logger.info("asked with %s", "ipet_0123456789ab_" + "S" * 43, extra={"header": "ipet_0123456789ab_" + "T" * 43})
+    line = json.loads(stream.getvalue())
+    assert line["message"] == "asked with ipet_0123456789ab_..."
+    assert line["header"] == "ipet_0123456789ab_..."
+
+
+def test_all_that_a_process_says_is_json() -> None:
+    """Warnings, dying threads and every library's logger go through the one formatter."""
+    code = """
+import logging, threading, warnings
+from service.telemetry import configure_logging
+configure_logging()
+warnings.warn("old ways")
+logging.getLogger("uvicorn.error").error("from the server")
+thread = threading.Thread(target=lambda: 1 / 0, name="worker")
+thread.start()
+thread.join()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line["logger"] for line in lines] == ["py.warnings", "uvicorn.error", "service.telemetry"]
+    assert "old ways" in lines[0]["message"]
+    assert lines[2]["message"] == "the thread worker died"
+    assert "ZeroDivisionError" in lines[2]["exception"]

@@ -64,7 +64,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self._limits.connections:
-            self._on_refusal(429)
+            self._on_refusal(429)  # counted as what it is; to say it would take as long as to serve
             transport.abort()
             return
         self._expect(self._limits.head_seconds)
@@ -86,13 +86,26 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._writing = self.loop.call_later(self._limits.write_seconds, self.transport.abort)
+        self._abort_later()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if self._writing is not None:
             self._writing.cancel()
             self._writing = None
+        if self.transport.is_closing():
+            self._abort_later()
+
+    # Uvicorn's side: a closed connection lives on until the client has taken all that was written
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._abort_later()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._abort_later()
 
     # The parser's side
 
@@ -137,12 +150,21 @@ class GuardedProtocol(HttpToolsProtocol):
         else:
             self._refuse("bad_http", "what arrived is no HTTP/1.1 request")
 
-    # Behind both
+    # Behind them
 
     def _count(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES:
             raise HeadTooLarge
+
+    def _abort_later(self) -> None:
+        """Unless the client takes something until then, or the connection ends."""
+        if self._writing is None:
+            self._writing = self.loop.call_later(self._limits.write_seconds, self.transport.abort)
+
+    def _close(self) -> None:
+        self.transport.close()
+        self._abort_later()
 
     def _expect(self, seconds: float) -> None:
         if self._reading is not None:
@@ -155,7 +177,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._expect(self._limits.head_seconds)
             return
         if not self._in_body and not self._loose:  # connected, and never said a word
-            self.transport.close()
+            self._close()
             return
         self._refuse("request_too_slow", f"the request's {'body' if self._in_body else 'head'} took too long")
 
@@ -171,6 +193,6 @@ class GuardedProtocol(HttpToolsProtocol):
         if not (begun if self._in_body else self._is_answering()):
             fields = b"".join(b"%b: %b\r\n" % field for field in answer.raw_headers)
             self.transport.write(STATUS_LINE[answer.status_code] + fields + b"\r\n" + bytes(answer.body))
-        self.transport.close()
+        self._close()
         self._on_refusal(answer.status_code)
         _log.info("request refused", extra={"code": code, "status": answer.status_code})

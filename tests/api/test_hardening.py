@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from service.registry.catalogue import open_catalogue
 from service.registry.key_table import KeyTable
 from service.registry.keys import Grant, Scope, Token
+from service.registry.manifest import is_alias, is_name
 from service.settings import Settings
 from tests.api.live import Live, running, settings_for
 from tests.cli.process import serving
@@ -126,6 +127,17 @@ def test_names_that_are_no_names(strict: Live, name: str) -> None:
         assert answer.headers["content-type"] == "application/problem+json"
     answer = ask(strict, 0.1, query=f"adapter={quote(name, safe='')}")
     assert refused(answer) == (404, "unknown_adapter")
+
+
+@given(st.text(alphabet="az09._-/\\A\0\n é", max_size=66))
+def test_a_name_is_no_path(name: str) -> None:
+    root = Path("/registry")
+    for accepted in (is_name(name), is_alias(name)):
+        if accepted:
+            assert name.isascii()
+            assert name.isprintable()
+            assert (root / name).parent == root
+            assert name not in (".", "..")
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
