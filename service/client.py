@@ -185,8 +185,20 @@ class _Api:
 
     @_Method
     @staticmethod
-    def push(bundle: str | Path, name: str | None = None, activate: bool = True) -> Call[Json]:
-        """Uploads a bundle directory as its adapter's next version; `name` defaults to the bundle's own."""
+    def history(name: str, limit: int = 100, after: str | None = None) -> Call[Json]:
+        """Who changed the adapter, when and what, newest first; `after` is `next` of the answer before."""
+        params = [("limit", str(limit))] + ([] if after is None else [("after", after)])
+        return Call("GET", _adapter(name, "history"), _json, params)
+
+    @_Method
+    @staticmethod
+    def push(
+        bundle: str | Path, name: str | None = None, activate: bool = True, idempotency_key: str | None = None
+    ) -> Call[Json]:
+        """Uploads a bundle directory as its adapter's next version; `name` defaults to the bundle's own.
+
+        A retry with the same `idempotency_key` is answered as the first try was.
+        """
         directory = Path(bundle)
         config = (directory / "adapter_config.json").read_bytes()
         files: Files = [("config", ("adapter_config.json", config))]
@@ -194,7 +206,9 @@ class _Api:
             if part == "weights" or (directory / file).exists():
                 files.append((part, (file, (directory / file).read_bytes())))
         params = [("activate", str(activate).lower())]
-        return Call("POST", _adapter(name or json.loads(config)["name"], "versions"), _json, params, files=files)
+        headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+        path = _adapter(name or json.loads(config)["name"], "versions")
+        return Call("POST", path, _json, params, files=files, headers=headers)
 
     @_Method
     @staticmethod
@@ -282,4 +296,4 @@ def _authorization(key: str | None) -> dict[str, str]:
 
 def _arguments(call: Call[Any]) -> dict[str, Any]:
     given = {"method": call.method, "url": call.path, "params": list(call.params) or None}
-    return given | {"files": call.files, "json": call.json}
+    return given | {"files": call.files, "json": call.json, "headers": dict(call.headers)}

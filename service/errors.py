@@ -114,5 +114,11 @@ class StorageFull(ServiceError):
     code = "storage_full"
 
 
+class RegistryUnavailable(ServiceError):
+    """The registry's database cannot be reached: what is known is served, nothing can be changed."""
+
+    code = "registry_unavailable"
+
+
 class Internal(ServiceError):
     code = "internal"

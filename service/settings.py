@@ -26,6 +26,13 @@ class Settings(BaseSettings):
     )
     adapters: Path | None = Field(None, description="Directory of bundles that are registered at start.")
     data_dir: Path = Field(Path("ipet-data"), description="Registry of uploaded adapters.")
+    database_url: str = Field(
+        "",
+        repr=False,  # it may hold a password
+        description="PostgreSQL of the registry's catalogue, as in postgresql://user:password@host/name; "
+        "SQLite in the data directory without it.",
+    )
+    verify_registry: bool = Field(False, description="Read every file of the registry at start, not only its size.")
     host: str = Field("127.0.0.1", description="Address to listen on; anything but loopback needs keys.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from fastapi import Request
@@ -62,12 +62,13 @@ class Reservation:
         self.budget.held += size
 
 
-@dataclass(slots=True)
-class Part:
-    """One part of a multipart body."""
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some bytes of one part of a multipart body; the first piece of each part is empty and `begins` it."""
 
-    name: str = ""
-    content: bytearray = field(default_factory=bytearray)
+    name: str
+    content: bytes
+    begins: bool = False
 
 
 async def read_body(request: Request, limit: int, reservation: Reservation) -> bytes:
@@ -91,20 +92,33 @@ async def read_parts(
         InvalidRequest: not multipart, broken off, too many parts, or a name that is not `allowed`.
         PayloadTooLarge: longer than `limit` bytes.
     """
+    parts: list[tuple[str, bytearray]] = []
+    async for piece in stream_parts(request, allowed, max_parts, limit, reservation):
+        if piece.begins:
+            parts.append((piece.name, bytearray()))
+        parts[-1][1].extend(piece.content)
+    return [(name, bytes(content)) for name, content in parts]
+
+
+async def stream_parts(
+    request: Request, allowed: Collection[str], max_parts: int, limit: int, reservation: Reservation | None = None
+) -> AsyncIterator[Piece]:
+    """The parts of a multipart body as they arrive. Raises as `read_parts` does."""
     kind, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
         raise InvalidRequest("expected multipart/form-data with a boundary in its Content-Type")
-    collector = _Collector(frozenset(allowed), max_parts)
+    cutter = _Cutter(frozenset(allowed), max_parts)
     try:
-        parser = MultipartParser(boundary, collector.callbacks())
+        parser = MultipartParser(boundary, cutter.callbacks())
         async for chunk in _stream(request, limit, reservation):
             parser.write(chunk)
+            for piece in cutter.take():
+                yield piece
     except FormParserError as error:
         raise InvalidRequest(f"the multipart body is broken: {error}") from error
-    if not collector.ended:
+    if not cutter.ended:
         raise InvalidRequest("the multipart body broke off before its closing boundary")
-    return [(part.name, bytes(part.content)) for part in collector.parts]
 
 
 def parse_json(body: bytes, model: type[M]) -> M:
@@ -125,7 +139,7 @@ def is_multipart(request: Request) -> bool:
     return request.headers.get("content-type", "").lower().startswith("multipart/")
 
 
-async def _stream(request: Request, limit: int, reservation: Reservation) -> AsyncIterator[bytes]:
+async def _stream(request: Request, limit: int, reservation: Reservation | None) -> AsyncIterator[bytes]:
     too_large = PayloadTooLarge(f"the body is larger than {limit} bytes, the most this call takes")
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
@@ -135,18 +149,21 @@ async def _stream(request: Request, limit: int, reservation: Reservation) -> Asy
         received += len(chunk)
         if received > limit:
             raise too_large
-        reservation.add(len(chunk))
+        if reservation is not None:
+            reservation.add(len(chunk))
         yield chunk
 
 
-class _Collector:
-    """Gathers the parts of a multipart body from the parser's callbacks."""
+class _Cutter:
+    """Cuts a multipart body into pieces, from the parser's callbacks."""
 
     def __init__(self, allowed: frozenset[str], max_parts: int) -> None:
-        self.parts: list[Part] = []
         self.ended = False
         self._allowed = allowed
         self._max_parts = max_parts
+        self._parts = 0
+        self._name = ""
+        self._pieces: list[Piece] = []
         self._field = bytearray()
         self._value = bytearray()
 
@@ -157,27 +174,33 @@ class _Collector:
             "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
             "on_header_end": self._header,
             "on_headers_finished": self._named,
-            "on_part_data": lambda data, start, end: self.parts[-1].content.extend(data[start:end]),
+            "on_part_data": lambda data, start, end: self._pieces.append(Piece(self._name, data[start:end])),
             "on_end": self._end,
         }
 
+    def take(self) -> list[Piece]:
+        """The pieces since the last call."""
+        pieces, self._pieces = self._pieces, []
+        return pieces
+
     def _begin(self) -> None:
-        if len(self.parts) >= self._max_parts:
+        if self._parts >= self._max_parts:
             raise InvalidRequest(f"the multipart body has more than {self._max_parts} parts")
-        self.parts.append(Part())
+        self._parts += 1
+        self._name = ""
 
     def _header(self) -> None:
         if self._field.lower() == b"content-disposition":
             _, options = parse_options_header(self._value.decode("latin-1"))
-            self.parts[-1].name = options.get(b"name", b"").decode("utf-8", "replace")
+            self._name = options.get(b"name", b"").decode("utf-8", "replace")
         self._field.clear()
         self._value.clear()
 
     def _named(self) -> None:
-        name = self.parts[-1].name
-        if name not in self._allowed:
+        if self._name not in self._allowed:
             wanted = ", ".join(sorted(self._allowed))
-            raise InvalidRequest(f"unexpected multipart part {name[:100]!r}; this call takes: {wanted}")
+            raise InvalidRequest(f"unexpected multipart part {self._name[:100]!r}; this call takes: {wanted}")
+        self._pieces.append(Piece(self._name, b"", begins=True))
 
     def _end(self) -> None:
         self.ended = True

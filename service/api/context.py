@@ -110,6 +110,7 @@ class Context:
                 self._runtime = runtime
                 return runtime
         runtime.engine.stop(0.0)
+        runtime.registry.close()
         raise NotReady("the service is stopping")
 
     def close(self) -> None:
@@ -120,6 +121,7 @@ class Context:
         if runtime is not None:
             seconds = min(self._drained_at - time.monotonic(), self.settings.shutdown_timeout)
             self.device_stopped = runtime.engine.stop(max(0.0, seconds))
+            runtime.registry.close()
         self.decoders.shutdown(wait=False, cancel_futures=True)
         self._opener.shutdown(wait=False)
 

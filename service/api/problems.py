@@ -46,6 +46,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "rate_limited": Kind(429, "Too many requests"),
     "not_ready": Kind(503, "The service is not ready"),
     "deadline_exceeded": Kind(504, "The request took too long"),
+    "registry_unavailable": Kind(503, "Adapters cannot be changed now"),
     "storage_full": Kind(507, "No space is left for adapters"),
     "internal": Kind(500, "Internal error"),
     # Of HTTP itself, outside the service's own errors:

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from service.engine.slots import State
+from service.engine.slots import State, Tier
 from service.model.spec import TaskType
+from service.registry.audit import Action
 
 
 class Answer(BaseModel):
@@ -17,6 +18,7 @@ class Answer(BaseModel):
 
 class Health(Answer):
     status: Literal["ok", "ready"]
+    degraded: str | None = Field(default=None, description="Why nothing can be changed while inference goes on.")
 
 
 class BackboneInfo(Answer):
@@ -115,6 +117,9 @@ class VersionInfo(Answer):
     created: datetime
     state: State
     verified: bool = Field(description="Whether the bundle names this backbone's fingerprint.")
+    tier: Tier = Field(description="Where its weights are, the nearest place to the device.")
+    pinned: bool
+    reason: str | None = Field(description="Why it failed, where it did.")
 
 
 class AdapterInfo(Answer):
@@ -137,10 +142,30 @@ class Uploaded(Answer):
     live: bool
 
 
+class Change(Answer):
+    """One change of an adapter."""
+
+    id: int
+    at: datetime
+    actor: str = Field(description="Id of the key; `anonymous` where none was asked for, `server` at start.")
+    action: Action
+    version: int | None
+    alias: str | None
+    previous: int | None = Field(description="The version that a moved or deleted alias pointed to.")
+    digest: str | None
+
+
+class History(Answer):
+    history: list[Change] = Field(description="Newest first.")
+    next: str | None = None
+
+
 class Residency(Answer):
     name: str
     version: int
     state: State
+    tier: Tier
+    pinned: bool
 
 
 class AliasRequest(BaseModel):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from service.cli.server import Server
     from service.telemetry import Telemetry
 
+FOLLOW_SECONDS = 0.25  # between looks at what other processes changed in the registry
 EXAMPLES = Path("adapters/examples")
 
 
@@ -79,6 +80,7 @@ def open_runtime(settings: Settings, telemetry: "Telemetry") -> "Runtime":
     """Loads the backbone, opens the registry, registers the bundles of `--adapters` and builds the engine."""
     from service.api.context import Runtime
     from service.engine.engine import Engine
+    from service.engine.smoke import SmokeTest
     from service.model.loading import load_backbone
     from service.registry.store import Registry
 
@@ -91,10 +93,16 @@ def open_runtime(settings: Settings, telemetry: "Telemetry") -> "Runtime":
         max_prompt_length=settings.max_prompt_length,
         max_bottleneck_dim=settings.max_bottleneck_dim,
         max_conv_kernel=settings.max_conv_kernel,
+        database_url=settings.database_url,
+        smoke=SmokeTest(backbone, settings.request_timeout),
+        grace_seconds=settings.request_timeout + FOLLOW_SECONDS,
+        verify=settings.verify_registry,
     )
     if settings.adapters is not None:
         registry.register_directory(settings.adapters)
     engine = Engine(backbone, registry, settings, telemetry)
+    registry.on_gone(engine.forget)
+    registry.follow(FOLLOW_SECONDS, telemetry.registry_up.set)
     dtype = str(backbone.dtype).removeprefix("torch.")
     return Runtime(backbone.spec, str(backbone.device), dtype, registry, engine)
 

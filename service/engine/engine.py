@@ -23,7 +23,7 @@ from service.engine.loader import Loader
 from service.engine.requests import Request
 from service.engine.runner import Runner, Values
 from service.engine.scheduler import Scheduler
-from service.engine.slots import Slots, State
+from service.engine.slots import Residence, Slots, State, Tier
 from service.engine.worker import Worker
 from service.errors import DeadlineExceeded, NotReady, Overloaded
 from service.model.backbone import Backbone
@@ -169,6 +169,11 @@ class Engine:
         with self._changed:
             return self._slots.state(key_of(version))
 
+    def residences(self, versions: Sequence[AdapterVersion]) -> list[Residence]:
+        """State, tier and pin of each of `versions`, at one moment."""
+        with self._changed:
+            return [self._residence(version) for version in versions]
+
     def failure(self, version: AdapterVersion) -> str | None:
         """Why the last load of `version` failed, where its state is FAILED."""
         with self._changed:
@@ -188,6 +193,15 @@ class Engine:
             self._telemetry.adapters_resident.set(self._slots.resident)
             self._loader.advance()
 
+    def forget(self, versions: Sequence[AdapterVersion]) -> None:
+        """Frees what deleted versions hold; requests admitted on them still finish."""
+        with self._changed:
+            for version in versions:
+                self._slots.unload(key_of(version))
+                self._loader.forget(version)
+            self._telemetry.adapters_resident.set(self._slots.resident)
+            self._loader.advance()
+
     async def pin(self, version: AdapterVersion) -> None:
         """Makes `version` resident and keeps it from eviction. Raises AdapterFailed, NoFreeSlot and NotReady."""
         await self.load(version)
@@ -198,6 +212,13 @@ class Engine:
         with self._changed:
             self._slots.unpin(key_of(version))
             self._loader.advance()
+
+    def _residence(self, version: AdapterVersion) -> Residence:
+        key = key_of(version)
+        state = self._slots.state(key)
+        below = Tier.HOST if self._loader.is_cached(version) else Tier.DISK
+        tier = Tier.DEVICE if state is State.RESIDENT else below
+        return Residence(state, tier, self._slots.is_pinned(key), self._slots.failure(key))
 
     def _admit(self, request: Request, adapters: Sequence[AdapterVersion]) -> None:
         with self._changed:

@@ -42,6 +42,14 @@ class HostCache:
                 self._weights.move_to_end(key)
             return self._weights.get(key)
 
+    def __contains__(self, key: AdapterKey) -> bool:
+        return key in self._weights
+
+    def discard(self, key: AdapterKey) -> None:
+        with self._lock:
+            weights = self._weights.pop(key, None)
+            self._bytes -= weights.nbytes if weights is not None else 0
+
     def put(self, key: AdapterKey, weights: AdapterWeights) -> None:
         with self._lock:
             if key in self._weights or weights.nbytes > self._max_bytes:
@@ -107,6 +115,14 @@ class Loader:
         key = key_of(version)
         if self._slots.state(key) is State.FAILED and time.monotonic() - self._failed_at[key] < _RETRY_SECONDS:
             raise _failure(version, self._slots.failure(key) or "")
+
+    def is_cached(self, version: AdapterVersion) -> bool:
+        """Whether the weights of `version` are in host memory."""
+        return key_of(version) in self._cache
+
+    def forget(self, version: AdapterVersion) -> None:
+        """Drops the weights of a deleted `version` from host memory."""
+        self._cache.discard(key_of(version))
 
     def advance(self) -> None:
         """Gives slots that have become free to the loads that wait for one."""

@@ -19,6 +19,28 @@ class State(StrEnum):
     FAILED = "failed"
 
 
+class Tier(StrEnum):
+    """Where an adapter's weights are, the nearest place to the device."""
+
+    DEVICE = "device"
+    HOST = "host"
+    DISK = "disk"
+
+
+@dataclass(frozen=True, slots=True)
+class Residence:
+    """Where an adapter is at a moment.
+
+    Args:
+        failure: why its last load failed, where its state is FAILED.
+    """
+
+    state: State
+    tier: Tier
+    is_pinned: bool
+    failure: str | None
+
+
 @dataclass(slots=True)
 class _Occupant:
     key: AdapterKey
@@ -50,6 +72,9 @@ class Slots:
     def failure(self, key: AdapterKey) -> str | None:
         """Why the adapter is FAILED, where it is."""
         return self._failures.get(key)
+
+    def is_pinned(self, key: AdapterKey) -> bool:
+        return key in self._pins
 
     @property
     def resident(self) -> int:

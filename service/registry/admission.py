@@ -1,14 +1,17 @@
-"""What the registry lets in, and what the live backbone can run. Knows neither files nor SQL."""
+"""What the registry lets in, and what the live backbone can run. Knows no SQL, and where nothing lies."""
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 from service.errors import AdapterFailed, BackboneMismatch, InvalidBundle
-from service.model.spec import BackboneSpec
-from service.registry.bundle import CARD_FILE, MAX_CARD_BYTES, BundleFiles, check_backbone, read_weights
+from service.model.adapter import AdapterWeights
+from service.model.spec import BackboneSpec, expected_shapes
+from service.registry.bundle import check_backbone, read_weights
 from service.registry.catalogue import LIVE, AdapterRows, VersionRow
 from service.registry.manifest import CONFIG_FILE, Manifest, ManifestLimits, check_limits, parse_manifest
 from service.registry.records import AdapterRecord, AdapterVersion
+from service.registry.tensor_header import Shapes
 
 _logger = logging.getLogger(__name__)
 
@@ -20,23 +23,25 @@ class Admission:
     backbone: BackboneSpec
     limits: ManifestLimits
 
-    def check_config(self, name: str, files: BundleFiles) -> Manifest:
+    def check_config(self, name: str, config: bytes) -> Manifest:
         """The manifest of an upload, its weights not looked at yet.
 
         Raises:
             InvalidBundle, BackboneMismatch: refused.
         """
-        manifest = parse_manifest(files.config, self.limits)
+        manifest = parse_manifest(config, self.limits)
         if manifest.name != name:
             raise InvalidBundle(f"{CONFIG_FILE}: name: expected {name}, as in the URL, got {manifest.name}")
-        if files.card is not None and len(files.card) > MAX_CARD_BYTES:
-            raise InvalidBundle(f"{CARD_FILE} has {len(files.card):,} bytes; at most {MAX_CARD_BYTES:,} are accepted")
         check_backbone(manifest, self.backbone)
         return manifest
 
-    def check_weights(self, files: BundleFiles, manifest: Manifest) -> None:
-        """Raise InvalidBundle unless the weights are what the manifest says."""
-        read_weights(files.weights, manifest, self.backbone)
+    def expected_tensors(self, manifest: Manifest) -> Shapes:
+        """Name -> shape of every tensor that follows from a manifest."""
+        return expected_shapes(manifest.adapter_spec(), self.backbone)
+
+    def check_weights(self, path: Path, manifest: Manifest) -> AdapterWeights:
+        """The weights in a file. Raises InvalidBundle unless they are what the manifest says."""
+        return AdapterWeights.from_tensors(manifest.adapter_spec(), read_weights(path, manifest, self.backbone))
 
     def check_fit(self, version: AdapterVersion) -> None:
         """Whether a version that was let in once, perhaps by another server, runs on this one.
@@ -62,7 +67,7 @@ class Admission:
         for row in rows.versions:
             try:
                 kept = ready.get(row.version)
-                versions.append(kept if kept and kept.digest == row.digest else self._build_version(row))
+                versions.append(kept if kept and kept.digest == row.digest else self.build_version(row))
             except InvalidBundle as error:
                 _logger.error("%s@%d cannot be read: %s", row.name, row.version, error.detail)
                 unreadable[row.version] = error.detail
@@ -78,7 +83,8 @@ class Admission:
             unreadable=unreadable,
         )
 
-    def _build_version(self, row: VersionRow) -> AdapterVersion:
+    def build_version(self, row: VersionRow) -> AdapterVersion:
+        """Raises InvalidBundle for a manifest that this release cannot read."""
         manifest = parse_manifest(row.config)
         return AdapterVersion(
             name=row.name,

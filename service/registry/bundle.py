@@ -3,9 +3,11 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import safetensors.torch
 import torch
@@ -14,7 +16,7 @@ from safetensors import SafetensorError
 from service.errors import BackboneMismatch, InvalidBundle
 from service.model.spec import BackboneSpec, expected_shapes
 from service.registry.manifest import CONFIG_FILE, MAX_CONFIG_BYTES, Manifest
-from service.registry.tensor_header import WEIGHTS_FILE, check_header, largest_file
+from service.registry.tensor_header import MAX_HEADER_BYTES, WEIGHTS_FILE, check_header, largest_file
 
 CARD_FILE = "README.md"
 MAX_CARD_BYTES = 2**20
@@ -36,8 +38,12 @@ class BundleFiles:
 
 def digest(config: bytes, weights: bytes) -> str:
     """`sha256:...` of a version: SHA-256 of (SHA-256 of the config, SHA-256 of the weights), both raw."""
-    pair = hashlib.sha256(config).digest() + hashlib.sha256(weights).digest()
-    return f"sha256:{hashlib.sha256(pair).hexdigest()}"
+    return digest_of_hashes(hashlib.sha256(config).digest(), hashlib.sha256(weights).digest())
+
+
+def digest_of_hashes(config: bytes, weights: bytes) -> str:
+    """As `digest`, of the two files' own SHA-256, raw."""
+    return f"sha256:{hashlib.sha256(config + weights).hexdigest()}"
 
 
 def check_backbone(manifest: Manifest, backbone: BackboneSpec) -> bool:
@@ -80,14 +86,15 @@ def read_weights(source: bytes | Path, manifest: Manifest, backbone: BackboneSpe
     """
     check_backbone(manifest, backbone)
     expected = expected_shapes(manifest.adapter_spec(), backbone)
+    start, size = _start_of(source) if isinstance(source, Path) else (source, len(source))
     limit = largest_file(expected)
-    raw = _read(source, limit) if isinstance(source, Path) else source
-    if len(raw) > limit:
-        raise InvalidBundle(f"{WEIGHTS_FILE} has {len(raw):,} bytes; these tensors take at most {limit:,}")
-    check_header(raw, len(raw), expected)
+    if size > limit:
+        raise InvalidBundle(f"{WEIGHTS_FILE} has {size:,} bytes, larger than the {limit:,} that these tensors may take")
+    check_header(start, size, expected)
     try:
-        tensors = safetensors.torch.load(raw)
-    except (SafetensorError, ValueError, KeyError) as error:
+        # From a path the file is mapped: its tensors are in memory once, its bytes never.
+        tensors = safetensors.torch.load(source) if isinstance(source, bytes) else safetensors.torch.load_file(source)
+    except (SafetensorError, ValueError, KeyError, OSError) as error:
         raise InvalidBundle(f"{WEIGHTS_FILE} is not a valid safetensors file: {error}") from None
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
@@ -157,14 +164,26 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _read(path: Path, max_bytes: int) -> bytes:
+def _start_of(path: Path) -> tuple[bytes, int]:
+    """A weights file's first bytes, the largest header among them, and its size."""
+    with _opened(path) as file:
+        return file.read(8 + MAX_HEADER_BYTES), os.fstat(file.fileno()).st_size
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
         with path.open("rb") as file:
-            content = file.read(max_bytes + 1)
+            yield file
     except FileNotFoundError:
         raise InvalidBundle(f"{path.name} is missing in {path.parent.name}") from None
     except OSError as error:
         raise InvalidBundle(f"{path.name} cannot be read: {error.strerror}") from None
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    with _opened(path) as file:
+        content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise InvalidBundle(f"{path.name} is larger than the {max_bytes:,} bytes accepted here")
     return content

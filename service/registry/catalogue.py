@@ -1,78 +1,28 @@
 """The catalogue: which versions and aliases exist, in SQL. Knows no files, manifests or tensors.
 
-Rows of deleted adapters and versions stay, marked: numbers are never used again and digests are remembered.
-Only one writer runs at a time, across processes; files are published and removed within its transaction, so
-that nobody removes what another is about to refer to.
+Files are published and removed within its write transaction, so that nobody removes what another is about to
+refer to. Every change raises the catalogue's revision and leaves an event in the audit.
 """
 
-import shutil
-import sqlite3
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    DateTime,
-    ForeignKey,
-    ForeignKeyConstraint,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    Select,
-    String,
-    Table,
-    create_engine,
-    delete,
-    event,
-    func,
-    insert,
-    select,
-    update,
-)
-from sqlalchemy.exc import DatabaseError
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection, Select, delete, func, insert, select, update
 
-from service.errors import Internal, NotReady, StorageFull
+from service.errors import Internal
+from service.registry.audit import ANONYMOUS, Action, Event, record, utc
+from service.registry.database import Database
+from service.registry.tables import adapters, aliases, changes, identity, metadata, versions
 from service.settings import Settings
 
 CATALOGUE_FILE = "registry.sqlite"
 LIVE = "live"  # the alias that a bare name means
-BUSY_SECONDS = 30.0  # how long a writer waits for another process
-_READS = "reads"  # execution option of a transaction that writes nothing
-
-_metadata = MetaData()
-_adapters = Table(
-    "adapters",
-    _metadata,
-    Column("name", String(64), primary_key=True),
-    Column("last_version", Integer, nullable=False),
-)
-_versions = Table(
-    "versions",
-    _metadata,
-    Column("name", ForeignKey("adapters.name"), primary_key=True),
-    Column("version", Integer, primary_key=True, autoincrement=False),
-    Column("digest", String(71), nullable=False, index=True),
-    Column("config", LargeBinary, nullable=False),  # the manifest's bytes: listing reads no files
-    Column("weights_bytes", Integer, nullable=False),
-    Column("created", DateTime(timezone=True), nullable=False),
-    Column("deleted", DateTime(timezone=True)),
-    Index("versions_of_digest", "name", "digest"),
-)
-_aliases = Table(
-    "aliases",
-    _metadata,
-    Column("name", String(64), primary_key=True),
-    Column("alias", String(64), primary_key=True),
-    Column("version", Integer, nullable=False),
-    ForeignKeyConstraint(["name", "version"], ["versions.name", "versions.version"]),
-)
+_NAMES_AT_ONCE = 500  # in one query
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,53 +47,28 @@ class AdapterRows:
 
 
 class Catalogue:
-    """SQLite in WAL mode; what `write` committed survives a crash of the machine.
+    """The registry's tables in one database; made where they are missing."""
 
-    Connections live for one transaction: writes are rare, and nothing has to be closed.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._engine = create_engine(
-            f"sqlite:///{path}",
-            poolclass=NullPool,
-            connect_args={"timeout": BUSY_SECONDS},
-            hide_parameters=True,  # values stay out of errors, and so out of logs
-        )
-        event.listen(self._engine, "connect", _configure)
-        event.listen(self._engine, "begin", _begin)
+    def __init__(self, database: Database) -> None:
+        self._database = database
         with self.write() as transaction:
-            _metadata.create_all(transaction.connection)
+            metadata.create_all(transaction.connection)
+            transaction.identify()
 
     @contextmanager
-    def write(self) -> Iterator["Transaction"]:
-        """The one write transaction there is; committed and durable at its end, rolled back on an error.
-
-        Raises:
-            StorageFull: no room left. NotReady: another process held the catalogue for too long.
-        """
-        with self._transaction({}) as transaction:
-            yield transaction
+    def write(self, actor: str = ANONYMOUS) -> Iterator["Transaction"]:
+        """The one write transaction there is, on behalf of `actor`. Raises as `Database.write`."""
+        with self._database.write() as connection:
+            yield Transaction(connection, actor)
 
     @contextmanager
     def read(self) -> Iterator["Transaction"]:
-        """One state of the catalogue, whatever is written meanwhile; waits for no writer and holds none up.
+        """One moment of the catalogue. Raises as `Database.write`."""
+        with self._database.read() as connection:
+            yield Transaction(connection)
 
-        Raises:
-            NotReady, Internal: the catalogue cannot be read.
-        """
-        with self._transaction({_READS: True}) as transaction:
-            yield transaction
-
-    @contextmanager
-    def _transaction(self, options: dict[str, bool]) -> Iterator["Transaction"]:
-        try:
-            with self._engine.execution_options(**options).begin() as connection:
-                yield Transaction(connection)
-        except DatabaseError as error:
-            raise _translate(error.orig, self._path) from error
-        except sqlite3.Error as error:  # from `_configure`
-            raise _translate(error, self._path) from error
+    def close(self) -> None:
+        self._database.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,49 +76,75 @@ class Transaction:
     """Reads and writes of one transaction."""
 
     connection: Connection
+    actor: str = ANONYMOUS
+
+    # Reading
 
     def adapters(self) -> list[AdapterRows]:
         """Every adapter that has versions, by name."""
-        versions: dict[str, list[VersionRow]] = {}
-        for row in self.connection.execute(_versions_there().order_by(_versions.c.name, _versions.c.version)):
-            versions.setdefault(row.name, []).append(_version_row(row))
-        aliases: dict[str, dict[str, int]] = {}
-        for name, alias, version in self.connection.execute(select(*_aliases.columns)):
-            aliases.setdefault(name, {})[alias] = version
-        return [AdapterRows(name, tuple(rows), aliases.get(name, {})) for name, rows in versions.items()]
+        return [rows for rows in self._adapters(_versions_there(), select(*aliases.columns)) if rows.versions]
 
     def adapter(self, name: str) -> AdapterRows:
         """One adapter; without versions when there is none of that name."""
-        versions = _versions_there().where(_versions.c.name == name).order_by(_versions.c.version)
-        aliases = select(_aliases.c.alias, _aliases.c.version).where(_aliases.c.name == name)
-        return AdapterRows(
-            name=name,
-            versions=tuple(_version_row(row) for row in self.connection.execute(versions)),
-            aliases={row.alias: row.version for row in self.connection.execute(aliases)},
-        )
+        return self._named([name])[0]
+
+    def version(self, name: str, number: int) -> VersionRow | None:
+        """One version, also a deleted one."""
+        found = select(versions).where(versions.c.name == name, versions.c.version == number)
+        row = self.connection.execute(found).one_or_none()
+        return None if row is None else _version_row(row)
+
+    def revision(self) -> int:
+        """Grows with every change."""
+        return int(self.connection.scalar(select(func.max(changes.c.revision))) or 0)
+
+    def changed_since(self, revision: int) -> list[AdapterRows]:
+        """The adapters that changed after a revision, the deleted ones without versions."""
+        names = list(self.connection.scalars(select(changes.c.name).where(changes.c.revision > revision)))
+        chunks = (names[i : i + _NAMES_AT_ONCE] for i in range(0, len(names), _NAMES_AT_ONCE))
+        return [rows for chunk in chunks for rows in self._named(chunk)]
+
+    def identity(self) -> str:
+        """The catalogue's own id, by which a directory of objects knows it."""
+        return str(self.connection.scalar(select(identity.c.id)))
+
+    def was_known(self, name: str) -> bool:
+        """Whether there ever was an adapter of this name."""
+        return self.connection.scalar(select(adapters.c.name).where(adapters.c.name == name)) is not None
 
     def was_seen(self, name: str, digest: str) -> bool:
         """Whether the adapter ever had a version of this digest, deleted or not."""
-        return self._count(_versions.c.name == name, _versions.c.digest == digest) > 0
+        return self._count(versions.c.name == name, versions.c.digest == digest) > 0
 
     def is_referenced(self, digest: str) -> bool:
         """Whether a version that is not deleted has this digest."""
-        return self._count(_versions.c.digest == digest, _versions.c.deleted.is_(None)) > 0
+        return self._count(versions.c.digest == digest, versions.c.deleted.is_(None)) > 0
 
     def referenced(self) -> set[str]:
         """Digests of all versions that are not deleted."""
-        return set(self.connection.scalars(select(_versions.c.digest).where(_versions.c.deleted.is_(None))))
+        return set(self.connection.scalars(select(versions.c.digest).where(versions.c.deleted.is_(None))))
+
+    def deleted_since(self, moment: datetime) -> set[str]:
+        """Digests of the versions deleted after a moment."""
+        return set(self.connection.scalars(select(versions.c.digest).where(versions.c.deleted > moment)))
+
+    # Writing
+
+    def identify(self) -> None:
+        """Give a new catalogue its id."""
+        if self.connection.scalar(select(func.count()).select_from(identity)) == 0:
+            self.connection.execute(insert(identity).values(id=str(uuid.uuid4())))
 
     def add_version(self, name: str, digest: str, config: bytes, weights_bytes: int) -> int:
         """Add a version under the next number, which is returned."""
-        last = self.connection.scalar(select(_adapters.c.last_version).where(_adapters.c.name == name))
+        last = self.connection.scalar(select(adapters.c.last_version).where(adapters.c.name == name))
         number = 1 if last is None else int(last) + 1
         if last is None:
-            self.connection.execute(insert(_adapters).values(name=name, last_version=number))
+            self.connection.execute(insert(adapters).values(name=name, last_version=number))
         else:
-            self.connection.execute(update(_adapters).where(_adapters.c.name == name).values(last_version=number))
+            self.connection.execute(update(adapters).where(adapters.c.name == name).values(last_version=number))
         self.connection.execute(
-            insert(_versions).values(
+            insert(versions).values(
                 name=name,
                 version=number,
                 digest=digest,
@@ -202,39 +153,91 @@ class Transaction:
                 created=datetime.now(UTC),
             )
         )
+        self._changed(name, Action.UPLOAD, version=number, digest=digest)
         return number
 
+    def repaired(self, name: str, version: int, digest: str) -> None:
+        """Note that the files of a version were put back."""
+        self._changed(name, Action.REPAIR, version=version, digest=digest)
+
     def set_alias(self, name: str, alias: str, version: int) -> None:
-        self.delete_alias(name, alias)
-        self.connection.execute(insert(_aliases).values(name=name, alias=alias, version=version))
+        previous = self._drop_alias(name, alias)
+        self.connection.execute(insert(aliases).values(name=name, alias=alias, version=version))
+        self._changed(name, Action.ALIAS, version=version, alias=alias, previous=previous)
 
     def delete_alias(self, name: str, alias: str) -> None:
-        self.connection.execute(delete(_aliases).where(_aliases.c.name == name, _aliases.c.alias == alias))
+        previous = self._drop_alias(name, alias)
+        self._changed(name, Action.DELETE_ALIAS, alias=alias, previous=previous)
 
-    def delete_versions(self, name: str, versions: list[int]) -> None:
-        """Mark versions as deleted and remove the aliases that point to them."""
-        self.connection.execute(delete(_aliases).where(_aliases.c.name == name, _aliases.c.version.in_(versions)))
-        self.connection.execute(
-            update(_versions)
-            .where(_versions.c.name == name, _versions.c.version.in_(versions))
-            .values(deleted=datetime.now(UTC))
+    def delete_version(self, name: str, version: int) -> None:
+        """Mark a version as deleted and remove the aliases that point to it."""
+        self._mark_deleted(name, [version])
+        self._changed(name, Action.DELETE_VERSION, version=version)
+
+    def delete_adapter(self, name: str) -> None:
+        """Mark all versions as deleted and remove the aliases."""
+        self._mark_deleted(name, [row.version for row in self.adapter(name).versions])
+        self._changed(name, Action.DELETE_ADAPTER)
+
+    def touch(self, name: str) -> None:
+        """Raise the revision for an adapter, so that whoever follows the catalogue reads it again."""
+        revision = self.revision() + 1
+        if self.connection.execute(update(changes).where(changes.c.name == name).values(revision=revision)).rowcount:
+            return
+        self.connection.execute(insert(changes).values(name=name, revision=revision))
+
+    def _changed(self, name: str, action: Action, **details: Any) -> None:
+        self.touch(name)
+        record(self.connection, [Event(datetime.now(UTC), self.actor, action, name, **details)])
+
+    def _drop_alias(self, name: str, alias: str) -> int | None:
+        mine = (aliases.c.name == name, aliases.c.alias == alias)
+        previous = self.connection.scalar(select(aliases.c.version).where(*mine))
+        self.connection.execute(delete(aliases).where(*mine))
+        return previous
+
+    def _mark_deleted(self, name: str, numbers: Sequence[int]) -> None:
+        self.connection.execute(delete(aliases).where(aliases.c.name == name, aliases.c.version.in_(numbers)))
+        mine = (versions.c.name == name, versions.c.version.in_(numbers))
+        self.connection.execute(update(versions).where(*mine).values(deleted=datetime.now(UTC)))
+
+    def _named(self, names: Sequence[str]) -> list[AdapterRows]:
+        found = self._adapters(
+            _versions_there().where(versions.c.name.in_(names)),
+            select(*aliases.columns).where(aliases.c.name.in_(names)),
         )
+        by_name = {rows.name: rows for rows in found}
+        return [by_name.get(name, AdapterRows(name, (), {})) for name in names]
+
+    def _adapters(self, some_versions: Select[Any], some_aliases: Select[Any]) -> list[AdapterRows]:
+        rows_of: dict[str, list[VersionRow]] = {}
+        for row in self.connection.execute(some_versions.order_by(versions.c.name, versions.c.version)):
+            rows_of.setdefault(row.name, []).append(_version_row(row))
+        aliases_of: dict[str, dict[str, int]] = {}
+        for name, alias, version in self.connection.execute(some_aliases):
+            aliases_of.setdefault(name, {})[alias] = version
+        return [AdapterRows(name, tuple(rows), aliases_of.get(name, {})) for name, rows in rows_of.items()]
 
     def _count(self, *conditions: Any) -> int:
-        return int(self.connection.scalar(select(func.count()).select_from(_versions).where(*conditions)) or 0)
+        return int(self.connection.scalar(select(func.count()).select_from(versions).where(*conditions)) or 0)
 
 
 def open_catalogue(settings: Settings) -> Catalogue:
     """The catalogue that these settings name; made if there is none yet."""
+    return catalogue_of(settings.data_dir, settings.database_url)
+
+
+def catalogue_of(data_dir: Path, database_url: str = "") -> Catalogue:
+    """The catalogue of a data directory: SQLite in it, unless a URL is given."""
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Internal(f"the data directory {settings.data_dir} cannot be made: {error.strerror}") from error
-    return Catalogue(settings.data_dir / CATALOGUE_FILE)
+        raise Internal(f"the data directory {data_dir} cannot be made: {error.strerror}") from error
+    return Catalogue(Database(database_url or f"sqlite:///{data_dir / CATALOGUE_FILE}"))
 
 
 def _versions_there() -> Select[Any]:
-    return select(_versions).where(_versions.c.deleted.is_(None))
+    return select(versions).where(versions.c.deleted.is_(None))
 
 
 def _version_row(row: Any) -> VersionRow:
@@ -244,30 +247,5 @@ def _version_row(row: Any) -> VersionRow:
         digest=row.digest,
         config=row.config,
         weights_bytes=row.weights_bytes,
-        created=row.created.replace(tzinfo=UTC),  # SQLite forgets the zone; only UTC is written
+        created=utc(row.created),
     )
-
-
-def _configure(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # transactions begin where `_begin` says so
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin(connection: Connection) -> None:
-    reads = connection.get_execution_options().get(_READS)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
-
-
-def _translate(error: BaseException | None, path: Path) -> StorageFull | NotReady | Internal:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code
-    if code == sqlite3.SQLITE_BUSY:
-        return NotReady("another process is writing to the registry; try again", retry_after=1.0)
-    no_room = code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and _is_full(path)
-    if code == sqlite3.SQLITE_FULL or no_room:
-        return StorageFull(f"the disk of the data directory is full: {error}")
-    return Internal(f"the registry's catalogue failed: {error}")
-
-
-def _is_full(path: Path) -> bool:
-    return shutil.disk_usage(path.parent).free < 2**16

@@ -81,11 +81,15 @@ class AdapterRecord:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Answer to an upload: `created` is False when the version was there before."""
+    """Answer to an upload: `created` is False when the version was there before.
+
+    `replayed` is set where an Idempotency-Key was seen before, and the rest is what was answered then.
+    """
 
     version: AdapterVersion
     created: bool
     live: bool
+    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,41 +6,56 @@ commit the catalogue's row, publish in memory; of a deletion, the same backwards
 
 import logging
 import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from service.errors import (
-    AdapterFailed,
-    InvalidBundle,
     InvalidRequest,
     ServiceError,
-    StorageFull,
-    UnknownAdapter,
     UnknownVersion,
     VersionIsLive,
     WrongTask,
 )
 from service.model.adapter import AdapterWeights
 from service.model.spec import BackboneSpec, TaskType
-from service.registry import records
+from service.registry import answers, records
 from service.registry.admission import Admission
-from service.registry.bundle import CARD_FILE, BundleFiles, digest, read_bundle, read_weights
-from service.registry.catalogue import CATALOGUE_FILE, LIVE, AdapterRows, Catalogue
-from service.registry.manifest import ManifestLimits, parse_manifest
+from service.registry.answers import Answer, Attempt
+from service.registry.audit import ANONYMOUS
+from service.registry.bundle import read_bundle
+from service.registry.catalogue import LIVE, Transaction, catalogue_of
+from service.registry.follower import Follower
+from service.registry.inspection import inspect
+from service.registry.manifest import Manifest, ManifestLimits, parse_manifest
 from service.registry.objects import ObjectStore
 from service.registry.records import AdapterRecord, AdapterVersion, Published, Registration
 from service.registry.tensor_header import WEIGHTS_FILE
+from service.registry.upload import Upload
+from service.registry.view import RegistryView
 
 __all__ = ["AdapterRecord", "AdapterVersion", "Published", "Registration", "Registry"]
 
+SERVER = "server"  # the actor of bundles that are registered at start
+_CHECKS_AT_ONCE = 2  # uploads whose weights are in memory
+
 _logger = logging.getLogger(__name__)
 
+Smoke = Callable[[Manifest, AdapterWeights], None]
 
-class Registry:
-    """Adapters under one data directory, for one backbone. Thread-safe; reads touch neither SQL nor files.
+
+class Registry(RegistryView):
+    """Adapters under one data directory, for one backbone. Thread-safe; several processes may share one.
 
     Args:
-        data_dir: created when missing; holds `registry.sqlite`, `objects/` and `incoming/`.
+        data_dir: created when missing; holds `objects/`, `incoming/` and, without a URL, `registry.sqlite`.
         backbone: the live backbone; adapters for another one are listed, and refused when asked for.
+        database_url: of the catalogue; SQLite in the data directory without it.
+        smoke: runs an upload's weights once; raises InvalidBundle where its outputs are no good.
+        grace_seconds: how long files of deleted versions stay, for requests that were admitted before.
+        verify: read every file at start, not only its size.
     """
 
     def __init__(
@@ -51,116 +66,128 @@ class Registry:
         max_prompt_length: int = 128,
         max_bottleneck_dim: int = 128,
         max_conv_kernel: int = 31,
+        database_url: str = "",
+        smoke: Smoke | None = None,
+        grace_seconds: float = 0.0,
+        verify: bool = False,
     ) -> None:
         limits = ManifestLimits(max_prompt_length, max_bottleneck_dim, max_conv_kernel, backbone.min_window_frames)
-        self._admission = Admission(backbone, limits)
-        self._objects = ObjectStore(data_dir)
-        self._catalogue = Catalogue(data_dir / CATALOGUE_FILE)
-        self._lock = threading.Lock()  # held by writers
-        self._records: dict[str, AdapterRecord] = {}  # each is replaced whole; readers take no lock
-        with self._catalogue.write() as transaction:
-            self._objects.sweep(transaction.referenced())
+        objects = ObjectStore(data_dir)
+        super().__init__(catalogue_of(data_dir, database_url), objects, Admission(backbone, limits))
+        self._smoke = smoke
+        self._grace = grace_seconds
+        self._checking = threading.Semaphore(_CHECKS_AT_ONCE)
+        with self._lock, self._catalogue.write() as transaction:
+            objects.belong_to(transaction.identity())
             adapters = transaction.adapters()
-        for rows in adapters:
-            record = self._admission.build_record(rows, None)
-            if record is not None:
-                self._records[rows.name] = record
+            deleted = transaction.deleted_since(datetime.now(UTC) - timedelta(seconds=grace_seconds))
+            objects.sweep(transaction.referenced() | deleted)
+            self._revision = transaction.revision()
+        # Digest -> when its files go, on the clock of time.monotonic.
+        self._retired = dict.fromkeys(deleted, time.monotonic() + grace_seconds)
+        report = inspect(objects, (row for rows in adapters for row in rows.versions), thorough=verify)
+        self._damage = dict(report.damaged)
+        self._take_over(adapters)
+        self._follower = Follower(self._catch_up)
 
-    # Reading
+    # Other processes
 
-    def resolve(self, reference: str) -> AdapterVersion:
-        """The version that `name`, `name@2` or `name@canary` means, fit for the live backbone.
+    def follow(self, seconds: float, on_reachable: Callable[[bool], None] = lambda reachable: None) -> None:
+        """Look for what other processes changed every so many seconds, in a thread, until `close`.
+
+        Args:
+            on_reachable: called with whether the database answered, each time.
+        """
+        self._follower.start(seconds, on_reachable)
+
+    @property
+    def degraded(self) -> str | None:
+        """Why only what is known can be served, while the database cannot be reached."""
+        return self._follower.fault
+
+    def close(self) -> None:
+        """Stop following and give back what is held."""
+        self._follower.stop()
+        self._catalogue.close()
+        self._objects.quarantine.close()
+
+    def _catch_up(self) -> None:
+        """Take over what others committed, and remove what has been deleted for long enough."""
+        with self._catalogue.read() as transaction:
+            revision = transaction.revision()
+        if revision != self._revision:
+            with self._lock:  # what this process commits meanwhile must not be overwritten by what was before
+                with self._catalogue.read() as transaction:
+                    revision, changed = transaction.revision(), transaction.changed_since(self._revision)
+                self._take_over(changed)
+                self._revision = revision
+        self._collect()
+
+    # Uploads
+
+    def receive(self, name: str) -> Upload:
+        """A bundle that is about to arrive, for `publish_upload`; to be discarded in the end in any case.
 
         Raises:
-            UnknownAdapter, UnknownVersion: there is none.
-            BackboneMismatch, AdapterFailed: it cannot run on this server.
+            InvalidRequest: the name cannot be one. StorageFull, Internal: there is no place for it.
         """
-        name, selector = records.split_reference(reference)
-        record = self._records.get(name)
-        if record is None:
-            raise UnknownAdapter(f"there is no adapter {name}", adapter=reference[:130])
-        version = record.find(LIVE if selector is None else selector)
-        self._admission.check_fit(version)
-        return version
+        records.require_name(name)
+        return Upload(name, self._admission, self._objects.quarantine.stage())
 
-    def version(self, name: str, number: int) -> AdapterVersion:
-        """One version, fit for the live backbone or not (for listing and downloads)."""
-        return self.record(name).version(number)
-
-    def records(self) -> list[AdapterRecord]:
-        """All adapters, by name."""
-        known = self._records.copy()  # atomic, while writers go on
-        return [known[name] for name in sorted(known)]
-
-    def record(self, name: str) -> AdapterRecord:
-        """One adapter. Raises UnknownAdapter."""
-        record = self._records.get(name)
-        if record is None:
-            raise UnknownAdapter(f"there is no adapter {name[:80]!a}", adapter=name[:80])
-        return record
-
-    def problem(self, version: AdapterVersion) -> str | None:
-        """Why a version cannot run on this server, as far as that shows without reading its weights."""
-        try:
-            self._admission.check_fit(version)
-            size = self.weights_path(version).stat().st_size
-        except ServiceError as error:
-            return error.detail
-        except OSError as error:
-            return f"{WEIGHTS_FILE} cannot be read: {error.strerror}"
-        if size != version.weights_bytes:
-            return f"{WEIGHTS_FILE} is damaged: it has {size:,} bytes, {version.weights_bytes:,} were uploaded"
-        return None
-
-    def config_bytes(self, version: AdapterVersion) -> bytes:
-        """`adapter_config.json`, as it was uploaded."""
-        return version.config
-
-    def weights_path(self, version: AdapterVersion) -> Path:
-        """Where `adapter_model.safetensors` lies."""
-        return self._objects.directory(version.digest) / WEIGHTS_FILE
-
-    def card_bytes(self, version: AdapterVersion) -> bytes | None:
-        """The model card, if it came with one."""
-        try:
-            return (self._objects.directory(version.digest) / CARD_FILE).read_bytes()
-        except OSError:
-            return None
-
-    def load(self, version: AdapterVersion) -> AdapterWeights:
-        """Read a version's weights, checking them against its digest.
-
-        Raises:
-            AdapterFailed: missing, unreadable or damaged files.
-            BackboneMismatch: made for another backbone.
-        """
-        self._admission.check_fit(version)
-        try:
-            files = read_bundle(self._objects.directory(version.digest))
-            got = digest(version.config, files.weights)
-            if got != version.digest:
-                raise InvalidBundle(f"{WEIGHTS_FILE} is damaged: its digest is {got}, not {version.digest}")
-            tensors = read_weights(files.weights, version.manifest, self._admission.backbone)
-        except InvalidBundle as error:
-            raise AdapterFailed(f"{version.reference}: {error.detail}", adapter=version.reference) from error
-        return AdapterWeights.from_tensors(version.manifest.adapter_spec(), tensors)
-
-    # Writing
-
-    def publish(
-        self, name: str, config: bytes, weights: bytes, card: bytes | None = None, *, activate: bool = True
+    def publish_upload(
+        self, upload: Upload, *, activate: bool = True, actor: str = ANONYMOUS, key: str | None = None
     ) -> Published:
         """Check a bundle and make it the adapter's next version; the first one becomes `live` in any case.
 
         The same bytes again answer the version they have and move nothing; if that version was deleted, they
-        become a new one.
+        become a new one. The same `key` of the same actor again answers what it was answered.
 
         Raises:
             InvalidRequest, InvalidBundle, BackboneMismatch: it is refused.
             WrongTask: the adapter's other versions do another task.
-            StorageFull: no room.
+            StorageFull: no room. NotReady, RegistryUnavailable: the catalogue cannot be written now.
         """
-        return self._publish(name, BundleFiles(config, weights, card), activate)
+        manifest = upload.finish()
+        digest = upload.staging.digest
+        attempt = None
+        if key is not None:
+            attempt = Attempt.of(actor, key, upload.name, activate, upload.staging.digest_with_card)
+            with self._catalogue.read() as transaction:
+                if (known := self._recall(transaction, attempt)) is not None:
+                    return known
+        self._check(upload, manifest, digest)
+        try:
+            with self._writing(upload.name, actor) as transaction:
+                if attempt is not None and (known := self._recall(transaction, attempt)) is not None:
+                    return known
+                answer = self._add(transaction, upload, manifest.task_type, activate)
+                if attempt is not None:
+                    answers.remember(transaction.connection, attempt, answer)
+        except ServiceError:
+            self._retire({digest}, 0.0)  # its files may lie there without a row that refers to them
+            raise
+        return Published(self.version(answer.name, answer.version), answer.created, answer.live)
+
+    def publish(
+        self,
+        name: str,
+        config: bytes,
+        weights: bytes,
+        card: bytes | None = None,
+        *,
+        activate: bool = True,
+        actor: str = ANONYMOUS,
+    ) -> Published:
+        """As `publish_upload`, of bytes."""
+        upload = self.receive(name)
+        try:
+            for part, content in (("config", config), ("weights", weights), ("card", card)):
+                if content is not None:
+                    upload.begin(part)
+                    upload.write(part, content)
+            return self.publish_upload(upload, activate=activate, actor=actor)
+        finally:
+            upload.discard()
 
     def register_directory(self, path: Path) -> list[Registration]:
         """Publish every bundle in the directory's subdirectories, by name; a bad one is logged and reported.
@@ -178,7 +205,9 @@ class Registry:
             if directory.is_dir() and not directory.name.startswith(".")
         ]
 
-    def set_alias(self, name: str, alias: str, version: int) -> AdapterRecord:
+    # Aliases and deletions
+
+    def set_alias(self, name: str, alias: str, version: int, actor: str = ANONYMOUS) -> AdapterRecord:
         """Point an alias to a version; `live` rolls forward or back at once.
 
         Raises:
@@ -186,91 +215,89 @@ class Registry:
             BackboneMismatch, AdapterFailed: `live` cannot be what this server cannot run.
         """
         records.require_alias(alias)
-        with self._lock:
-            target = self.record(name).version(version)
-            if alias == LIVE:
-                self._admission.check_fit(target)
-            with self._catalogue.write() as transaction:
-                if all(row.version != version for row in transaction.adapter(name).versions):
-                    raise UnknownVersion(f"adapter {name} has no version {version}", adapter=target.reference)
-                transaction.set_alias(name, alias, version)
-                rows = transaction.adapter(name)
-            return self._refresh(rows) or self.record(name)
+        target = self.record(name).version(version)
+        if alias == LIVE:
+            self._admission.check_fit(target)
+        with self._writing(name, actor) as transaction:
+            if all(row.version != version for row in transaction.adapter(name).versions):
+                raise UnknownVersion(f"adapter {name} has no version {version}", adapter=target.reference)
+            transaction.set_alias(name, alias, version)
+        return self.record(name)
 
-    def delete_alias(self, name: str, alias: str) -> None:
+    def delete_alias(self, name: str, alias: str, actor: str = ANONYMOUS) -> None:
         """Remove an alias. Raises UnknownVersion, or VersionIsLive for `live`, which every adapter has."""
-        with self._lock:
-            record = self.record(name)
-            if alias == LIVE:
-                raise VersionIsLive(f"the alias live of {name} can be moved, not deleted", adapter=name)
-            if alias not in record.aliases:
+        self.record(name)
+        if alias == LIVE:
+            raise VersionIsLive(f"the alias live of {name} can be moved, not deleted", adapter=name)
+        with self._writing(name, actor) as transaction:
+            if alias not in transaction.adapter(name).aliases:
                 raise UnknownVersion(f"adapter {name} has no alias {alias[:64]!a}", adapter=name)
-            with self._catalogue.write() as transaction:
-                transaction.delete_alias(name, alias)
-                rows = transaction.adapter(name)
-            self._refresh(rows)
+            transaction.delete_alias(name, alias)
 
-    def delete_version(self, name: str, version: int) -> None:
+    def delete_version(self, name: str, version: int, actor: str = ANONYMOUS) -> None:
         """Delete a version and the aliases that point to it. Raises UnknownVersion, VersionIsLive."""
-        with self._lock:
-            record = self.record(name)
-            if version not in record.unreadable:
-                record.version(version)
-            with self._catalogue.write() as transaction:
-                before = transaction.adapter(name)
-                if before.aliases.get(LIVE) == version:
-                    raise VersionIsLive(
-                        f"version {version} of {name} is live; move live first, or delete the whole adapter",
-                        adapter=f"{name}@{version}",
-                    )
-                transaction.delete_versions(name, [version])
-                after = transaction.adapter(name)
-            self._finish_deletion(before, after)
+        record = self.record(name)
+        if version not in record.unreadable:
+            record.version(version)
+        with self._writing(name, actor) as transaction:
+            before = transaction.adapter(name)
+            if before.aliases.get(LIVE) == version:
+                raise VersionIsLive(
+                    f"version {version} of {name} is live; move live first, or delete the whole adapter",
+                    adapter=f"{name}@{version}",
+                )
+            transaction.delete_version(name, version)
+        self._retire({row.digest for row in before.versions if row.version == version}, self._grace)
 
-    def delete_adapter(self, name: str) -> None:
+    def delete_adapter(self, name: str, actor: str = ANONYMOUS) -> None:
         """Delete an adapter with all versions and aliases. Raises UnknownAdapter."""
-        with self._lock:
-            self.record(name)
-            with self._catalogue.write() as transaction:
-                before = transaction.adapter(name)
-                transaction.delete_versions(name, [row.version for row in before.versions])
-                after = transaction.adapter(name)
-            self._finish_deletion(before, after)
+        self.record(name)
+        with self._writing(name, actor) as transaction:
+            before = transaction.adapter(name)
+            transaction.delete_adapter(name)
+        self._retire({row.digest for row in before.versions}, self._grace)
 
     # Behind the public methods
 
-    def _publish(self, name: str, files: BundleFiles, activate: bool) -> Published:
-        records.require_name(name)
-        manifest = self._admission.check_config(name, files)
-        self._admission.check_weights(files, manifest)
+    @contextmanager
+    def _writing(self, name: str, actor: str) -> Iterator[Transaction]:
+        """The write transaction for a change of one adapter, which is shown as it is afterwards."""
         with self._lock:
-            try:
-                rows, number, created = self._commit(name, files, manifest.task_type, activate)
-            except StorageFull:
-                self._remove_unreferenced({files.digest})
-                raise
-            record = self._refresh(rows)
-        if record is None:
-            raise UnknownVersion(f"adapter {name} has no version {number}")
-        return Published(record.version(number), created, record.live == number)
+            with self._catalogue.write(actor) as transaction:
+                yield transaction
+                rows = transaction.adapter(name)
+            self._take_over([rows])
 
-    def _commit(self, name: str, files: BundleFiles, task: TaskType, activate: bool) -> tuple[AdapterRows, int, bool]:
-        """Files, then rows: the adapter afterwards, the bundle's version, and whether that is new."""
-        bundle_digest = files.digest
-        with self._catalogue.write() as transaction:
-            rows = transaction.adapter(name)
-            known = next((row.version for row in rows.versions if row.digest == bundle_digest), None)
-            if known is not None:
-                if not self._objects.holds(files):
-                    _logger.warning("%s@%d was damaged on disk; its upload repairs it", name, known)
-                    self._objects.put(files)
-                return rows, known, False
-            self._check_task(name, task)
-            self._objects.put(files)
-            number = transaction.add_version(name, bundle_digest, files.config, len(files.weights))
-            if activate or LIVE not in rows.aliases:
-                transaction.set_alias(name, LIVE, number)
-            return transaction.adapter(name), number, True
+    def _check(self, upload: Upload, manifest: Manifest, digest: str) -> None:
+        """Raise InvalidBundle unless the weights are as the manifest says and the backbone runs them well."""
+        record = self._records.get(upload.name)
+        with self._checking:
+            weights = self._admission.check_weights(upload.weights_path, manifest)
+            is_new = record is None or all(version.digest != digest for version in record.versions)
+            if self._smoke is not None and is_new:
+                self._smoke(manifest, weights)
+
+    def _add(self, transaction: Transaction, upload: Upload, task: TaskType, activate: bool) -> Answer:
+        """Files, then rows: the bundle's version, and whether that is new."""
+        name, digest = upload.name, upload.staging.digest
+        rows = transaction.adapter(name)
+        live = rows.aliases.get(LIVE)
+        known = next((row.version for row in rows.versions if row.digest == digest), None)
+        if known is not None:
+            if not self._objects.holds(digest):
+                _logger.warning("%s@%d was damaged on disk; its upload repairs it", name, known)
+                self._objects.publish(upload.staging)
+                transaction.repaired(name, known, digest)
+                self._damage.pop(digest, None)
+            return Answer(name, known, False, live == known)
+        self._check_task(name, task)
+        self._objects.publish(upload.staging)
+        self._damage.pop(digest, None)
+        size = upload.staging.sizes[WEIGHTS_FILE]
+        number = transaction.add_version(name, digest, upload.config, size)
+        if activate or live is None:
+            transaction.set_alias(name, LIVE, number)
+        return Answer(name, number, True, activate or live is None)
 
     def _check_task(self, name: str, task: TaskType) -> None:
         record = self._records.get(name)
@@ -279,39 +306,51 @@ class Registry:
                 f"adapter {name} does {record.task_type}; a bundle for {task} needs another name", adapter=name
             )
 
+    def _recall(self, transaction: Transaction, attempt: Attempt) -> Published | None:
+        """What an attempt was answered before, also when that version was deleted since."""
+        answer = answers.recall(transaction.connection, attempt)
+        if answer is None:
+            return None
+        row = transaction.version(answer.name, answer.version)
+        if row is None:
+            return None
+        return Published(self._admission.build_version(row), answer.created, answer.live, replayed=True)
+
     def _register(self, directory: Path) -> Registration:
         try:
             files = read_bundle(directory)
             name = parse_manifest(files.config).name
-            with self._lock, self._catalogue.write() as transaction:
+            with self._catalogue.read() as transaction:
                 seen = transaction.was_seen(name, files.digest)
                 there = any(row.digest == files.digest for row in transaction.adapter(name).versions)
             if seen and not there:
                 return Registration(directory.name)
-            return Registration(directory.name, published=self._publish(name, files, activate=True))
+            published = self.publish(name, files.config, files.weights, files.card, actor=SERVER)
+            return Registration(directory.name, published=published)
         except ServiceError as error:
             _logger.error("bundle %s is not registered: %s", directory, error.detail)
             return Registration(directory.name, problem=error.detail)
 
-    def _refresh(self, rows: AdapterRows) -> AdapterRecord | None:
-        """Take over what was committed; readers see the adapter as it was before or after, never between."""
-        record = self._admission.build_record(rows, self._records.get(rows.name))
-        if record is None:
-            self._records.pop(rows.name, None)
-        else:
-            self._records[rows.name] = record
-        return record
+    def _retire(self, digests: Iterable[str], seconds: float) -> None:
+        """Let files go in so many seconds, unless a version refers to them then."""
+        moment = time.monotonic() + seconds
+        with self._lock:
+            self._retired |= {digest: max(moment, self._retired.get(digest, moment)) for digest in digests}
+        if not seconds:
+            self._collect()
 
-    def _finish_deletion(self, before: AdapterRows, after: AdapterRows) -> None:
-        """Remove files that nothing refers to any more; what a crash leaves here goes at the next start."""
-        self._refresh(after)
-        kept = {row.version for row in after.versions}
-        self._remove_unreferenced({row.digest for row in before.versions if row.version not in kept})
-
-    def _remove_unreferenced(self, digests: set[str]) -> None:
+    def _collect(self) -> None:
+        """Remove what was retired for long enough; what a crash leaves here goes at the next start."""
+        now = time.monotonic()
+        with self._lock:
+            due = sorted(digest for digest, moment in self._retired.items() if moment <= now)
+        if not due:
+            return
         try:
-            with self._catalogue.write() as transaction:
-                for unreferenced in sorted(one for one in digests if not transaction.is_referenced(one)):
-                    self._objects.remove(unreferenced)
-        except ServiceError as error:  # what was asked for is done or refused already
-            _logger.warning("files of deleted versions are left for the next start: %s", error.detail)
+            with self._lock, self._catalogue.write() as transaction:
+                for digest in due:
+                    if not transaction.is_referenced(digest):
+                        self._objects.remove(digest)
+                    self._retired.pop(digest, None)
+        except ServiceError as error:  # what was asked for is done or refused already; the follower tries again
+            _logger.warning("files of deleted versions are still there: %s", error.detail)

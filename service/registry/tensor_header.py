@@ -14,6 +14,7 @@ from service.registry.strict_json import parse_object
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 MAX_HEADER_BYTES = 2**20  # some 8,000 tensors; an adapter on 24 layers has 124
+MAX_TENSORS = 8192  # of a file whose manifest is not known yet
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 _LENGTH_BYTES = 8
 _NAMED = 5  # tensors named in one message
@@ -49,22 +50,75 @@ def check_header(start: bytes, size: int, expected: Shapes) -> dict[str, TensorE
     """
     if size < _LENGTH_BYTES or len(start) < _LENGTH_BYTES:
         raise InvalidBundle(f"{WEIGHTS_FILE} has {size} bytes; a safetensors file has at least 8")
+    length = _header_length(start)
+    if _LENGTH_BYTES + length > min(size, len(start)):
+        raise InvalidBundle(f"{WEIGHTS_FILE} is cut off: its header of {length:,} bytes ends behind the file")
+    entries = _read_entries(start[_LENGTH_BYTES : _LENGTH_BYTES + length], expected)
+    taken = _check_layout(entries)
+    available = size - _LENGTH_BYTES - length
+    if taken != available:
+        raise InvalidBundle(
+            f"{WEIGHTS_FILE}: the tensors take {taken:,} bytes, the file has {available:,} behind its header"
+        )
+    return entries
+
+
+class HeaderGate:
+    """Looks at a file while it arrives: refuses it at its header, and at the first byte behind its tensors.
+
+    Args:
+        expected: name -> shape of every tensor; None while the manifest is not known, when any well-formed
+            header of at most `MAX_TENSORS` tensors may pass.
+        max_bytes: largest file let through in any case.
+    """
+
+    def __init__(self, expected: Shapes | None, max_bytes: int) -> None:
+        self._expected = expected
+        self._max_bytes = max_bytes
+        self._start = bytearray()  # until the header is whole
+        self._size: int | None = None  # of the file, as its header has it
+        self._received = 0
+
+    def check(self, content: bytes) -> None:
+        """Let the next bytes through. Raises InvalidBundle."""
+        self._received += len(content)
+        if self._size is None:
+            self._start += content
+            self._size = self._read_size()
+        most = self._max_bytes if self._size is None else min(self._size, self._max_bytes)
+        if self._received > most:
+            raise InvalidBundle(f"{WEIGHTS_FILE} is larger than {most:,} bytes, the most that these tensors may take")
+
+    def _read_size(self) -> int | None:
+        if len(self._start) < _LENGTH_BYTES:
+            return None
+        end = _LENGTH_BYTES + _header_length(self._start)
+        if len(self._start) < end:
+            return None
+        size = end + _check_layout(_read_entries(bytes(self._start[_LENGTH_BYTES:end]), self._expected))
+        self._start.clear()
+        return size
+
+
+def _header_length(start: bytes | bytearray) -> int:
     length = int.from_bytes(start[:_LENGTH_BYTES], "little")
     if length > MAX_HEADER_BYTES:
         raise InvalidBundle(
             f"{WEIGHTS_FILE} claims a header of {length:,} bytes; at most {MAX_HEADER_BYTES:,} are accepted "
             "(is it a safetensors file?)"
         )
-    if _LENGTH_BYTES + length > min(size, len(start)):
-        raise InvalidBundle(f"{WEIGHTS_FILE} is cut off: its header of {length:,} bytes ends behind the file")
-    header = parse_object(
-        start[_LENGTH_BYTES : _LENGTH_BYTES + length], f"{WEIGHTS_FILE}: the header", MAX_HEADER_BYTES
-    )
+    return length
+
+
+def _read_entries(raw: bytes, expected: Shapes | None) -> dict[str, TensorEntry]:
+    header = parse_object(raw, f"{WEIGHTS_FILE}: the header", MAX_HEADER_BYTES)
     _check_metadata(header.pop("__metadata__", {}))
-    _check_names(header, expected)
-    entries = {name: _entry(name, header[name], shape) for name, shape in expected.items()}
-    _check_layout(entries, size - _LENGTH_BYTES - length)
-    return entries
+    if expected is not None:
+        _check_names(header, expected)
+        return {name: _entry(name, header[name], shape) for name, shape in expected.items()}
+    if len(header) > MAX_TENSORS:
+        raise InvalidBundle(f"{WEIGHTS_FILE} has {len(header):,} tensors; at most {MAX_TENSORS:,} are accepted")
+    return {name: _entry(name[:80], entry, None) for name, entry in header.items()}
 
 
 def _check_metadata(metadata: Any) -> None:
@@ -87,7 +141,7 @@ def _check_names(header: Mapping[str, Any], expected: Shapes) -> None:
         )
 
 
-def _entry(name: str, entry: Any, shape: tuple[int, ...]) -> TensorEntry:
+def _entry(name: str, entry: Any, shape: tuple[int, ...] | None) -> TensorEntry:
     def problem(got: object, right: str) -> InvalidBundle:
         return InvalidBundle(f"{WEIGHTS_FILE}: {name}: expected {right}, got {str(got)[:80]}")
 
@@ -96,8 +150,9 @@ def _entry(name: str, entry: Any, shape: tuple[int, ...]) -> TensorEntry:
     dtype, offsets = entry["dtype"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise problem(dtype, f"dtype {', '.join(ITEM_BYTES)}")
-    if not _is_sizes(entry["shape"]) or tuple(entry["shape"]) != shape:
-        raise problem(entry["shape"], f"shape {list(shape)}")
+    if not _is_sizes(entry["shape"]) or shape not in (None, tuple(entry["shape"])):
+        raise problem(entry["shape"], "a list of sizes as shape" if shape is None else f"shape {list(shape)}")
+    shape = tuple(entry["shape"])
     if not _is_sizes(offsets) or len(offsets) != 2:
         raise problem(offsets, "two data_offsets")
     begin, end = offsets
@@ -106,18 +161,15 @@ def _entry(name: str, entry: Any, shape: tuple[int, ...]) -> TensorEntry:
     return TensorEntry(dtype, shape, begin, end)
 
 
-def _check_layout(entries: Mapping[str, TensorEntry], available: int) -> None:
-    """Offsets must cover the bytes behind the header without overlap or gap."""
+def _check_layout(entries: Mapping[str, TensorEntry]) -> int:
+    """Bytes that the tensors take; their offsets must begin at 0 and neither overlap nor leave a gap."""
     position = 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1].begin):
         if entry.begin != position:
             what = "overlaps the tensor before it" if entry.begin < position else "leaves a gap before it"
             raise InvalidBundle(f"{WEIGHTS_FILE}: {name}: begins at byte {entry.begin} and {what}")
         position = entry.end
-    if position != available:
-        raise InvalidBundle(
-            f"{WEIGHTS_FILE}: the tensors take {position:,} bytes, the file has {available:,} behind its header"
-        )
+    return position
 
 
 def _is_sizes(value: Any) -> bool:

@@ -9,7 +9,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.errors import StorageFull
 from service.registry.bundle import BundleFiles
 from tests.api.live import Live, running, settings_for
 from tests.bundles import random_bundle
@@ -46,8 +45,9 @@ def test_life_of_an_adapter(fresh: Live, tmp_path: Path, clip: bytes) -> None:
     }
     assert [version["version"] for version in adapter["versions"]] == [1, 2]
     for version, files in zip(adapter["versions"], (first, second), strict=True):
-        assert version.keys() == {"version", "digest", "created", "state", "verified"}
+        assert version.keys() == {"version", "digest", "created", "state", "verified", "tier", "pinned", "reason"}
         assert (version["digest"], version["state"], version["verified"]) == (files.digest, "registered", True)
+        assert (version["tier"], version["pinned"], version["reason"]) == ("disk", False, None)
         assert datetime.fromisoformat(version["created"]).tzinfo is not None
     assert fresh.http.get("/v1/adapters").json() == {"adapters": [adapter], "next": None}
 
@@ -121,9 +121,12 @@ def test_bad_bundles(live: Live, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [["config"], ["weights"], ["config", "weights", "weights"], ["config", "more"]])
-def test_bad_parts(live: Live, names: list[str]) -> None:
-    files = [(name, (name, b"{}")) for name in names]
+def test_bad_parts(live: Live, tmp_path: Path, names: list[str]) -> None:
+    good = random_bundle(tmp_path, live.backbone, "wrong")
+    contents = {"config": good.config, "weights": good.weights, "more": b"{}"}
+    files = [(name, (name, contents[name])) for name in names]
     assert refused(live.http.post("/v1/adapters/wrong/versions", files=files)) == (422, "invalid_request")
+    assert refused(live.http.get("/v1/adapters/wrong")) == (404, "unknown_adapter")
 
 
 def test_an_upload_that_is_no_multipart(live: Live) -> None:
@@ -173,10 +176,12 @@ def test_residency_by_hand(fresh: Live, tmp_path: Path, clip: bytes) -> None:
     def post(path: str) -> httpx.Response:
         return fresh.http.post(f"/v1/adapters/{path}")
 
-    assert post("one/load").json() == {"name": "one", "version": 1, "state": "resident"}
+    loaded = {"name": "one", "version": 1, "state": "resident", "tier": "device", "pinned": False}
+    assert post("one/load").json() == loaded
     assert fresh.http.get("/v1/adapters/one").json()["versions"][0]["state"] == "resident"
-    assert post("one@1/unload").json()["state"] == "registered"
-    assert post("one/pin").json()["state"] == "resident"
+    assert post("one@1/unload").json() == loaded | {"state": "registered", "tier": "host"}
+    assert post("one/pin").json() == loaded | {"pinned": True}
+    assert fresh.http.get("/v1/adapters/one").json()["versions"][0]["pinned"] is True
     assert post("two/pin").json()["state"] == "resident"
     full = fresh.http.post("/v1/classify?adapter=three", content=clip)
     assert refused(full) == (409, "no_free_slot")
@@ -198,16 +203,11 @@ def test_damaged_weights_fail_their_adapter_only(fresh: Live, tmp_path: Path, cl
     answer = fresh.http.post("/v1/classify?adapter=good&adapter=bad", content=clip)
     assert refused(answer) == (503, "adapter_failed")
     assert answer.json()["adapter"].startswith("bad")
-    assert fresh.http.get("/v1/adapters/bad").json()["versions"][0]["state"] == "failed"
+    (version,) = fresh.http.get("/v1/adapters/bad").json()["versions"]
+    assert version["state"] == "failed"
+    assert "its digest is sha256:" in version["reason"]
+    assert refused(fresh.http.get("/v1/adapters/bad/versions/1/weights")) == (503, "adapter_failed")
     assert fresh.http.post("/v1/classify?adapter=good", content=clip).status_code == 200
-
-
-def test_a_full_disk_is_told(live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args: object, **kwargs: object) -> None:
-        raise StorageFull("no space left under the data directory")
-
-    monkeypatch.setattr(type(live.context.runtime.registry), "publish", full)
-    assert refused(live.upload(random_bundle(tmp_path, live.backbone, "last", 9), "last")) == (507, "storage_full")
 
 
 def test_uploads_and_switches_while_requests_run(fresh: Live, tmp_path: Path, clip: bytes) -> None:

@@ -1,37 +1,52 @@
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from service.errors import Internal, NotReady
-from service.registry import catalogue
+from service.errors import Internal, InvalidRequest, NotReady
+from service.registry import audit, database
 from service.registry.catalogue import Catalogue
+from service.registry.database import Database
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'registry.sqlite'}"
+    found: str = request.getfixturevalue("postgres_url")
+    return found
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "registry.sqlite"
+def catalogue(url: str) -> Iterator[Catalogue]:
+    catalogue = Catalogue(Database(url))
+    yield catalogue
+    catalogue.close()
 
 
-def test_numbers_and_digests_survive_deletion(path: Path) -> None:
-    with Catalogue(path).write() as transaction:
+def test_numbers_and_digests_survive_deletion(catalogue: Catalogue) -> None:
+    with catalogue.write() as transaction:
         assert [transaction.add_version("a", f"d{i}", b"{}", 1) for i in range(3)] == [1, 2, 3]
         transaction.set_alias("a", "live", 3)
-        transaction.delete_versions("a", [1, 2, 3])
-    with Catalogue(path).write() as transaction:
+        transaction.delete_adapter("a")
+    with catalogue.write() as transaction:
         assert transaction.adapter("a").versions == ()
         assert transaction.adapter("a").aliases == {}
         assert transaction.adapters() == []
         assert transaction.was_seen("a", "d1")
         assert not transaction.was_seen("b", "d1")
+        assert (transaction.was_known("a"), transaction.was_known("b")) == (True, False)
         assert not transaction.is_referenced("d1")
+        assert transaction.deleted_since(datetime.now(UTC) - timedelta(minutes=1)) == {"d0", "d1", "d2"}
+        assert transaction.deleted_since(datetime.now(UTC) + timedelta(minutes=1)) == set()
         assert transaction.add_version("a", "d1", b"{}", 1) == 4
         assert transaction.referenced() == {"d1"}
 
 
-def test_rows_come_back_as_written(path: Path) -> None:
-    with Catalogue(path).write() as transaction:
+def test_rows_come_back_as_written(catalogue: Catalogue) -> None:
+    with catalogue.write() as transaction:
         transaction.add_version("b", "d1", b"\x00\xff", 7)
         transaction.add_version("a", "d2", b"{}", 2**33)
         transaction.add_version("b", "d3", b"{}", 9)
@@ -42,65 +57,149 @@ def test_rows_come_back_as_written(path: Path) -> None:
     assert (first.name, second.name, second.aliases) == ("a", "b", {"live": 2})
     assert [row.version for row in second.versions] == [1, 2]
     assert (second.versions[0].config, first.versions[0].weights_bytes) == (b"\x00\xff", 2**33)
-    assert datetime.now(UTC) - second.versions[0].created < timedelta(minutes=1)
+    assert abs(datetime.now(UTC) - second.versions[0].created) < timedelta(minutes=1)
 
 
-def test_an_error_rolls_everything_back(path: Path) -> None:
-    known = Catalogue(path)
+def test_the_revision_tells_what_changed(catalogue: Catalogue) -> None:
+    with catalogue.write() as transaction:
+        for name in ("a", "b", "c"):
+            transaction.add_version(name, "d", b"{}", 1)
+        before = transaction.revision()
+    with catalogue.read() as transaction:
+        assert transaction.changed_since(before) == []
+    with catalogue.write() as transaction:
+        transaction.set_alias("b", "live", 1)
+        transaction.delete_adapter("c")
+    with catalogue.read() as transaction:
+        assert transaction.revision() > before
+        changed = {rows.name: rows for rows in transaction.changed_since(before)}
+    assert changed.keys() == {"b", "c"}
+    assert (changed["b"].aliases, changed["c"].versions) == ({"live": 1}, ())
 
+
+def test_history_says_who_did_what(catalogue: Catalogue) -> None:
+    with catalogue.write("key-1") as transaction:
+        transaction.add_version("a", "d1", b"{}", 1)
+        transaction.set_alias("a", "live", 1)
+    with catalogue.write("key-2") as transaction:
+        transaction.add_version("a", "d2", b"{}", 1)
+        transaction.set_alias("a", "live", 2)
+        transaction.add_version("other", "d3", b"{}", 1)
+    with catalogue.write() as transaction:
+        transaction.delete_version("a", 1)
+        transaction.delete_alias("a", "live")
+        transaction.delete_adapter("a")
+    with catalogue.read() as transaction:
+        events = audit.history(transaction.connection, "a", 100)
+        assert [(e.actor, e.action.value, e.version, e.alias, e.previous) for e in reversed(events)] == [
+            ("key-1", "upload", 1, None, None),
+            ("key-1", "alias", 1, "live", None),
+            ("key-2", "upload", 2, None, None),
+            ("key-2", "alias", 2, "live", 1),
+            ("anonymous", "delete_version", 1, None, None),
+            ("anonymous", "delete_alias", None, "live", 2),
+            ("anonymous", "delete_adapter", None, None, None),
+        ]
+        assert abs(datetime.now(UTC) - events[0].at) < timedelta(minutes=1)
+        pages = [audit.history(transaction.connection, "a", 3)]
+        while len(pages[-1]) == 3:
+            pages.append(audit.history(transaction.connection, "a", 3, pages[-1][-1].id))
+    assert [event for page in pages for event in page] == events
+
+
+def test_an_error_rolls_everything_back(catalogue: Catalogue) -> None:
     def fail() -> None:
-        with known.write() as transaction:
+        with catalogue.write() as transaction:
             transaction.add_version("a", "d1", b"{}", 1)
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
-    with known.write() as transaction:
+    with catalogue.read() as transaction:
         assert not transaction.was_seen("a", "d1")
+        assert transaction.revision() == 0
+        assert audit.everything(transaction.connection) == []
 
 
-def test_aliases_point_to_versions_that_exist(path: Path) -> None:
-    with pytest.raises(Internal, match="FOREIGN KEY"), Catalogue(path).write() as transaction:
+def test_aliases_point_to_versions_that_exist(catalogue: Catalogue) -> None:
+    with pytest.raises(Internal, match=r"(?i)foreign key"), catalogue.write() as transaction:
         transaction.set_alias("a", "live", 1)
 
 
-def test_writers_wait_for_each_other(path: Path) -> None:
+def test_writers_wait_for_each_other(url: str) -> None:
     numbers: list[int] = []
+    known = [Catalogue(Database(url)) for _ in range(4)]
 
     def add(writer: int) -> None:
         for i in range(5):
-            with Catalogue(path).write() as transaction:
+            with known[writer].write() as transaction:
                 numbers.append(transaction.add_version("a", f"{writer}-{i}", b"{}", 1))
 
-    Catalogue(path)
     threads = [threading.Thread(target=add, args=(writer,)) for writer in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert numbers == list(range(1, 21))
+    assert sorted(numbers) == list(range(1, 21))
+    with known[0].read() as transaction:
+        assert len(transaction.adapter("a").versions) == 20
+        assert transaction.revision() == 20
+    for catalogue in known:
+        catalogue.close()
 
 
-def test_a_writer_that_never_ends_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue, "BUSY_SECONDS", 0.05)
-    known = Catalogue(path)
-    with (
-        known.write(),
-        pytest.raises(NotReady, match="another process is writing"),
-        Catalogue(path).write(),
-    ):
+def test_readers_see_one_moment_and_wait_for_nobody(catalogue: Catalogue) -> None:
+    with catalogue.write() as writing:
+        writing.add_version("a", "d1", b"{}", 1)
+        with catalogue.read() as reading:
+            assert reading.adapters() == []
+    with catalogue.read() as reading:
+        assert len(reading.adapters()) == 1
+        with catalogue.write() as writing:
+            writing.delete_adapter("a")
+        assert len(reading.adapters()) == 1
+
+
+def test_a_writer_that_never_ends_is_reported(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
+    known, other = Catalogue(Database(url)), Catalogue(Database(url))
+    with known.write(), pytest.raises(NotReady, match="another process is writing"), other.write():
         pass
+    for catalogue in (known, other):
+        catalogue.close()
 
 
-def test_durable_settings(path: Path) -> None:
-    with Catalogue(path).write() as transaction:
+def test_each_catalogue_has_an_identity_of_its_own(url: str, tmp_path: Path) -> None:
+    catalogues = [Catalogue(Database(one)) for one in (url, url, f"sqlite:///{tmp_path / 'other.sqlite'}")]
+    identities = []
+    for catalogue in catalogues:
+        with catalogue.read() as transaction:
+            identities.append(transaction.identity())
+        catalogue.close()
+    assert identities[0] == identities[1] != identities[2]
+
+
+def test_durable_settings(tmp_path: Path) -> None:
+    with Catalogue(Database(f"sqlite:///{tmp_path / 'registry.sqlite'}")).write() as transaction:
         pragma = transaction.connection.exec_driver_sql
         assert pragma("PRAGMA journal_mode").scalar() == "wal"
         assert pragma("PRAGMA synchronous").scalar() == 2  # FULL
         assert pragma("PRAGMA foreign_keys").scalar() == 1
 
 
-def test_a_file_that_is_no_database(path: Path) -> None:
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    path = tmp_path / "registry.sqlite"
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(Internal, match="not a database"):
-        Catalogue(path)
+        Catalogue(Database(f"sqlite:///{path}"))
+
+
+@pytest.mark.parametrize("bad", ["nonsense", "mysql://somewhere/db", "postgresql"])
+def test_other_databases_are_refused(bad: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"(?i)postgresql"):
+        Database(bad)
+
+
+def test_passwords_are_not_shown() -> None:
+    pytest.importorskip("psycopg")
+    assert "secret" not in str(Database("postgresql://user:secret@nowhere/db"))

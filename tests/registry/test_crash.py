@@ -71,6 +71,6 @@ def check(
             registry.load(version)
     directories = registry.weights_path(next(iter(there.values()))).parents[1] if there else None
     if directories is not None:
-        assert {path.name for path in directories.iterdir()} == {
+        assert {path.name for path in directories.glob("[!.]*")} == {
             version.digest.removeprefix("sha256:") for version in there.values()
         }

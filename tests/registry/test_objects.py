@@ -7,7 +7,8 @@ import pytest
 
 from service.errors import Internal, StorageFull
 from service.registry.bundle import BundleFiles, read_bundle
-from service.registry.objects import HEADROOM_BYTES, ObjectStore
+from service.registry.objects import ObjectStore
+from service.registry.quarantine import HEADROOM_BYTES
 
 FILES = BundleFiles(b"config", b"weights", b"card")
 OTHER = BundleFiles(b"config", b"other weights")
@@ -19,13 +20,14 @@ def store(tmp_path: Path) -> ObjectStore:
 
 
 def contents(root: Path) -> list[str]:
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+    """Files under `root`, but for locks."""
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path.name != ".lock")
 
 
 def test_put_and_remove(store: ObjectStore, tmp_path: Path) -> None:
     store.put(FILES)
-    assert store.holds(FILES)
-    assert not store.holds(OTHER)
+    assert store.holds(FILES.digest)
+    assert not store.holds(OTHER.digest)
     assert read_bundle(store.directory(FILES.digest)) == FILES
     store.remove(FILES.digest)
     store.remove(FILES.digest)
@@ -35,9 +37,9 @@ def test_put_and_remove(store: ObjectStore, tmp_path: Path) -> None:
 def test_put_replaces_what_is_damaged(store: ObjectStore) -> None:
     store.put(FILES)
     (store.directory(FILES.digest) / "adapter_model.safetensors").write_bytes(b"damaged")
-    assert not store.holds(FILES)
+    assert not store.holds(FILES.digest)
     store.put(FILES)
-    assert store.holds(FILES)
+    assert store.holds(FILES.digest)
 
 
 def test_sweep_keeps_what_is_referred_to(store: ObjectStore, tmp_path: Path) -> None:
@@ -46,9 +48,9 @@ def test_sweep_keeps_what_is_referred_to(store: ObjectStore, tmp_path: Path) -> 
     (tmp_path / "incoming" / "half").mkdir()
     (tmp_path / "incoming" / "half" / "adapter_config.json").write_bytes(b"{")
     store.sweep({FILES.digest})
-    assert store.holds(FILES)
+    assert store.holds(FILES.digest)
     assert not store.directory(OTHER.digest).exists()
-    assert list((tmp_path / "incoming").iterdir()) == []
+    assert contents(tmp_path / "incoming") == []
 
 
 @pytest.mark.parametrize(
@@ -69,6 +71,30 @@ def test_a_failing_disk_leaves_nothing_behind(
 def test_a_nearly_full_disk_is_left_alone(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage(1, 1, HEADROOM_BYTES + 5))
-    with pytest.raises(StorageFull, match="no room for another 17 bytes"):
+    with pytest.raises(StorageFull, match="no room for another 6 bytes"):
         store.put(FILES)
     assert contents(tmp_path) == []
+
+
+def test_only_what_the_dead_left_is_swept(store: ObjectStore, tmp_path: Path) -> None:
+    other = ObjectStore(tmp_path)  # as another process would have it
+    arriving = other.quarantine.stage()
+    arriving.write("adapter_config.json", b"{")
+    assert store.quarantine.sweep() == 0
+    arriving.write("adapter_config.json", b"}")
+    arriving.write("adapter_model.safetensors", b"weights")
+    arriving.finish()
+    other.publish(arriving)
+    assert store.holds(arriving.digest)
+    os.close(other.quarantine._lock)  # its process dies
+    assert store.quarantine.sweep() == 1
+    assert contents(tmp_path / "incoming") == []
+
+
+def test_objects_know_their_catalogue(store: ObjectStore, tmp_path: Path) -> None:
+    store.put(FILES)
+    store.belong_to("one")
+    ObjectStore(tmp_path).belong_to("one")
+    with pytest.raises(Internal, match="belong to the catalogue one, the database given is two"):
+        ObjectStore(tmp_path).belong_to("two")
+    assert store.sweep({FILES.digest}) == []

@@ -37,7 +37,8 @@ def publish(registry: Registry, files: BundleFiles, name: str = "events", activa
 
 
 def objects(registry: Registry, version: Any) -> set[str]:
-    return {path.name for path in registry.weights_path(version).parents[1].iterdir()}
+    directories = registry.weights_path(version).parents[1].iterdir()
+    return {path.name for path in directories if not path.name.startswith(".")}
 
 
 def test_versions_count_and_activate(registry: Registry) -> None:
@@ -124,7 +125,7 @@ def test_refused_uploads_leave_nothing(
     with pytest.raises(error):
         registry.publish(name, config, bundle().weights)
     assert registry.records() == []
-    assert list((tmp_path / "data" / "objects").iterdir()) == []
+    assert list((tmp_path / "data" / "objects").glob("[!.]*")) == []
 
 
 def test_oversized_cards_are_refused(registry: Registry) -> None:

@@ -1,35 +1,31 @@
 """Adapters, their versions and aliases: what the registry holds and what the device does."""
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, Response
 
+from service.api import listing
 from service.api.auth import ADMIN, READ, WRITE, caller_of
-from service.api.bodies import MAX_JSON_BYTES, parse_json, read_body, read_parts
+from service.api.bodies import MAX_JSON_BYTES, parse_json, read_body
 from service.api.context import Runtime, context_of
 from service.api.lifetime import admitted
+from service.api.listing import Search
 from service.api.openapi import ALIAS_BODY, BUNDLE_BODY, errors
-from service.api.schemas import (
-    AdapterInfo,
-    AdapterList,
-    AliasRequest,
-    Residency,
-    Uploaded,
-    VersionInfo,
-)
+from service.api.schemas import AdapterInfo, AdapterList, AliasRequest, History, Residency, Uploaded
+from service.api.uploads import receive_bundle
 from service.engine.slots import State
-from service.errors import InvalidRequest
-from service.registry.store import AdapterRecord, AdapterVersion
+from service.model.spec import TaskType
+from service.registry.store import AdapterVersion
 
 router: Final = APIRouter(tags=["adapters"])
 
 _READ: Final[dict[str, Any]] = {
     "dependencies": [Depends(READ)],
     "responses": errors(
-        "unknown_adapter", "unknown_version", "invalid_request", "unauthorized", "forbidden", "not_ready"
+        *("unknown_adapter", "unknown_version", "invalid_request", "unauthorized", "forbidden", "not_ready"),
+        *("adapter_failed", "registry_unavailable"),
     ),
 }
 _WRITE: Final[dict[str, Any]] = {
@@ -37,33 +33,45 @@ _WRITE: Final[dict[str, Any]] = {
     "responses": errors(
         *("unknown_adapter", "unknown_version", "invalid_request", "version_is_live", "no_free_slot"),
         *("adapter_failed", "backbone_mismatch", "unauthorized", "forbidden", "not_ready", "storage_full"),
-        *("payload_too_large", "deadline_exceeded"),
+        *("payload_too_large", "deadline_exceeded", "registry_unavailable"),
     ),
 }
 _PIN: Final[dict[str, Any]] = _WRITE | {"dependencies": [Depends(ADMIN)]}  # takes a slot from everyone
 
 
-@router.get("/v1/adapters", **_READ)
+@router.get("/v1/adapters", response_model=AdapterList, **_READ)
 def list_adapters(
     request: Request,
     limit: Annotated[int | None, Query(ge=1, description="Adapters in one answer; all without it.")] = None,
-    after: Annotated[str | None, Query(description="`next` of the answer before.")] = None,
-) -> AdapterList:
-    """Every adapter that the key is bound to, by name."""
+    after: Annotated[str, Query(description="`next` of the answer before.")] = "",
+    q: Annotated[str | None, Query(max_length=256, description="Part of the name or of a description.")] = None,
+    task: Annotated[TaskType | None, Query(description="Only adapters for this task.")] = None,
+    state: Annotated[State | None, Query(description="Only adapters with a version in this state.")] = None,
+) -> Response:
+    """The adapters that the key is bound to, by name, with where the device has them."""
     runtime, grant = context_of(request).runtime, caller_of(request).grant
-    records = [record for record in runtime.registry.records() if grant.covers(record.name)]
-    if after is not None:
-        records = [record for record in records if record.name > after]
-    page = records if limit is None else records[:limit]
-    following = page[-1].name if page and len(page) < len(records) else None
-    return AdapterList(adapters=[_info(runtime, record) for record in page], next=following)
+    records = (record for record in runtime.registry.records(after) if grant.covers(record.name))
+    found = listing.page(runtime, records, limit, Search(q, task, state))
+    return Response(found.model_dump_json(), media_type="application/json")  # as it is: it may be thousands
 
 
 @router.get("/v1/adapters/{name}", **_READ)
 def get_adapter(request: Request, name: str) -> AdapterInfo:
     """One adapter, its versions and aliases."""
     runtime = context_of(request).runtime
-    return _info(runtime, runtime.registry.record(name))
+    return listing.adapter_info(runtime, runtime.registry.record(name))
+
+
+@router.get("/v1/adapters/{name}/history", **_READ)
+def get_history(
+    request: Request,
+    name: str,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Changes in one answer.")] = 100,
+    after: Annotated[int | None, Query(ge=1, le=2**62, description="`next` of the answer before.")] = None,
+) -> History:
+    """Who changed the adapter, when and what, newest first; also of a deleted adapter."""
+    events = context_of(request).runtime.registry.history(name, limit + 1, after)
+    return listing.history(events, limit)
 
 
 @router.post(
@@ -74,15 +82,9 @@ def get_adapter(request: Request, name: str) -> AdapterInfo:
     responses={
         200: {"description": "These bytes were uploaded before; nothing changed.", "model": Uploaded},
         **errors(
-            *(
-                "invalid_request",
-                "invalid_bundle",
-                "backbone_mismatch",
-                "wrong_task",
-                "payload_too_large",
-                "overloaded",
-            ),
+            *("invalid_request", "invalid_bundle", "backbone_mismatch", "wrong_task", "payload_too_large"),
             *("unknown_adapter", "unauthorized", "forbidden", "not_ready", "storage_full", "deadline_exceeded"),
+            "registry_unavailable",
         ),
     },
     openapi_extra=BUNDLE_BODY,
@@ -91,29 +93,30 @@ async def upload_version(
     request: Request,
     name: str,
     activate: Annotated[bool, Query(description="Make the version live; a first version always is.")] = True,
+    idempotency_key: Annotated[
+        str | None,
+        Header(description="Of the caller's choice: a retry with it is answered as the first try was, for a week."),
+    ] = None,
 ) -> Response:
-    """Stores a bundle as the adapter's next version."""
+    """Stores a bundle as the adapter's next version, once it is whole, fits the backbone and has run on it."""
     async with admitted(request) as admission:
-        limit = admission.context.settings.max_body_bytes
-        parts = await read_parts(request, ("config", "weights", "card"), 3, limit, admission.reservation)
-        bundle = dict(parts)
-        missing = [part for part in ("config", "weights") if part not in bundle]
-        if missing or len(bundle) != len(parts):
-            fault = f"lacks {' and '.join(missing)}" if missing else "repeats a part"
-            raise InvalidRequest(f"a bundle is one part 'config', one 'weights' and maybe one 'card'; this {fault}")
         registry = admission.runtime.registry
-        published = await run_in_threadpool(
-            registry.publish, name, bundle["config"], bundle["weights"], bundle.get("card"), activate=activate
-        )
+        upload = await run_in_threadpool(registry.receive, name)
+        try:
+            await receive_bundle(admission, upload)
+            published = await run_in_threadpool(
+                registry.publish_upload, upload, activate=activate, actor=caller_of(request).actor, key=idempotency_key
+            )
+        finally:
+            await run_in_threadpool(upload.discard)
     version = published.version
     answer = Uploaded(name=version.name, version=version.version, digest=version.digest, live=published.live)
-    location = f"/v1/adapters/{version.name}/versions/{version.version}/config"
-    return Response(
-        answer.model_dump_json(),
-        201 if published.created else 200,
-        {"Location": location} if published.created else None,
-        media_type="application/json",
+    headers = (
+        {"Location": f"/v1/adapters/{version.name}/versions/{version.version}/config"} if published.created else {}
     )
+    if published.replayed:
+        headers["Idempotency-Replayed"] = "true"
+    return Response(answer.model_dump_json(), 201 if published.created else 200, headers, media_type="application/json")
 
 
 @router.get("/v1/adapters/{name}/versions/{version}/config", response_class=Response, **_READ)
@@ -130,7 +133,7 @@ def download_weights(request: Request, name: str, version: int) -> FileResponse:
     registry = context_of(request).runtime.registry
     found = registry.version(name, version)
     return FileResponse(
-        registry.weights_path(found),
+        registry.whole_weights(found),
         media_type="application/octet-stream",
         filename="adapter_model.safetensors",
         headers={"ETag": f'"{found.digest}"'},
@@ -144,32 +147,30 @@ async def set_alias(request: Request, name: str, alias: str) -> AdapterInfo:
         body = await read_body(request, MAX_JSON_BYTES, admission.reservation)
         wanted = parse_json(body, AliasRequest)
         runtime = admission.runtime
-        record = await run_in_threadpool(runtime.registry.set_alias, name, alias, wanted.version)
-    return await run_in_threadpool(_info, runtime, record)
+        record = await run_in_threadpool(
+            runtime.registry.set_alias, name, alias, wanted.version, caller_of(request).actor
+        )
+    return await run_in_threadpool(listing.adapter_info, runtime, record)
 
 
 @router.delete("/v1/adapters/{name}/aliases/{alias}", status_code=204, **_WRITE)
 def delete_alias(request: Request, name: str, alias: str) -> None:
     """Removes an alias; `live` cannot be removed."""
-    context_of(request).runtime.registry.delete_alias(name, alias)
+    context_of(request).runtime.registry.delete_alias(name, alias, caller_of(request).actor)
 
 
 @router.delete("/v1/adapters/{name}/versions/{version}", status_code=204, **_WRITE)
 async def delete_version(request: Request, name: str, version: int) -> None:
     """Deletes a version that is not live, for good: its number is never used again."""
-    runtime = context_of(request).runtime
-    found = [one for one in runtime.registry.record(name).versions if one.version == version]
-    await run_in_threadpool(runtime.registry.delete_version, name, version)
-    await _evict(runtime, found)
+    registry = context_of(request).runtime.registry
+    await run_in_threadpool(registry.delete_version, name, version, caller_of(request).actor)
 
 
 @router.delete("/v1/adapters/{name}", status_code=204, **_WRITE)
 async def delete_adapter(request: Request, name: str) -> None:
-    """Deletes an adapter with all its versions and aliases."""
-    runtime = context_of(request).runtime
-    versions = runtime.registry.record(name).versions
-    await run_in_threadpool(runtime.registry.delete_adapter, name)
-    await _evict(runtime, versions)
+    """Deletes an adapter with all its versions and aliases; requests admitted before finish."""
+    registry = context_of(request).runtime.registry
+    await run_in_threadpool(registry.delete_adapter, name, caller_of(request).actor)
 
 
 @router.post("/v1/adapters/{name}/load", **_WRITE)
@@ -177,7 +178,7 @@ async def load(request: Request, name: str) -> Residency:
     """Loads a version (`name`, `name@2`, `name@alias`) into a slot now rather than at its first request."""
     runtime, version = _named(request, name)
     await runtime.engine.load(version)
-    return _residency(runtime, version)
+    return listing.residency(runtime, version)
 
 
 @router.post("/v1/adapters/{name}/unload", **_WRITE)
@@ -185,7 +186,7 @@ async def unload(request: Request, name: str) -> Residency:
     """Frees the version's slot; the next request for it loads it again."""
     runtime, version = _named(request, name)
     await runtime.engine.unload(version)
-    return _residency(runtime, version)
+    return listing.residency(runtime, version)
 
 
 @router.post("/v1/adapters/{name}/pin", **_PIN)
@@ -193,7 +194,7 @@ async def pin(request: Request, name: str) -> Residency:
     """Loads the version and keeps it in its slot."""
     runtime, version = _named(request, name)
     await runtime.engine.pin(version)
-    return _residency(runtime, version)
+    return listing.residency(runtime, version)
 
 
 @router.post("/v1/adapters/{name}/unpin", **_PIN)
@@ -201,44 +202,9 @@ async def unpin(request: Request, name: str) -> Residency:
     """Lets the version be evicted again."""
     runtime, version = _named(request, name)
     await runtime.engine.unpin(version)
-    return _residency(runtime, version)
+    return listing.residency(runtime, version)
 
 
 def _named(request: Request, reference: str) -> tuple[Runtime, AdapterVersion]:
     runtime = context_of(request).runtime
     return runtime, runtime.registry.resolve(reference)
-
-
-async def _evict(runtime: Runtime, versions: Sequence[AdapterVersion]) -> None:
-    """Frees what deleted versions hold of the device; requests admitted before finish on them."""
-    for version in versions:
-        await runtime.engine.unload(version)
-
-
-def _state(runtime: Runtime, version: AdapterVersion) -> State:
-    """Where the version is; one that cannot run on this backbone has failed before any load."""
-    state = runtime.engine.residency(version)
-    return State.FAILED if state is State.REGISTERED and runtime.registry.problem(version) else state
-
-
-def _residency(runtime: Runtime, version: AdapterVersion) -> Residency:
-    return Residency(name=version.name, version=version.version, state=runtime.engine.residency(version))
-
-
-def _info(runtime: Runtime, record: AdapterRecord) -> AdapterInfo:
-    return AdapterInfo(
-        name=record.name,
-        task_type=record.task_type,
-        live=record.live,
-        aliases=dict(record.aliases),
-        versions=[
-            VersionInfo(
-                version=version.version,
-                digest=version.digest,
-                created=version.created,
-                state=_state(runtime, version),
-                verified=version.verified,
-            )
-            for version in record.versions
-        ],
-    )

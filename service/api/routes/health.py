@@ -13,17 +13,22 @@ from service.api.schemas import Health
 router: Final = APIRouter(tags=["health"])
 
 
-@router.get("/healthz", dependencies=[Depends(OPEN)])
+@router.get("/healthz", dependencies=[Depends(OPEN)], response_model_exclude_none=True)
 async def healthz() -> Health:
     """Answers as soon as the process listens."""
     return Health(status="ok")
 
 
-@router.get("/readyz", dependencies=[Depends(OPEN)], responses=errors("not_ready"))
+@router.get("/readyz", dependencies=[Depends(OPEN)], response_model_exclude_none=True, responses=errors("not_ready"))
 async def readyz(request: Request) -> Health:
-    """Answers 200 once the backbone is loaded and warm, 503 again while the service stops or its device hangs."""
-    context_of(request).check_ready()
-    return Health(status="ready")
+    """Answers 200 once the backbone is loaded and warm, 503 again while the service stops or its device hangs.
+
+    `degraded` says why adapters cannot be changed while the registry's database is out of reach: the adapters
+    that are known are served, so the service is still ready.
+    """
+    context = context_of(request)
+    context.check_ready()
+    return Health(status="ready", degraded=context.runtime.registry.degraded)
 
 
 @router.get(

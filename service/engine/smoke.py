@@ -1,0 +1,66 @@
+"""One inference of an adapter that nobody has let in yet, beside the traffic. Knows no slots, queue or files.
+
+It runs on a bank of its own, of one slot that just fits, in one thread on one core: the worker, its bank and the
+adapters in it never wait for it.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+
+import torch
+
+from service.errors import DeadlineExceeded, InvalidBundle
+from service.model.adapter import AdapterWeights
+from service.model.backbone import Backbone
+from service.model.bank import Bank
+from service.model.spec import ModelType
+from service.registry.manifest import Manifest
+
+_FRAMES = 128  # 1.28 s: but for an input prompt, an adapter does the same to every frame, whatever its own window
+_AMPLITUDE = {ModelType.AST: 0.5, ModelType.WAV2VEC2: 0.1}  # of the noise: as normalised features, as samples
+
+
+class SmokeTest:
+    """Runs adapters once on noise and on silence.
+
+    Args:
+        seconds: how long an upload waits for its turn and its inference.
+    """
+
+    def __init__(self, backbone: Backbone, seconds: float) -> None:
+        self._backbone = backbone
+        self._seconds = seconds
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="smoke", initializer=torch.set_num_threads, initargs=(1,))
+
+    def __call__(self, manifest: Manifest, weights: AdapterWeights) -> None:
+        """Raise unless the backbone runs these weights well.
+
+        Raises:
+            InvalidBundle: the outputs are not finite, or there are none.
+            DeadlineExceeded: it took too long.
+        """
+        running = self._pool.submit(self._run, weights)
+        try:
+            outputs = running.result(self._seconds)
+        except FutureTimeout:
+            running.cancel()
+            raise DeadlineExceeded(
+                f"the adapter's first inference was not done within {self._seconds:g} s; try again when the service "
+                "is less busy"
+            ) from None
+        except RuntimeError as error:
+            raise InvalidBundle(f"the backbone cannot run the adapter: {error}") from error
+        if not torch.isfinite(outputs).all():
+            raise InvalidBundle(
+                f"the adapter's outputs on noise and silence are not finite in {str(self._backbone.dtype)[6:]}; its "
+                f"weights or its adapter_scale of {manifest.adapter_scale:g} are too large for this backbone"
+            )
+
+    def _run(self, weights: AdapterWeights) -> torch.Tensor:
+        spec = self._backbone.spec
+        shape = self._backbone.input_shape(weights.spec.input_frames or max(_FRAMES, spec.min_window_frames))
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * _AMPLITUDE[spec.model_type]
+        with torch.inference_mode():
+            bank = Bank.of(self._backbone, [weights])
+            embeddings = self._backbone.forward(torch.stack([noise, torch.zeros(shape)]), bank, [1, 1])
+            return bank.head(1)(embeddings).cpu()

@@ -1,0 +1,75 @@
+"""Who changed what and when: one row for each change of an adapter, never changed, never deleted. Knows no files."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from sqlalchemy import Connection, insert, select
+
+from service.registry.tables import audit
+
+ANONYMOUS = "anonymous"  # the actor where no keys are asked for
+MAX_ACTOR = 128  # characters
+
+
+class Action(StrEnum):
+    """What was done."""
+
+    UPLOAD = "upload"
+    REPAIR = "repair"  # the same bytes again, over damaged ones
+    ALIAS = "alias"  # set or moved
+    DELETE_ALIAS = "delete_alias"
+    DELETE_VERSION = "delete_version"
+    DELETE_ADAPTER = "delete_adapter"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change.
+
+    Args:
+        id: grows with time; None before it is recorded.
+        actor: id of the key, or `anonymous`.
+        previous: the version that a moved alias pointed to before.
+    """
+
+    at: datetime
+    actor: str
+    action: Action
+    name: str
+    version: int | None = None
+    alias: str | None = None
+    previous: int | None = None
+    digest: str | None = None
+    id: int | None = None
+
+
+def record(connection: Connection, events: Iterable[Event]) -> None:
+    """Append events, in their order."""
+    rows = [{key: value for key, value in asdict(event).items() if key != "id"} for event in events]
+    if rows:
+        connection.execute(insert(audit), rows)
+
+
+def history(connection: Connection, name: str, limit: int, before: int | None = None) -> list[Event]:
+    """The newest events of an adapter, newest first; `before` an id, for the next page."""
+    query = select(audit).where(audit.c.name == name).order_by(audit.c.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(audit.c.id < before)
+    return [_event(row) for row in connection.execute(query).mappings()]
+
+
+def everything(connection: Connection) -> list[Event]:
+    """Every event, oldest first (for an export)."""
+    return [_event(row) for row in connection.execute(select(audit).order_by(audit.c.id)).mappings()]
+
+
+def utc(moment: datetime) -> datetime:
+    """A moment as the database gives it, in UTC: SQLite forgets the zone, and only UTC is written."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _event(row: object) -> Event:
+    fields = dict(row)  # type: ignore[call-overload]
+    return Event(**fields | {"at": utc(fields["at"]), "action": Action(fields["action"])})

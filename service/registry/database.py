@@ -1,0 +1,188 @@
+"""The SQL database behind the registry: SQLite in WAL mode, or PostgreSQL by URL. Knows no tables.
+
+Only one writer runs at a time, across processes and machines: SQLite's own write lock, an advisory lock of
+PostgreSQL. Readers see one snapshot and wait for nobody.
+"""
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.pool import NullPool
+
+from service.errors import Internal, InvalidRequest, NotReady, RegistryUnavailable, ServiceError, StorageFull
+
+BUSY_SECONDS = 30.0  # how long a writer waits for another process
+CONNECT_SECONDS = 3
+_DEAD_PEER_MS = 10_000  # after so long without an acknowledgement a connection counts as lost
+_WRITER_LOCK = 0x69706574  # "ipet": the advisory lock of PostgreSQL's one writer
+_READ_ONLY = "ipet_read_only"
+
+# Classes and codes of SQLSTATE, see PostgreSQL's appendix A.
+_GONE = ("08", "57P", "25P03")
+_NO_ROOM = ("53100", "53200")
+_BUSY = ("55P03", "40001", "40P01")
+
+
+class Database:
+    """Transactions on one database; what `write` committed survives a crash of the machine.
+
+    Connections to SQLite live for one transaction: writes are rare, and nothing has to be closed.
+
+    Args:
+        url: `sqlite:///file` or `postgresql://user:password@host/database`.
+
+    Raises:
+        InvalidRequest: another kind of database, or one whose driver is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = _parse(url)
+        self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        self._engine = _sqlite(self._url) if self.is_sqlite else _postgresql(self._url)
+
+    def __str__(self) -> str:
+        return self._url.render_as_string(hide_password=True)
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """The one write transaction there is; committed and durable at its end, rolled back on an error.
+
+        Raises:
+            StorageFull: no room left. NotReady: another process held the catalogue for too long.
+            RegistryUnavailable: the database cannot be reached; after a commit that broke off, nobody knows
+                whether it happened.
+        """
+        with self._translated(), self._engine.begin() as connection:
+            if not self.is_sqlite:
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(BUSY_SECONDS * 1000)}")
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})")
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one moment of the database. Raises as `write` does."""
+        options: dict[str, Any] = {_READ_ONLY: True}
+        if not self.is_sqlite:
+            options["isolation_level"] = "REPEATABLE READ"
+        with self._translated(), self._engine.connect() as plain:
+            connection = plain.execution_options(**options)
+            with connection.begin():
+                yield connection
+
+    def close(self) -> None:
+        """Gives the pooled connections back."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            raise self._translate(error.orig or error) from error
+        except sqlite3.Error as error:  # from `_configure`
+            raise self._translate(error) from error
+
+    def _translate(self, error: BaseException) -> ServiceError:
+        return _of_sqlite(error, self._url) if self.is_sqlite else _of_postgresql(error)
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise InvalidRequest("the database's URL cannot be read; postgresql://user@host/name is one") from None
+    backend = parsed.get_backend_name()
+    if backend in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend == "sqlite":
+        return parsed
+    raise InvalidRequest(f"the registry keeps its catalogue in SQLite or PostgreSQL, not in {backend}")
+
+
+def _sqlite(url: URL) -> Engine:
+    engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS}, hide_parameters=True)
+    event.listen(engine, "connect", _configure)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _postgresql(url: URL) -> Engine:
+    options: dict[str, Any] = {
+        "connect_timeout": CONNECT_SECONDS,
+        "tcp_user_timeout": _DEAD_PEER_MS,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 2,
+        "options": "-c timezone=UTC -c idle_in_transaction_session_timeout=60000",
+    }
+    try:
+        return create_engine(
+            url,
+            pool_pre_ping=True,
+            pool_size=4,
+            pool_timeout=BUSY_SECONDS,
+            hide_parameters=True,  # values stay out of errors, and so out of logs
+            connect_args=options | dict(url.query),
+        )
+    except (ModuleNotFoundError, NoSuchModuleError):
+        raise InvalidRequest("PostgreSQL needs its driver: pip install 'ipet-serve[postgres]'") from None
+
+
+def _configure(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # transactions begin where `_begin` says so
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: Connection) -> None:
+    read_only = connection.get_execution_options().get(_READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def _of_sqlite(error: BaseException, url: URL) -> ServiceError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code
+    if code == sqlite3.SQLITE_BUSY:
+        return _busy()
+    unwritten = code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+    if code == sqlite3.SQLITE_FULL or (unwritten and _is_full(Path(url.database or "."))):
+        return StorageFull(f"the disk of the data directory is full: {error}")
+    if unwritten:
+        return _unreachable(error)
+    return Internal(f"the registry's catalogue failed: {error}")
+
+
+def _of_postgresql(error: BaseException) -> ServiceError:
+    state = getattr(error, "sqlstate", None)
+    if state is None or state.startswith(_GONE):
+        return _unreachable(error)
+    if state.startswith(_NO_ROOM):
+        return StorageFull(f"the registry's database is full: {_first_line(error)}")
+    if state.startswith(_BUSY):
+        return _busy()
+    return Internal(f"the registry's catalogue failed: {_first_line(error)}")
+
+
+def _busy() -> NotReady:
+    return NotReady("another process is writing to the registry; try again", retry_after=1.0)
+
+
+def _unreachable(error: BaseException) -> RegistryUnavailable:
+    return RegistryUnavailable(
+        f"the registry's database cannot be used: {_first_line(error)}; what is known is served, nothing can be "
+        "changed until it is back",
+        retry_after=2.0,
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _is_full(path: Path) -> bool:
+    return shutil.disk_usage(path.parent).free < 2**16

@@ -1,0 +1,183 @@
+"""What the registry holds, as its readers see it: in memory, without SQL. Knows the files only by their sizes.
+
+Readers see each adapter as it was before or after a change, never between.
+"""
+
+import hashlib
+import logging
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from service.errors import AdapterFailed, InvalidBundle, ServiceError, UnknownAdapter
+from service.model.adapter import AdapterWeights
+from service.registry import audit, records
+from service.registry.admission import Admission
+from service.registry.bundle import CARD_FILE, digest, digest_of_hashes, read_bundle, read_weights
+from service.registry.catalogue import LIVE, AdapterRows, Catalogue
+from service.registry.objects import ObjectStore
+from service.registry.records import AdapterRecord, AdapterVersion
+from service.registry.tensor_header import WEIGHTS_FILE
+
+_logger = logging.getLogger(__name__)
+
+Gone = Callable[[Sequence[AdapterVersion]], None]
+
+
+class RegistryView:
+    """Reads of one registry. Thread-safe; none but `history` touches SQL."""
+
+    def __init__(self, catalogue: Catalogue, objects: ObjectStore, admission: Admission) -> None:
+        self._catalogue = catalogue
+        self._objects = objects
+        self._admission = admission
+        self._lock = threading.Lock()  # held by writers, and by whoever takes over what others wrote
+        self._records: dict[str, AdapterRecord] = {}  # each is replaced whole; readers take no lock
+        self._names: list[str] = []  # sorted; replaced whole
+        self._damage: dict[str, str] = {}  # digest -> what is wrong with its files, as far as is known
+        self._on_gone: list[Gone] = []
+
+    def resolve(self, reference: str) -> AdapterVersion:
+        """The version that `name`, `name@2` or `name@canary` means, fit for the live backbone.
+
+        Raises:
+            UnknownAdapter, UnknownVersion: there is none.
+            BackboneMismatch, AdapterFailed: it cannot run on this server.
+        """
+        name, selector = records.split_reference(reference)
+        record = self._records.get(name)
+        if record is None:
+            raise UnknownAdapter(f"there is no adapter {name}", adapter=reference[:130])
+        version = record.find(LIVE if selector is None else selector)
+        self._admission.check_fit(version)
+        return version
+
+    def version(self, name: str, number: int) -> AdapterVersion:
+        """One version, fit for the live backbone or not (for listing and downloads)."""
+        return self.record(name).version(number)
+
+    def records(self, after: str = "") -> list[AdapterRecord]:
+        """All adapters, by name; those behind `after`."""
+        names = self._names
+        found = (self._records.get(name) for name in names[bisect_right(names, after) :])
+        return [record for record in found if record is not None]
+
+    def record(self, name: str) -> AdapterRecord:
+        """One adapter. Raises UnknownAdapter."""
+        record = self._records.get(name)
+        if record is None:
+            raise UnknownAdapter(f"there is no adapter {name[:80]!a}", adapter=name[:80])
+        return record
+
+    def history(self, name: str, limit: int, before: int | None = None) -> list[audit.Event]:
+        """Who changed the adapter, when and what, newest first; also of a deleted one.
+
+        Args:
+            before: id of the last event of the page before.
+
+        Raises:
+            UnknownAdapter: there never was one of that name.
+            RegistryUnavailable: the database cannot be reached.
+        """
+        with self._catalogue.read() as transaction:
+            if not transaction.was_known(name):
+                raise UnknownAdapter(f"there never was an adapter {name[:80]!a}", adapter=name[:80])
+            return audit.history(transaction.connection, name, limit, before)
+
+    def problem(self, version: AdapterVersion) -> str | None:
+        """Why a version cannot run on this server, as far as that is known without reading its weights."""
+        try:
+            self._admission.check_fit(version)
+            size = self.weights_path(version).stat().st_size
+        except ServiceError as error:
+            return error.detail
+        except OSError as error:
+            return f"{WEIGHTS_FILE} cannot be read: {error.strerror}"
+        if size != version.weights_bytes:
+            return f"{WEIGHTS_FILE} is damaged: it has {size:,} bytes, {version.weights_bytes:,} were uploaded"
+        return self._damage.get(version.digest)
+
+    def config_bytes(self, version: AdapterVersion) -> bytes:
+        """`adapter_config.json`, as it was uploaded."""
+        return version.config
+
+    def weights_path(self, version: AdapterVersion) -> Path:
+        """Where `adapter_model.safetensors` lies."""
+        return self._objects.directory(version.digest) / WEIGHTS_FILE
+
+    def whole_weights(self, version: AdapterVersion) -> Path:
+        """`weights_path`, once the file there has been read and found to be what was uploaded.
+
+        Raises:
+            AdapterFailed: it is missing or damaged.
+        """
+        path = self.weights_path(version)
+        try:
+            with path.open("rb") as file:
+                got = digest_of_hashes(
+                    hashlib.sha256(version.config).digest(), hashlib.file_digest(file, "sha256").digest()
+                )
+        except OSError as error:
+            raise self._failed(version, f"{WEIGHTS_FILE} cannot be read: {error.strerror}") from error
+        self._check_digest(version, got)
+        return path
+
+    def card_bytes(self, version: AdapterVersion) -> bytes | None:
+        """The model card, if it came with one."""
+        try:
+            return (self._objects.directory(version.digest) / CARD_FILE).read_bytes()
+        except OSError:
+            return None
+
+    def load(self, version: AdapterVersion) -> AdapterWeights:
+        """Read a version's weights, checking them against its digest.
+
+        Raises:
+            AdapterFailed: missing, unreadable or damaged files.
+            BackboneMismatch: made for another backbone.
+        """
+        self._admission.check_fit(version)
+        try:
+            files = read_bundle(self._objects.directory(version.digest))
+            self._check_digest(version, digest(version.config, files.weights))
+            tensors = read_weights(files.weights, version.manifest, self._admission.backbone)
+        except InvalidBundle as error:
+            raise self._failed(version, error.detail) from error
+        return AdapterWeights.from_tensors(version.manifest.adapter_spec(), tensors)
+
+    def on_gone(self, listener: Gone) -> None:
+        """Call `listener` with versions that were deleted, here or by another process."""
+        self._on_gone.append(listener)
+
+    # For writers, who hold the lock
+
+    def _take_over(self, changed: Iterable[AdapterRows]) -> None:
+        """Show adapters as the catalogue has them now; the deleted ones come without versions."""
+        is_reshaped = False
+        gone: list[AdapterVersion] = []
+        for rows in changed:
+            before = self._records.get(rows.name)
+            record = self._admission.build_record(rows, before)
+            if record is None:
+                self._records.pop(rows.name, None)
+            else:
+                self._records[rows.name] = record
+            is_reshaped |= (before is None) != (record is None)
+            if before is not None:
+                kept = {row.version for row in rows.versions}
+                gone += [version for version in before.versions if version.version not in kept]
+        if is_reshaped:
+            self._names = sorted(self._records)
+        for listener in self._on_gone if gone else ():
+            listener(gone)
+
+    def _check_digest(self, version: AdapterVersion, got: str) -> None:
+        if got != version.digest:
+            raise self._failed(version, f"{WEIGHTS_FILE} is damaged: its digest is {got}, not {version.digest}")
+        self._damage.pop(version.digest, None)
+
+    def _failed(self, version: AdapterVersion, reason: str) -> AdapterFailed:
+        _logger.error("%s: %s", version.reference, reason)
+        self._damage[version.digest] = reason
+        return AdapterFailed(f"{version.reference}: {reason}", adapter=version.reference)
