@@ -47,3 +47,18 @@ def test_what_does_not_fit_is_refused(tiny_ast: Backbone, slot: int, prompt: int
     folded = fold(random_adapter(adapter_spec(prompt, bottleneck), tiny_ast.spec), tiny_ast)
     with pytest.raises(ValueError, match="slot"):
         bank.write(slot, folded)
+
+
+def test_a_convolution_that_does_not_fit_is_refused_and_a_cleared_one_forgotten(tiny_wav2vec2: Backbone) -> None:
+    bank = Bank(tiny_wav2vec2, slots=1, prompt_length=4, bottleneck_dim=8, conv_kernel=6)  # odd ones of up to 5
+    folded = [
+        fold(random_adapter(adapter_spec(conv_kernel=kernel), tiny_wav2vec2.spec, std=0.2), tiny_wav2vec2)
+        for kernel in (5, 7)
+    ]
+    bare = answer(tiny_wav2vec2, bank, 0)
+    bank.write(1, folded[0])
+    assert relative_error(answer(tiny_wav2vec2, bank, 1), bare) > 1e-3
+    with pytest.raises(ValueError, match="conv_kernel 7 do not fit a slot of 4, 8, 6"):
+        bank.write(1, folded[1])
+    bank.clear(1)
+    assert torch.equal(answer(tiny_wav2vec2, bank, 1), bare)
