@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command("serve")(serve_command())
 
+RecipeName = Annotated[str, typer.Argument(help="Recipe: a TOML file, or the name of one that ships.")]
 RecipePath = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Recipe, TOML.")]
 DataPath = Annotated[Path, typer.Option("--data", exists=True, file_okay=False, help="Directory of the recordings.")]
 OutPath = Annotated[Path, typer.Option("--out", file_okay=False, help="Directory to write; made if need be.")]
@@ -39,21 +40,72 @@ def _told() -> Iterator[None]:
         fail(str(error) or type(error).__name__)
 
 
+def _list_recipes(asked: bool) -> None:
+    if asked:
+        from service.training.shipped import recipe_table
+
+        typer.echo(recipe_table())
+        raise typer.Exit
+
+
 @app.command()
 def train(
-    recipe: RecipePath,
+    recipe: RecipeName,
     data: DataPath,
     out: OutPath,
+    method: Annotated[
+        str | None,
+        typer.Option(help="Instead of the recipe's: ipet, prompt, adapter, input-prompt, linear or full."),
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     report: Annotated[bool, typer.Option(help="Measure the validation split when all is chosen.")] = True,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that make examples ahead; by default one a core but one.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Directory for decoded recordings and features.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of going on from a checkpoint.")] = False,
+    recipe_list: Annotated[
+        bool, typer.Option("--recipe-list", is_eager=True, callback=_list_recipes, help="Show what ships, and exit.")
+    ] = False,
 ) -> None:
-    """Train an adapter by a recipe; leaves a bundle with its model card and figures."""
-    with _told():
-        from service.training.loop import train as run
+    """Train an adapter by a recipe; leaves a bundle with its model card and figures.
 
-        result = run(recipe, data, out, device=device, dtype=dtype, report=report)
+    Goes on where it was interrupted. For several GPUs: accelerate launch -m service train ...
+    """
+    with _told():
+        from service.training.loader import default_workers
+        from service.training.loop import train as run
+        from service.training.recipe import read_recipe
+        from service.training.shipped import find_recipe
+
+        result = run(
+            read_recipe(find_recipe(recipe), method),
+            data,
+            out,
+            device=device,
+            dtype=dtype,
+            report=report,
+            workers=default_workers() if workers is None else workers,
+            cache=cache,
+            fresh=fresh,
+        )
     typer.echo(f"{result.manifest.name} in {out}")
+
+
+@app.command("norm-stats")
+def norm_stats(recipe: RecipeName, data: DataPath) -> None:
+    """Mean and standard deviation of a data set's filter bank, as the `[input]` table of an AST recipe wants them."""
+    with _told():
+        from service.training.norm_stats import norm_stats as run
+        from service.training.recipe import read_recipe
+        from service.training.shipped import find_recipe
+
+        stats = run(read_recipe(find_recipe(recipe)), data)
+    typer.echo(f"mean = {stats.mean:.7g}\nstd = {stats.std:.7g}")
+    typer.echo(f"of {stats.clips} clips of the training part, {stats.skipped} skipped", err=True)
 
 
 @app.command()

@@ -43,6 +43,14 @@ def recipe_rows() -> list[tuple[str, ...]]:
     return [_row(read_recipe(path), read_recipe(path, "full")) for path in shipped_recipes().values()]
 
 
+def recipe_table() -> str:
+    """All shipped recipes in columns."""
+    rows = [COLUMNS, *recipe_rows()]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(lines)
+
+
 def _row(recipe: Recipe, full: Recipe) -> tuple[str, ...]:
     options, differs = recipe.optimiser, full.optimiser.lr != recipe.optimiser.lr
     return (
