@@ -74,6 +74,7 @@ def create_app(
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.to_thread(context.keys.close)
             await asyncio.to_thread(context.close)
 
     app = FastAPI(

@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -57,6 +58,8 @@ class Keyring:
         self._table: KeyTable | None = None
         self._revision = 0
         self._failing = False
+        self._ended = False
+        self._lock = threading.Lock()  # held while the database is asked
         self._stored: Mapping[str, Key] | None = None  # None until they could be read; replaced whole
         self._environment = [
             (key.encode(), Caller(f"env:{kind}-{number}", Grant(scopes)))
@@ -100,12 +103,25 @@ class Keyring:
         Raises:
             ServiceError: they cannot be read; what is known stays.
         """
-        if self._table is None:
-            self._table = self._open_table()
-        revision = self._table.revision()
-        if self._stored is None or revision != self._revision:
-            self._stored = {key.id: key for key in self._table.all_keys()}
-            self._revision = revision
+        with self._lock:
+            if self._ended:
+                return
+            if self._table is None:
+                self._table = self._open_table()
+            revision = self._table.revision()
+            if self._stored is None or revision != self._revision:
+                self._stored = {key.id: key for key in self._table.all_keys()}
+                self._revision = revision
+
+    def close(self) -> None:
+        """Gives the database back; what is known stays. Waits a moment, not for a database that hangs."""
+        self._ended = True
+        if self._lock.acquire(timeout=POLL_SECONDS):
+            try:
+                if self._table is not None:
+                    self._table.close()
+            finally:
+                self._lock.release()
 
     async def start(self) -> None:
         """The first look; where it fails, calls that need a key are answered NotReady until one succeeds."""

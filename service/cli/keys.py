@@ -81,13 +81,13 @@ def revoke(
 def _keys(data_dir: Path | None) -> Iterator["KeyTable"]:
     """The keys of one service; what is wrong is told in one line and ends the command with 1."""
     from service.errors import ServiceError
-    from service.registry.catalogue import open_catalogue
     from service.registry.key_table import KeyTable
     from service.settings import Settings
 
     given: dict[str, Any] = {} if data_dir is None else {"data_dir": data_dir}
     try:
-        yield KeyTable(open_catalogue(Settings(**given)))
+        with KeyTable.opened(Settings(**given)) as table:
+            yield table
     except (ServiceError, ValueError) as error:
         fail(str(error))
 

@@ -156,11 +156,11 @@ def has_keys(settings: Settings) -> bool:
     if settings.inference_keys or settings.admin_keys:
         return True
     from service.errors import ServiceError
-    from service.registry.catalogue import open_catalogue
     from service.registry.key_table import KeyTable
 
     try:
-        return bool(KeyTable(open_catalogue(settings)).revision())
+        with KeyTable.opened(settings) as table:
+            return table.revision() > 0
     except ServiceError as error:
         typer.echo(f"error: whether there are keys cannot be told: {error}", err=True)
         raise typer.Exit(1) from error

@@ -4,15 +4,18 @@ Rows are never deleted. Every change takes the next revision, so that one number
 whether anything is new.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import Column, DateTime, Integer, LargeBinary, MetaData, String, Table, func, insert, select, update
 
 from service.errors import InvalidRequest
-from service.registry.catalogue import Catalogue, Transaction
+from service.registry.catalogue import Catalogue, Transaction, open_catalogue
 from service.registry.keys import Grant, Key, Rate, Scope, Token, digest_of, require_key_id, require_key_name
+from service.settings import Settings
 
 _metadata = MetaData()
 _keys = Table(
@@ -40,6 +43,20 @@ class KeyTable:
         self._catalogue = catalogue
         with catalogue.write() as transaction:
             _metadata.create_all(transaction.connection)
+
+    @classmethod
+    @contextmanager
+    def opened(cls, settings: Settings) -> Iterator[Self]:
+        """The keys of the database that these settings name, for the time of a `with`. Raises ServiceError."""
+        catalogue = open_catalogue(settings)
+        try:
+            yield cls(catalogue)
+        finally:
+            catalogue.close()
+
+    def close(self) -> None:
+        """Gives the database's connections back."""
+        self._catalogue.close()
 
     def create(self, name: str, grant: Grant) -> tuple[Key, Token]:
         """A new key and its token, which nobody can tell again.

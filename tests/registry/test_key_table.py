@@ -1,6 +1,8 @@
 """Keys at rest: hashed, never deleted, every change seen by other processes."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,18 +23,22 @@ GRANT = Grant(
 )
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
+    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else ""
+    return Settings(data_dir=tmp_path, database_url=url)
+
+
 @pytest.fixture
-def table(tmp_path: Path) -> KeyTable:
-    return another(tmp_path)
+def table(settings: Settings) -> Iterator[KeyTable]:
+    with KeyTable.opened(settings) as opened:
+        yield opened
 
 
-def another(directory: Path) -> KeyTable:
-    return KeyTable(open_catalogue(Settings(data_dir=directory)))
-
-
-def test_a_key_comes_back_as_it_was_made(table: KeyTable, tmp_path: Path) -> None:
+def test_a_key_comes_back_as_it_was_made(table: KeyTable, settings: Settings) -> None:
     key, token = table.create("night job", GRANT)
-    assert another(tmp_path).all_keys() == [key]
+    with KeyTable.opened(settings) as other:
+        assert other.all_keys() == [key]
     assert key.grant == GRANT
     assert key.opens_with(token.secret)
     assert abs(datetime.now(UTC) - key.created) < timedelta(minutes=1)
@@ -40,8 +46,9 @@ def test_a_key_comes_back_as_it_was_made(table: KeyTable, tmp_path: Path) -> Non
     assert table.all_keys() == [key, plain]
 
 
-def test_the_secret_is_nowhere_on_disk(table: KeyTable, tmp_path: Path) -> None:
-    _, token = table.create("", GRANT)
+def test_the_secret_is_nowhere_on_disk(tmp_path: Path) -> None:
+    with KeyTable.opened(Settings(data_dir=tmp_path)) as table:
+        _, token = table.create("", GRANT)
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert token.id.encode() in written
     assert token.secret.encode() not in written
@@ -59,37 +66,35 @@ def test_revocation_is_final(table: KeyTable) -> None:
         table.revoke("000000000000")
 
 
-def test_every_change_moves_the_revision(table: KeyTable, tmp_path: Path) -> None:
-    other = another(tmp_path)
-    seen = [other.revision()]
-    keys = [table.create("", GRANT)[0] for _ in range(3)]
-    seen.append(other.revision())
-    for key in keys:
-        table.revoke(key.id)
+def test_every_change_moves_the_revision(table: KeyTable, settings: Settings) -> None:
+    with KeyTable.opened(settings) as other:
+        seen = [other.revision()]
+        keys = [table.create("", GRANT)[0] for _ in range(3)]
         seen.append(other.revision())
+        for key in keys:
+            table.revoke(key.id)
+            seen.append(other.revision())
     assert seen == sorted(set(seen))
 
 
-def test_keys_made_at_once_are_all_there(tmp_path: Path) -> None:
-    another(tmp_path)
-
+def test_keys_made_at_once_are_all_there(table: KeyTable, settings: Settings) -> None:
     def make() -> None:
-        table = another(tmp_path)
-        for _ in range(5):
-            table.create("", GRANT)
+        with KeyTable.opened(settings) as mine:
+            for _ in range(5):
+                mine.create("", GRANT)
 
     threads = [threading.Thread(target=make) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(another(tmp_path).all_keys()) == another(tmp_path).revision() == 20
+    assert len(table.all_keys()) == table.revision() == 20
 
 
-def test_looking_waits_for_no_writer(table: KeyTable, tmp_path: Path) -> None:
+def test_looking_waits_for_no_writer(table: KeyTable, settings: Settings) -> None:
     table.create("", GRANT)
-    catalogue = open_catalogue(Settings(data_dir=tmp_path))
-    with catalogue.write():
+    catalogue = open_catalogue(settings)
+    with closing(catalogue), catalogue.write():
         assert len(table.all_keys()) == table.revision() == 1
 
 
