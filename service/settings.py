@@ -52,7 +52,16 @@ class Settings(BaseSettings):
     max_clips: int = Field(64, ge=1, description="Clips in one request.")
     max_adapters: int = Field(32, ge=1, description="Adapters in one request.")
     batch_seconds: float = Field(80.0, gt=0, description="Window-seconds (windows x adapters) in one batch.")
-    queue_seconds: float = Field(2400.0, gt=0, description="Window-seconds queued before requests get 429.")
+    batch_ms: float = Field(
+        200.0,
+        gt=0,
+        description="Milliseconds that one batch should take at most beyond its fixed cost; others wait for so long.",
+    )
+    queue_seconds: float = Field(
+        2400.0,
+        gt=0,
+        description="Window-seconds queued before requests get 429; one adapter may hold as much as is free.",
+    )
     max_request_seconds: float = Field(1200.0, gt=0, description="Audio in one request, all clips together, seconds.")
     max_connections: int = Field(768, ge=1, description="Connections open at once; more are closed as they come.")
     head_timeout: float = Field(10.0, gt=0, description="Seconds for a request's head to arrive.")

@@ -8,24 +8,26 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from service.audio.features import ClipFeatures
 from service.audio.waveform import Waveform
+from service.engine.gate import Gate
 from service.engine.health import Health
-from service.engine.job import FRAME_SECONDS, key_of
+from service.engine.job import FRAME_SECONDS, flow_of, key_of
 from service.engine.loader import Loader
-from service.engine.requests import Request
+from service.engine.requests import Request, least_frames
 from service.engine.runner import Runner, Values
 from service.engine.scheduler import Scheduler
 from service.engine.slots import Residence, Slots, State, Tier
 from service.engine.worker import Worker
-from service.errors import DeadlineExceeded, NotReady, Overloaded
+from service.errors import DeadlineExceeded, NotReady
 from service.model.backbone import Backbone
 from service.model.bank import Bank
 from service.model.spec import ModelType
@@ -33,6 +35,7 @@ from service.registry.store import AdapterVersion, Registry
 from service.settings import Settings
 from service.telemetry import Telemetry
 
+PACE_ROWS = (1, 4)  # batches that are timed at start
 LAST_BATCH_SECONDS = 2.0  # for a batch that runs when the time to stop is up; nobody waits for its answers
 
 
@@ -51,6 +54,13 @@ class Outputs:
     spans: tuple[tuple[float, float], ...]
 
 
+@dataclass(slots=True)
+class Place:
+    """Room in the queue that a request holds while its clips are decoded: window-frames by flow."""
+
+    frames: Mapping[str, int] = field(default_factory=dict)
+
+
 class Engine:
     """One backbone, its slots, and the queue before them."""
 
@@ -64,7 +74,9 @@ class Engine:
         )
         self._is_ast = backbone.spec.model_type is ModelType.AST
         self._runner = Runner(backbone, bank)
-        self._scheduler = Scheduler(_frames(settings.batch_seconds), _frames(settings.queue_seconds))
+        self._scheduler = Scheduler(
+            _frames(settings.batch_seconds), _frames(settings.queue_seconds), settings.batch_ms / 1000
+        )
         self._slots = Slots(settings.adapter_slots)
         self._telemetry = telemetry
         self._changed = threading.Condition()
@@ -82,6 +94,7 @@ class Engine:
         self._features = ThreadPoolExecutor(
             settings.decode_threads, thread_name_prefix="features", initializer=torch.set_num_threads, initargs=(1,)
         )
+        self._gate = Gate(settings.decode_threads)
         self._health = Health(settings.device_timeout, telemetry, self._break)
         self._device = Worker(
             self._runner, self._scheduler, self._slots, self._loader, telemetry, self._changed, self._health
@@ -99,6 +112,9 @@ class Engine:
     def start(self) -> None:
         """Warms the backbone up and begins to admit requests."""
         self._runner.warm_up()
+        for rows in PACE_ROWS:
+            started = time.monotonic()
+            self._scheduler.observe(self._runner.warm_up(rows), time.monotonic() - started)
         self._worker.start()
         self._health.start()
         self._open = True
@@ -124,8 +140,37 @@ class Engine:
         self._features.shutdown(wait=stopped, cancel_futures=True)
         return stopped
 
+    def check(self, adapters: Sequence[AdapterVersion]) -> None:
+        """Raises at once what `infer` would raise now, whatever the clip: nothing has to be read or decoded for it."""
+        with self._changed:
+            self.check_ready()
+            self._check(adapters, least_frames(adapters, 1))
+
+    @contextmanager
+    def place(self, adapters: Sequence[AdapterVersion], clips: int) -> Iterator[Place]:
+        """Room for the shortest clips, for `infer` to make it what they need: what is decoded counts as queued.
+
+        Raises:
+            NotReady, AdapterFailed, PayloadTooLarge, Overloaded: as `infer`.
+        """
+        frames = least_frames(adapters, clips)
+        with self._changed:
+            self.check_ready()
+            self._check(adapters, frames)
+            self._scheduler.admit(frames)
+        place = Place(frames)
+        try:
+            yield place
+        finally:
+            self._give_back(place.frames)
+
     async def infer(
-        self, clips: Sequence[Waveform], adapters: Sequence[AdapterVersion], *, deadline: float = math.inf
+        self,
+        clips: Sequence[Waveform],
+        adapters: Sequence[AdapterVersion],
+        *,
+        deadline: float = math.inf,
+        place: Place | None = None,
     ) -> list[list[Outputs]]:
         """Every adapter's outputs for every clip, `[clip][adapter]`; one failure fails the whole request.
 
@@ -133,23 +178,24 @@ class Engine:
 
         Args:
             deadline: on the clock of `time.monotonic`.
+            place: the room that the request holds so far; it is given back.
 
         Raises:
             NotReady: the engine is not started, or stopping, or its device hangs or fails.
             PayloadTooLarge: the request alone is more than the queue holds.
-            Overloaded: the queue is full.
+            Overloaded: the queue, or an adapter's share of it, is full.
             AdapterFailed: an adapter's weights could not be loaded.
             NoFreeSlot: an adapter would have to be loaded, and every slot is pinned.
             DeadlineExceeded: the answer was not there at the deadline.
         """
         features = [ClipFeatures(clip) for clip in clips]
         request = Request(features, adapters, self._is_ast, deadline, self._scheduler.batch_frames)
-        self._admit(request, adapters)
+        self._admit(request, adapters, place or Place())
         try:
-            await asyncio.get_running_loop().run_in_executor(self._features, request.cut_windows)
+            async with self._gate.turn(flow_of(adapters[0])):
+                await asyncio.get_running_loop().run_in_executor(self._features, request.cut_windows)
         except BaseException:
-            with self._changed:
-                self._scheduler.withdraw(request.frames)
+            self._give_back(request.frames)
             raise
         self._push(request, adapters)
         try:
@@ -158,8 +204,7 @@ class Engine:
         except TimeoutError:
             raise DeadlineExceeded("the answer was not ready before the request's deadline; try again later") from None
         finally:
-            for job in request.jobs:
-                job.future.cancel()
+            self._leave(request)
         return [
             [Outputs(part.version, np.concatenate(values[part.jobs]), part.spans) for part in parts]
             for parts in request.parts
@@ -220,16 +265,35 @@ class Engine:
         tier = Tier.DEVICE if state is State.RESIDENT else below
         return Residence(state, tier, self._slots.is_pinned(key), self._slots.failure(key))
 
-    def _admit(self, request: Request, adapters: Sequence[AdapterVersion]) -> None:
+    def _check(self, adapters: Sequence[AdapterVersion], frames: Mapping[str, int]) -> None:
+        for version in adapters:
+            self._loader.check(version)
+        self._scheduler.check(frames)
+
+    def _admit(self, request: Request, adapters: Sequence[AdapterVersion], place: Place) -> None:
         with self._changed:
-            self.check_ready()
-            for version in adapters:
-                self._loader.check(version)
-            try:
-                self._scheduler.admit(request.frames)
-            except Overloaded:
-                self._scheduler.drop_abandoned(time.monotonic())
-                self._scheduler.admit(request.frames)
+            if self._health.fault or not place.frames:  # who has a place was let in before
+                self.check_ready()
+            self._scheduler.withdraw(place.frames)
+            place.frames = {}
+            self._check(adapters, request.frames)
+            self._scheduler.admit(request.frames)
+
+    def _give_back(self, frames: Mapping[str, int]) -> None:
+        with self._changed:
+            self._scheduler.withdraw(frames)
+            if not self._open:
+                self._changed.notify_all()  # `stop` may be waiting for an empty queue
+
+    def _leave(self, request: Request) -> None:
+        """Takes what nobody waits for any more out of the queue."""
+        left = [job for job in request.jobs if job.future.cancel()]
+        if left:
+            with self._changed:
+                for job in left:
+                    self._scheduler.discard(job)
+                if not self._open:
+                    self._changed.notify_all()
 
     def _push(self, request: Request, adapters: Sequence[AdapterVersion]) -> None:
         with self._changed:

@@ -18,6 +18,11 @@ def key_of(version: AdapterVersion) -> AdapterKey:
     return (version.name, version.version)
 
 
+def flow_of(version: AdapterVersion) -> str:
+    """Whom fairness counts: the adapter, whatever its version."""
+    return version.name
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """Rows of one clip and one adapter version, all of one input shape.
@@ -46,8 +51,7 @@ class Job:
 
     @property
     def flow(self) -> str:
-        """Whom fairness counts: the adapter, whatever its version."""
-        return self.key[0]
+        return flow_of(self.version)
 
     def abandoned(self, now: float) -> bool:
         """Whether nobody waits for the answer any more."""

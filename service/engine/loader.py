@@ -126,12 +126,17 @@ class Loader:
 
     def advance(self) -> None:
         """Gives slots that have become free to the loads that wait for one."""
-        for key, version in list(self._queue.items()):
-            slot = self._slots.place(key, self._scheduler.waiting())
-            if slot is None:
+        while self._queue:
+            key, version = next(iter(self._queue.items()))
+            wanted = key in self._scheduler or key in self._waiters
+            slot = self._slots.place(key, self._scheduler) if wanted else None
+            if wanted and slot is None:
                 break
             del self._queue[key]
-            self._pool.submit(self._load, version, slot)
+            if slot is None:
+                self._scheduler.wake(key)  # what it was to be loaded for has been abandoned
+            else:
+                self._pool.submit(self._load, version, slot)
         if self._queue and self._slots.all_pinned:
             count = self._slots.count
             for key, version in list(self._queue.items()):
@@ -169,6 +174,7 @@ class Loader:
         self._telemetry.adapter_load_seconds.observe(time.monotonic() - started)
         with self._changed:
             self._slots.loaded(key)
+            self._scheduler.wake(key)
             self._failed_at.pop(key, None)
             self._settle(key, None)
             self._ended()

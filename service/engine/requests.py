@@ -1,13 +1,14 @@
 """One request on its way through the engine: clips x adapters cut into jobs. Knows no queue and no device."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from service.audio.features import ClipFeatures
-from service.engine.job import Job
+from service.engine.job import Job, flow_of
 from service.registry.store import AdapterVersion
 
 
@@ -21,7 +22,12 @@ class Part:
 
 
 class Request:
-    """Clips x adapters of one request; `frames` of windows before `cut_windows`, `jobs` and `parts` after it."""
+    """Clips x adapters of one request, to be cut into jobs.
+
+    Attributes:
+        frames: window-frames by flow.
+        jobs, parts: filled by `cut_windows`.
+    """
 
     def __init__(
         self,
@@ -36,7 +42,10 @@ class Request:
         self._is_ast = is_ast
         self._deadline = deadline
         self._batch_frames = batch_frames
-        self.frames = sum(clip.count(is_ast, spec) * spec.window_frames for clip in clips for _, spec in self._adapters)
+        frames: Counter[str] = Counter()
+        for version, spec in self._adapters:
+            frames[flow_of(version)] += sum(clip.count(is_ast, spec) for clip in clips) * spec.window_frames
+        self.frames: Mapping[str, int] = frames
         self.jobs: list[Job] = []
         self.parts: list[list[Part]] = []  # [clip][adapter]
 
@@ -57,3 +66,11 @@ class Request:
     def _job(self, version: AdapterVersion, chunk: Tensor, window_frames: int) -> Job:
         rows = len(chunk)
         return Job(version, chunk, rows, tuple(chunk.shape[1:]), rows * window_frames, self._deadline)
+
+
+def least_frames(adapters: Sequence[AdapterVersion], clips: int) -> Mapping[str, int]:
+    """The window-frames by flow that a request has at least: its clips, not decoded yet, have one window or more."""
+    frames: Counter[str] = Counter()
+    for version in adapters:
+        frames[flow_of(version)] += clips * version.manifest.input.window_frames
+    return frames

@@ -44,11 +44,17 @@ class Runner:
             for job, start in zip(jobs, starts, strict=False)
         ]
 
-    def warm_up(self) -> None:
-        """One forward of the bare backbone: does the lazy set-up, and shows whether the device works at all."""
+    def warm_up(self, rows: int = 1) -> int:
+        """One forward of the bare backbone: does the lazy set-up, and shows whether the device works at all.
+
+        Returns:
+            Its window-frames.
+        """
         window_frames = max(_WARM_UP_FRAMES, self._backbone.spec.min_window_frames)
+        windows = torch.zeros((rows, *self._backbone.input_shape(window_frames)))
         with torch.inference_mode():
-            self._backbone.forward(torch.zeros((1, *self._backbone.input_shape(window_frames))), self._bank, [0])
+            self._backbone.forward(windows, self._bank, [0] * rows).cpu()  # waits for the device
+        return rows * window_frames
 
     def free_cached_memory(self) -> None:
         """Gives back what the allocator keeps, so that a smaller batch is not refused for fragments."""

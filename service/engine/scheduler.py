@@ -1,155 +1,250 @@
 """Which rows run next: a pure data structure without torch, threads or a clock of its own.
 
-Fairness between adapters is start-time fair queueing (Goyal, Vin, Cheng 1996) over window-frames of 10 ms: a job's
-start tag is the later of the virtual time and its adapter's last finish tag, and the smallest start tag runs first. A
-busy adapter runs ahead in virtual time, so that a quiet one's next job overtakes its backlog.
+Fairness between flows is start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996) over window-frames of 10 ms: of the
+flows that can run, the one that was served least goes first. A flow has one tag, which grows as it is served (as the
+virtual token counter of Sheng et al., OSDI 2024), instead of one for each queued job: what is abandoned in the queue
+costs its flow nothing. A flow that comes back from idling is lifted to the others' level, less a bounded credit (as the
+borrowed virtual time of Duda and Cheriton, SOSP 1999): light flows overtake heavy ones.
+
+A flow with more than a whole batch queued is bulk. Its jobs fill batches only as far as that spreads the device's fixed
+cost, so that a light flow's request waits for short batches; bulk alone gets whole ones.
 """
 
 import heapq
-import math
-from collections import deque
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 
-from service.engine.job import FRAME_SECONDS, AdapterKey, Job
-from service.errors import Overloaded, PayloadTooLarge
-from service.registry.store import AdapterVersion
+from service.engine.job import AdapterKey, Job
+from service.engine.pace import Pace
+from service.engine.room import Room
 
-_RATE_SMOOTHING = 0.2  # weight of the newest batch in the drain rate
-_FLOWS_KEPT = 1024  # finish tags kept before those in the past are forgotten
+_CREDIT_SECONDS = 1.0  # of the whole device, that a flow which idled may catch up
+_OVERHEAD = 0.2  # share of a batch's time that its fixed cost may be where only bulk is left to run
+_QUIET_BATCHES = 16  # of bulk alone, after which it may have whole batches
+_FLOWS_KEPT = 1024  # tags kept before those that say nothing any more are forgotten
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class _Tag:
-    start: int
-    sequence: int  # first come, first served among equals
+@dataclass(slots=True, eq=False)
+class _Flow:
+    tag: int = 0  # virtual time: window-frames served, lifted when it idled
+    runnable: int = 0  # its jobs in lanes that are not parked
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """Jobs of one adapter version and one input shape, first come, first served."""
+
+    key: AdapterKey
+    shape: Hashable
+    flow: _Flow
+    jobs: OrderedDict[Job, int] = field(default_factory=OrderedDict)  # and when each came
+    entered: bool = False  # whether it has its entry in a heap
+    parked: bool = False  # its adapter is not resident: it competes again after `wake`
+
+
+_Tag = tuple[int, int]  # the flow's tag and when the lane's first job came
+_Entry = tuple[_Tag, int, _Lane]  # the number is the lane's own, so that lanes are never compared
 
 
 class Scheduler:
     """The queue of jobs. Callers hold one lock around every call.
 
+    Every lane that can run has one entry in the heap of its shape. Tags only grow, so an entry that lags behind its
+    lane is put right when it comes to the top: a batch costs O(log lanes) a job, however many lanes there are.
+
     Args:
         batch_frames: most window-frames in a batch; a single larger job still runs, alone.
         queue_frames: most window-frames admitted and not yet running.
+        batch_seconds: most time that a batch should take beyond its fixed cost, as far as batches so far tell: what
+            arrives meanwhile waits for so long. None for no such bound.
     """
 
-    def __init__(self, batch_frames: int, queue_frames: int) -> None:
-        self.batch_frames = batch_frames
-        self.queue_frames = queue_frames
-        self.admitted_frames = 0
-        self._lanes: dict[tuple[AdapterKey, Hashable], deque[tuple[_Tag, Job]]] = {}
-        self._finish: dict[str, int] = {}
-        self._virtual = 0
+    def __init__(self, batch_frames: int, queue_frames: int, batch_seconds: float | None = None) -> None:
+        self._pace = Pace()
+        self._room = Room(queue_frames, self._pace)
+        self._batch_frames = batch_frames
+        self._batch_seconds = batch_seconds
+        self._flows: dict[str, _Flow] = {}
+        self._lanes: dict[tuple[AdapterKey, Hashable], _Lane] = {}
+        self._heaps: dict[Hashable, list[_Entry]] = {}
+        self._parked: dict[AdapterKey, list[_Lane]] = {}
+        self._queued: Counter[AdapterKey] = Counter()  # jobs; no zeros
+        self._flows_kept = _FLOWS_KEPT
+        self._virtual = 0  # tag of the flow that the last batch began with
         self._sequence = 0
-        self._rate = 0.0  # window-frames a second, of recent batches
+        self._bulk_batches = 0  # in a row
 
-    def admit(self, frames: int) -> None:
-        """Reserves room for `frames` of work, to be pushed or withdrawn.
+    @property
+    def admitted_frames(self) -> int:
+        """Window-frames admitted and neither running nor given back."""
+        return self._room.held
+
+    @property
+    def batch_frames(self) -> int:
+        """Most window-frames in the next batch."""
+        if self._batch_seconds is None:
+            return self._batch_frames
+        return max(1, int(min(self._batch_frames, self._pace.frames_within(self._batch_seconds))))
+
+    def __contains__(self, key: object) -> bool:
+        """Whether jobs of this adapter version are queued."""
+        return key in self._queued
+
+    def waiting(self) -> list[AdapterKey]:
+        """The adapter versions that have jobs queued."""
+        return list(self._queued)
+
+    def check(self, wanted: Mapping[str, int]) -> None:
+        """Whether a request of so many window-frames of each flow would be admitted now; raises as `admit` does."""
+        self._room.check(wanted)
+
+    def admit(self, wanted: Mapping[str, int]) -> None:
+        """Reserves room for so many window-frames of each flow, to be pushed or withdrawn.
 
         Raises:
             PayloadTooLarge: more than the whole queue holds.
-            Overloaded: the queue is full now; carries when to try again.
+            Overloaded: the queue, or a flow's share of it, is full now; carries when to try again.
         """
-        if frames > self.queue_frames:
-            raise PayloadTooLarge(
-                f"the request asks for {frames * FRAME_SECONDS:.0f} s of windows (windows x adapters); the queue "
-                f"holds {self.queue_frames * FRAME_SECONDS:.0f} s: send fewer clips, adapters or windows"
-            )
-        if self.admitted_frames + frames > self.queue_frames:
-            wait = self.admitted_frames / self._rate if self._rate else 1.0
-            raise Overloaded(
-                f"{self.admitted_frames * FRAME_SECONDS:.0f} s of windows are queued, and "
-                f"{self.queue_frames * FRAME_SECONDS:.0f} s fit; try again later",
-                retry_after=float(min(60, max(1, math.ceil(wait)))),
-            )
-        self.admitted_frames += frames
+        self._room.take(wanted)
 
-    def withdraw(self, frames: int) -> None:
+    def withdraw(self, wanted: Mapping[str, int]) -> None:
         """Gives back what `admit` reserved and nobody pushed."""
-        self.admitted_frames -= frames
+        for flow, frames in wanted.items():
+            self._room.give_back(flow, frames)
 
     def push(self, job: Job) -> None:
         """Queues a job whose window-frames were admitted."""
-        start = max(self._virtual, self._finish.get(job.flow, 0))
-        self._finish[job.flow] = start + job.frames
+        lane = self._lanes.get((job.key, job.shape))
+        if lane is None:
+            lane = _Lane(job.key, job.shape, self._flows.setdefault(job.flow, _Flow()))
+            self._lanes[job.key, job.shape] = lane
         self._sequence += 1
-        self._lanes.setdefault((job.key, job.shape), deque()).append((_Tag(start, self._sequence), job))
+        lane.jobs[job] = self._sequence
+        self._queued[job.key] += 1
+        if not lane.parked:
+            self._compete(lane, 1)
+
+    def discard(self, job: Job) -> None:
+        """Takes a job that nobody waits for out of the queue, if it is there, and gives its room back at once."""
+        lane = self._lanes.get((job.key, job.shape))
+        if lane is not None and job in lane.jobs:
+            self._take(lane, job)
 
     def next_batch(self, now: float, ready: Callable[[Job], bool]) -> list[Job]:
         """Takes the jobs of the next batch: one input shape, adapters mixed, fair, within `batch_frames`.
 
         Args:
             now: on the clock of the jobs' deadlines; abandoned jobs are dropped on the way.
-            ready: whether a job's adapter can run; others wait without holding up the rest.
+            ready: whether a job's adapter can run; the others are parked until `wake` and hold nobody up.
 
         Returns:
             The jobs in the order of their tags, empty when nothing can run.
         """
-        heads = []
-        for lane_key in list(self._lanes):
-            tag = self._head(lane_key, now)
-            if tag is not None and ready(self._lanes[lane_key][0][1]):
-                heads.append((tag, lane_key))
-        if not heads:
+        tops = [(top[0], shape) for shape in list(self._heaps) if (top := self._top(shape, now, ready)) is not None]
+        if not tops:
             return []
-        shape = min(heads)[1][1]
-        heads = [head for head in heads if head[1][1] == shape]
-        heapq.heapify(heads)
+        (least, _), shape = min(tops, key=lambda top: top[0])
+        self._virtual = max(self._virtual, least)
         batch: list[Job] = []
-        frames = 0
-        while heads:
-            tag, lane_key = heapq.heappop(heads)
-            job = self._lanes[lane_key][0][1]
-            if batch and frames + job.frames > self.batch_frames:
+        frames, most = 0, self.batch_frames
+        enough = most if self._bulk_batches > _QUIET_BATCHES else min(most, self._pace.frames_for(_OVERHEAD))
+        self._bulk_batches += 1
+        while (top := self._top(shape, now, ready)) is not None:
+            lane = top[2]
+            job = next(iter(lane.jobs))
+            bulk = self._room.held_by(job.flow) > most
+            if batch and frames + job.frames > (enough if bulk else most):
                 break
-            self._lanes[lane_key].popleft()
-            self.withdraw(job.frames)
-            batch.append(job)
+            if not bulk:
+                self._bulk_batches = 0
+            self._take(lane, job)
+            lane.flow.tag += job.frames
             frames += job.frames
-            self._virtual = max(self._virtual, tag.start)
-            following = self._head(lane_key, now)
-            if following is not None:
-                heapq.heappush(heads, (following, lane_key))
+            batch.append(job)
         self._forget_idle_flows()
         return batch
 
+    def wake(self, key: AdapterKey) -> None:
+        """Lets the jobs of an adapter that has become resident compete again."""
+        for lane in self._parked.pop(key, ()):
+            lane.parked = False
+            if lane.jobs:
+                self._compete(lane, len(lane.jobs))
+            else:
+                self._drop(lane)
+
     def remove(self, key: AdapterKey) -> list[Job]:
         """Takes every job of one adapter version out of the queue."""
-        removed = [job for lane_key in list(self._lanes) if lane_key[0] == key for _, job in self._lanes.pop(lane_key)]
-        self.withdraw(sum(job.frames for job in removed))
+        lanes = [lane for (of, _), lane in self._lanes.items() if of == key] if key in self._queued else []
+        removed = [job for lane in lanes for job in lane.jobs]
+        for job in removed:
+            self.discard(job)
+        self.wake(key)
         return removed
 
-    def drop_abandoned(self, now: float) -> None:
-        """Makes room by dropping every job that nobody waits for, wherever it stands in its lane."""
-        for lane_key, lane in list(self._lanes.items()):
-            kept = deque(item for item in lane if not item[1].abandoned(now))
-            self.withdraw(sum(job.frames for _, job in lane) - sum(job.frames for _, job in kept))
-            if kept:
-                self._lanes[lane_key] = kept
-            else:
-                del self._lanes[lane_key]
-
-    def waiting(self) -> dict[AdapterKey, AdapterVersion]:
-        """The adapter versions that have jobs queued."""
-        return {lane_key[0]: lane[0][1].version for lane_key, lane in self._lanes.items()}
-
     def observe(self, frames: int, seconds: float) -> None:
-        """Learns how fast the device drains the queue: `frames` of windows took `seconds`."""
-        rate = frames / max(seconds, 1e-6)
-        self._rate = rate if not self._rate else (1 - _RATE_SMOOTHING) * self._rate + _RATE_SMOOTHING * rate
+        """Learns how fast the device is: a batch of so many window-frames took `seconds`."""
+        self._pace.observe(frames, seconds)
 
-    def _head(self, lane_key: tuple[AdapterKey, Hashable], now: float) -> _Tag | None:
-        """Tag of a lane's first live job; drops the dead ones before it and the lane when it is empty."""
-        lane = self._lanes[lane_key]
-        while lane:
-            tag, job = lane[0]
-            if not job.abandoned(now):
-                return tag
-            lane.popleft()
-            self.withdraw(job.frames)
-        del self._lanes[lane_key]
+    def _compete(self, lane: _Lane, jobs: int) -> None:
+        """Counts jobs in that can run from now on, and sees to it that their lane has its entry."""
+        flow = lane.flow
+        if not flow.runnable:
+            flow.tag = max(flow.tag, self._virtual - int(_CREDIT_SECONDS * self._pace.rate))
+        flow.runnable += jobs
+        if not lane.entered:
+            lane.entered = True
+            self._sequence += 1
+            heapq.heappush(self._heaps.setdefault(lane.shape, []), (_tag(lane), self._sequence, lane))
+
+    def _take(self, lane: _Lane, job: Job) -> None:
+        del lane.jobs[job]
+        if not lane.parked:
+            lane.flow.runnable -= 1
+        self._queued[job.key] -= 1
+        if not self._queued[job.key]:
+            del self._queued[job.key]
+        self._room.give_back(job.flow, job.frames)
+
+    def _top(self, shape: Hashable, now: float, ready: Callable[[Job], bool]) -> _Entry | None:
+        """The entry of the first lane of `shape` that can run, its first job alive; puts right what it meets."""
+        heap = self._heaps[shape]
+        while heap:
+            tag, number, lane = heap[0]
+            while lane.jobs and (job := next(iter(lane.jobs))).abandoned(now):
+                self._take(lane, job)
+            if lane.jobs and _tag(lane) != tag:
+                heapq.heapreplace(heap, (_tag(lane), number, lane))
+            elif lane.jobs and ready(next(iter(lane.jobs))):
+                return heap[0]
+            else:
+                heapq.heappop(heap)
+                lane.entered = False
+                if lane.jobs:
+                    self._park(lane)
+                else:
+                    self._drop(lane)
+        del self._heaps[shape]
         return None
 
+    def _park(self, lane: _Lane) -> None:
+        lane.parked = True
+        lane.flow.runnable -= len(lane.jobs)
+        self._parked.setdefault(lane.key, []).append(lane)
+
+    def _drop(self, lane: _Lane) -> None:
+        del self._lanes[lane.key, lane.shape]
+
     def _forget_idle_flows(self) -> None:
-        if len(self._finish) > _FLOWS_KEPT:
-            self._finish = {flow: finish for flow, finish in self._finish.items() if finish > self._virtual}
+        """Forgets the tags that would be lifted anyway."""
+        if len(self._flows) > self._flows_kept:
+            queued = {id(lane.flow) for lane in self._lanes.values()}
+            self._flows = {
+                name: flow for name, flow in self._flows.items() if flow.tag > self._virtual or id(flow) in queued
+            }
+            self._flows_kept = max(_FLOWS_KEPT, 2 * len(self._flows))
+
+
+def _tag(lane: _Lane) -> _Tag:
+    return lane.flow.tag, next(iter(lane.jobs.values()))

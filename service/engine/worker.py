@@ -16,6 +16,7 @@ from service.engine.runner import Runner, Values
 from service.engine.scheduler import Scheduler
 from service.engine.slots import Slots, State
 from service.errors import Internal, ServiceError
+from service.registry.store import AdapterVersion
 from service.telemetry import Telemetry
 
 EXAMINE_SECONDS = 1.0  # between two looks at a device that fails
@@ -53,6 +54,7 @@ class Worker:
         self._health = health
         self._cores = torch.get_num_threads()
         self._running: Sequence[Job] = ()
+        self._cold: list[AdapterVersion] = []  # whose jobs had their turn and could not run
         self.stopping = False
 
     def work(self) -> None:
@@ -85,14 +87,14 @@ class Worker:
         """Waits for jobs that can run and leases their slots; None when the engine stops."""
         with self._changed:
             while True:
-                for key, version in self._scheduler.waiting().items():
-                    if self._slots.state(key) is State.REGISTERED:  # evicted since its jobs were queued
-                        self._loader.request(version)
                 taken = self._scheduler.next_batch(time.monotonic(), self._is_resident)
                 batch = [job for job in taken if job.future.set_running_or_notify_cancel()]
+                slots = [self._slots.lease(job.key) for job in batch]
+                while self._cold:  # evicted since their jobs were queued, or still loading
+                    self._loader.request(self._cold.pop())
                 if batch:
                     self._running = batch
-                    return batch, [self._slots.lease(job.key) for job in batch]
+                    return batch, slots
                 if taken:
                     continue
                 if self.stopping:
@@ -101,7 +103,10 @@ class Worker:
                 self._changed.wait()
 
     def _is_resident(self, job: Job) -> bool:
-        return self._slots.state(job.key) is State.RESIDENT
+        resident = self._slots.state(job.key) is State.RESIDENT
+        if not resident:
+            self._cold.append(job.version)
+        return resident
 
     def _run(self, batch: Sequence[Job], slots: Sequence[int]) -> bool:
         started = time.monotonic()

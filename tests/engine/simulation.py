@@ -1,0 +1,99 @@
+"""A device and its clients on a fake clock: the real scheduler with its admission, everything else arithmetic."""
+
+import heapq
+import random
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from service.engine.job import Job
+from service.engine.scheduler import Scheduler
+from service.errors import Overloaded
+
+ABUSER = "abuser"
+FRAMES = 128  # a request is one window of 1.28 s
+ADAPTERS, REQUESTS = 500, 10_000
+
+
+def job(name: str = "a", frames: int = 100, *, shape: int = 1, version: int = 1, deadline: float = 1e9) -> Job:
+    adapter: Any = SimpleNamespace(name=name, version=version)
+    return Job(adapter, None, 1, shape, frames, deadline)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A batch takes `fixed + rows * marginal` seconds; `batch_rows` bounds it as `--batch-seconds` does."""
+
+    name: str
+    fixed: float
+    marginal: float
+    batch_rows: int = 62
+
+    @property
+    def capacity(self) -> float:
+        """Rows a second in full batches."""
+        return self.batch_rows / (self.fixed + self.batch_rows * self.marginal)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What the neighbours of the abuser met, and what the abuser got."""
+
+    waits: list[float] = field(default_factory=list)  # seconds from arrival to answer
+    refused: int = 0
+    abuser_served: int = 0
+    abuser_refused: int = 0
+    seconds: float = 0.0
+
+    @property
+    def p99(self) -> float:
+        return sorted(self.waits)[int(0.99 * len(self.waits))]
+
+
+def simulate(device: Device, load: float, abuse: float = 0.0, queue_seconds: float = 2400.0) -> Outcome:
+    """10,000 requests for 500 adapters of Zipf popularity, and one more that sends in bursts of 50.
+
+    Args:
+        load, abuse: what the neighbours and the abuser send, as shares of the device's capacity.
+    """
+    scheduler = Scheduler(device.batch_rows * FRAMES, round(queue_seconds * 100), batch_seconds=0.2)
+    arrivals = _arrivals(device, load, abuse)
+    outcome, arrived, now = Outcome(), {}, 0.0
+    while arrivals or scheduler.admitted_frames:
+        if not scheduler.admitted_frames:
+            now = max(now, arrivals[0][0])
+        while arrivals and arrivals[0][0] <= now:
+            at, name = heapq.heappop(arrivals)
+            one = job(name, FRAMES)
+            try:
+                scheduler.admit({name: FRAMES})
+            except Overloaded:
+                outcome.refused += name != ABUSER
+                outcome.abuser_refused += name == ABUSER
+                continue
+            arrived[one] = at
+            scheduler.push(one)
+        batch = scheduler.next_batch(now, lambda _: True)
+        seconds = device.fixed + len(batch) * device.marginal
+        scheduler.observe(len(batch) * FRAMES, seconds)
+        now += seconds
+        outcome.waits += [now - arrived[one] for one in batch if one.version.name != ABUSER]
+        if arrivals:  # the backlog left at the end is nobody's concern
+            outcome.abuser_served += sum(one.version.name == ABUSER for one in batch)
+            outcome.seconds = now
+        elif len(outcome.waits) + outcome.refused == REQUESTS:
+            break
+    return outcome
+
+
+def _arrivals(device: Device, load: float, abuse: float) -> list[tuple[float, str]]:
+    generator = random.Random(1)
+    popularity = [1 / (i + 1) for i in range(ADAPTERS)]
+    clock, arrivals = 0.0, []
+    for name in generator.choices([f"adapter-{i}" for i in range(ADAPTERS)], popularity, k=REQUESTS):
+        clock += generator.expovariate(load * device.capacity)
+        arrivals.append((clock, name))
+    burst_seconds = 50 / (abuse * device.capacity) if abuse else clock + 1
+    arrivals += [(burst_seconds * i, ABUSER) for i in range(1, int(clock / burst_seconds)) for _ in range(50)]
+    heapq.heapify(arrivals)
+    return arrivals
