@@ -45,20 +45,21 @@ async def read_trial(admission: Admission) -> tuple[list[bytes], list[str]]:
     return [filled(content, clip) for clip, (_, content) in enumerate(parts)], names
 
 
-async def decode_clips(context: Context, encoded: Sequence[bytes], reservation: Reservation) -> list[Waveform]:
-    """Decodes every clip once, a few at a time so that a request of many clips does not hold up the others.
+async def decode_clips(
+    context: Context, encoded: Sequence[bytes], reservation: Reservation, flow: str
+) -> list[Waveform]:
+    """Decodes every clip once; flows take turns, so that who sends many clips does not hold up the others.
 
     Raises:
         BadAudio, AudioTooLong: with the index of the clip at fault.
     """
     loop = asyncio.get_running_loop()
-    gate = asyncio.Semaphore(context.settings.decode_threads)
     most = context.settings.max_request_seconds
     total = 0.0  # seconds of audio decoded so far
 
     async def one(clip: int, content: bytes) -> Waveform:
         nonlocal total
-        async with gate:
+        async with context.decoding.turn(flow):
             try:
                 waveform = await loop.run_in_executor(context.decoders, _decode, context, content)
                 reservation.add(waveform.samples.nbytes)

@@ -15,6 +15,7 @@ from service.api.bodies import Budget
 from service.api.keyring import Keyring
 from service.api.limits import Gate
 from service.engine.engine import Engine
+from service.engine.turns import Turns
 from service.errors import NotReady
 from service.model.spec import BackboneSpec
 from service.registry.store import Registry
@@ -58,6 +59,7 @@ class Context:
         self.keys = Keyring(settings)
         self.gate = Gate()
         self.decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        self.decoding = Turns(settings.decode_threads)  # before the decoders
         self._opener = ThreadPoolExecutor(1, thread_name_prefix="open")
         self._runtime: Runtime | None = None
         self._closed = False

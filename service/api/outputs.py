@@ -43,9 +43,14 @@ def resolve(admission: Admission, references: Sequence[str], task: TaskType) -> 
 async def infer(
     admission: Admission, encoded: Sequence[bytes], adapters: Sequence[AdapterVersion]
 ) -> tuple[list[Waveform], list[list[Outputs]]]:
-    """Every clip decoded once, and what every adapter makes of it: outputs by clip, then by adapter as asked."""
-    clips = await decode_clips(admission.context, encoded, admission.reservation)
-    return clips, await admission.runtime.engine.infer(clips, adapters, deadline=admission.deadline)
+    """Every clip decoded once, and what every adapter makes of it: outputs by clip, then by adapter as asked.
+
+    Nothing is decoded that the queue has no room for, and adapters take turns at the decoders.
+    """
+    engine = admission.runtime.engine
+    with engine.place(adapters, len(encoded)) as place:
+        clips = await decode_clips(admission.context, encoded, admission.reservation, adapters[0].name)
+        return clips, await engine.infer(clips, adapters, deadline=admission.deadline, place=place)
 
 
 def json_answer(content: bytes) -> Response:

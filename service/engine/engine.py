@@ -18,7 +18,6 @@ import torch
 
 from service.audio.features import ClipFeatures
 from service.audio.waveform import Waveform
-from service.engine.gate import Gate
 from service.engine.health import Health
 from service.engine.job import FRAME_SECONDS, flow_of, key_of
 from service.engine.loader import Loader
@@ -26,6 +25,7 @@ from service.engine.requests import Request, least_frames
 from service.engine.runner import Runner, Values
 from service.engine.scheduler import Scheduler
 from service.engine.slots import Residence, Slots, State, Tier
+from service.engine.turns import Turns
 from service.engine.worker import Worker
 from service.errors import DeadlineExceeded, NotReady
 from service.model.backbone import Backbone
@@ -94,7 +94,7 @@ class Engine:
         self._features = ThreadPoolExecutor(
             settings.decode_threads, thread_name_prefix="features", initializer=torch.set_num_threads, initargs=(1,)
         )
-        self._gate = Gate(settings.decode_threads)
+        self._turns = Turns(settings.decode_threads)
         self._health = Health(settings.device_timeout, telemetry, self._break)
         self._device = Worker(
             self._runner, self._scheduler, self._slots, self._loader, telemetry, self._changed, self._health
@@ -192,7 +192,7 @@ class Engine:
         request = Request(features, adapters, self._is_ast, deadline, self._scheduler.batch_frames)
         self._admit(request, adapters, place or Place())
         try:
-            async with self._gate.turn(flow_of(adapters[0])):
+            async with self._turns.turn(flow_of(adapters[0])):
                 await asyncio.get_running_loop().run_in_executor(self._features, request.cut_windows)
         except BaseException:
             self._give_back(request.frames)

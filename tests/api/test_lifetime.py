@@ -183,3 +183,98 @@ def test_a_device_that_hangs_turns_readiness_off(tiny_ast_dir: Path, tmp_path: P
         while service.http.get("/readyz").status_code != 200:
             time.sleep(0.02)
         assert service.http.post("/v1/classify?adapter=alpha", content=clip).status_code == 200
+
+
+class Brake:
+    """Holds the device until released; counts the batches that reach it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rows: list[int] = []
+        self.running, self.released = threading.Event(), threading.Event()
+        run = Runner.run
+
+        def slow(runner: Runner, jobs: Any, slots: Any) -> Any:
+            self.rows.append(sum(job.rows for job in jobs))
+            self.running.set()
+            assert self.released.wait(30)
+            return run(runner, jobs, slots)
+
+        monkeypatch.setattr(Runner, "run", slow)
+
+
+def queued_frames(live: Live) -> int:
+    return live.context.runtime.engine._scheduler.admitted_frames
+
+
+def wait_for_queue(live: Live, frames: int) -> None:
+    for _ in range(500):
+        if queued_frames(live) == frames:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{queued_frames(live)} frames are queued, not {frames}")
+
+
+def test_what_clients_abandon_in_the_queue_never_reaches_the_device(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sockets that close and deadlines that pass behind others: the device runs the first and the last request only."""
+    short, place = encode(noise(0.5)), urlsplit(live.url)
+    live.http.post("/v1/classify?adapter=alpha", content=short).raise_for_status()
+    brake = Brake(monkeypatch)
+    with ThreadPoolExecutor(3) as pool:
+        path = f"{live.url}/v1/classify?adapter=alpha"
+        first = pool.submit(httpx.post, path, content=short, timeout=30)
+        assert brake.running.wait(10)
+        gone = [http.client.HTTPConnection(place.hostname or "", place.port) for _ in range(4)]
+        for connection in gone:
+            connection.request("POST", "/v1/classify?adapter=alpha", short)
+        wait_for_queue(live, 4 * 64)
+        late = httpx.post(path, content=short, headers={"X-Request-Timeout-Ms": "200"})
+        assert refused(late) == (504, "deadline_exceeded")
+        last = pool.submit(httpx.post, path, content=short, timeout=30)
+        wait_for_queue(live, 5 * 64)
+        for connection in gone:
+            connection.close()
+        wait_for_queue(live, 64)
+        brake.released.set()
+        assert (first.result().status_code, last.result().status_code) == (200, 200)
+    assert brake.rows == [1, 1]
+    assert queued_frames(live) == 0
+
+
+def test_a_full_queue_refuses_before_anything_is_decoded(
+    tiny_ast_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One adapter's flood is refused without its bodies being read, and the other adapter is let in."""
+    with running(settings_for(tiny_ast_dir, tmp_path / "data", queue_seconds=64 * 4 / 100)) as service:
+        for name in ("busy", "quiet"):
+            service.publish(tmp_path, name)
+        short, place = encode(noise(0.5)), urlsplit(service.url)
+        brake = Brake(monkeypatch)
+        with ThreadPoolExecutor(4) as pool:
+            path = f"{service.url}/v1/classify?adapter="
+            accepted = [pool.submit(httpx.post, path + "busy", content=short, timeout=30)]
+            assert brake.running.wait(10)
+            wait_for_queue(service, 0)
+            for queued in (1, 2):
+                accepted.append(pool.submit(httpx.post, path + "busy", content=short, timeout=30))
+                wait_for_queue(service, queued * 64)
+            decoded = decoded_clips(service)
+            for _ in range(5):
+                with socket.create_connection((place.hostname, place.port)) as connection:
+                    connection.sendall(
+                        b"POST /v1/classify?adapter=busy HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n"
+                    )
+                    connection.settimeout(10)
+                    assert connection.recv(100).startswith(b"HTTP/1.1 429 ")
+            assert decoded_clips(service) == decoded
+            accepted.append(pool.submit(httpx.post, path + "quiet", content=short, timeout=30))
+            wait_for_queue(service, 3 * 64)
+            brake.released.set()
+            assert [answer.result().status_code for answer in accepted] == [200] * 4
+
+
+def decoded_clips(live: Live) -> str:
+    return next(
+        line for line in live.http.get("/metrics").text.splitlines() if line.startswith("ipet_decode_seconds_count")
+    )

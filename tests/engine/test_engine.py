@@ -34,7 +34,7 @@ class Bench:
         self.directory = directory
         self.registry = Registry(directory / "data", backbone.spec)
         self.telemetry = Telemetry()
-        defaults = {"adapter_slots": 3, "max_prompt_length": 16, "max_bottleneck_dim": 16}
+        defaults = {"adapter_slots": 3, "max_prompt_length": 16, "max_bottleneck_dim": 16, "batch_ms": 60_000}
         self.engine = Engine(backbone, self.registry, Settings(**{**defaults, **settings}), self.telemetry)
 
     def adapter(self, name: str, seed: int = 0, **fields: Any) -> AdapterVersion:
@@ -226,7 +226,7 @@ def test_abandoned_and_late_requests_never_reach_the_device(bench: Bench, monkey
 
 
 def test_overload(tiny_wav2vec2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench(tiny_wav2vec2, tmp_path, queue_seconds=2.0)
+    bench = Bench(tiny_wav2vec2, tmp_path, queue_seconds=4.0)
     [adapter] = bench.adapters(1)
     with pytest.raises(NotReady):
         asyncio.run(bench.engine.infer([clip()], [adapter]))

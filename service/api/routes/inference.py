@@ -41,6 +41,7 @@ async def classify(request: Request, adapter: References, top_k: TopK = 5, windo
     """Labels of one or more clips by one or more adapters; results by clip, then by adapter as asked."""
     async with admitted(request) as admission:
         adapters = resolve(admission, adapter, TaskType.CLASSIFICATION)
+        admission.runtime.engine.check(adapters)  # an overload is told before the body is read
         encoded = await read_clips(admission)
 
         async def run() -> bytes:
@@ -61,6 +62,7 @@ async def embed(request: Request, adapter: References) -> Response:
     """Voiceprints of one or more clips, of length 1, by speaker-verification adapters."""
     async with admitted(request) as admission:
         adapters = resolve(admission, adapter, TaskType.VERIFICATION)
+        admission.runtime.engine.check(adapters)  # an overload is told before the body is read
         encoded = await read_clips(admission)
 
         async def run() -> bytes:
@@ -90,6 +92,7 @@ async def score(request: Request, adapter: References) -> Response:
         if not is_multipart(request):
             body = await read_body(request, MAX_JSON_BYTES, admission.reservation)
             return json_answer(await asyncio.to_thread(_score_vectors, version, body))
+        admission.runtime.engine.check([version])
         encoded, names = await read_trial(admission)
 
         async def run() -> bytes:

@@ -3,22 +3,22 @@
 import asyncio
 import random
 
-from service.engine.gate import Gate
+from service.engine.turns import Turns
 
 
 def test_flows_take_turns() -> None:
     served: list[str] = []
 
-    async def ask(gate: Gate, flow: str) -> None:
-        async with gate.turn(flow):
+    async def ask(turns: Turns, flow: str) -> None:
+        async with turns.turn(flow):
             served.append(flow)
             await asyncio.sleep(0)
 
     async def walk() -> None:
-        gate = Gate(1)
+        turns = Turns(1)
         async with asyncio.TaskGroup() as group:
             for flow in ("busy", *["busy"] * 50, "quiet", "other", "quiet"):
-                group.create_task(ask(gate, flow))
+                group.create_task(ask(turns, flow))
 
     asyncio.run(walk())
     assert served[:6] == ["busy", "busy", "quiet", "other", "busy", "quiet"]
@@ -26,12 +26,12 @@ def test_flows_take_turns() -> None:
 
 
 def test_no_more_than_its_width_and_no_turn_is_lost() -> None:
-    """Cancelled at random moments, waiting or inside, everyone else still has a turn and the gate ends up free."""
+    """Cancelled at random moments, waiting or inside, everyone else still has a turn and they end up free."""
     inside = most = finished = 0
 
-    async def ask(gate: Gate, flow: str, generator: random.Random) -> None:
+    async def ask(turns: Turns, flow: str, generator: random.Random) -> None:
         nonlocal inside, most, finished
-        async with gate.turn(flow):
+        async with turns.turn(flow):
             inside += 1
             most = max(most, inside)
             try:
@@ -42,15 +42,15 @@ def test_no_more_than_its_width_and_no_turn_is_lost() -> None:
             finished += 1
 
     async def walk() -> int:
-        generator, gate = random.Random(0), Gate(3)
-        tasks = [asyncio.create_task(ask(gate, f"flow-{i % 7}", generator)) for i in range(400)]
+        generator, turns = random.Random(0), Turns(3)
+        tasks = [asyncio.create_task(ask(turns, f"flow-{i % 7}", generator)) for i in range(400)]
         cancelled = 0
         while not all(task.done() for task in tasks):
             cancelled += generator.choice(tasks).cancel()
             await asyncio.sleep(0)
         gone = sum(task.cancelled() for task in tasks)
         for _ in range(3):  # free again: nobody waits
-            await asyncio.wait_for(gate.turn("last").__aenter__(), 1)
+            await asyncio.wait_for(turns.turn("last").__aenter__(), 1)
         return gone
 
     gone = asyncio.run(walk())

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Gate:
+class Turns:
     """Lets `width` at a time through, one of each waiting flow in turn. Used from one event loop."""
 
     def __init__(self, width: int) -> None:
