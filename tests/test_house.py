@@ -14,7 +14,7 @@ LINES_AT_MOST = 400
 FORBIDDEN_IN_SERVICE = re.compile(
     r"\bimport pickle\b|\bpickle\.|(?<!safetensors\.)\btorch\.load\(|(?<![\w.])eval\(|(?<![\w.])exec\(|\btorch\.hub\b"
     r"|trust_remote_code=True|\bshell=True|\b(?:joblib|dill|cloudpickle|shelve|marshal)\b|\bfrom pickle\b"
-    r"|allow_pickle|\bread_pickle\b|\byaml\.(?:unsafe_|full_)?load\b|use_safetensors=False|\bos\.system\("
+    r"|\ballow_pickle\b(?!=False)|\bread_pickle\b|\byaml\.(?:unsafe_|full_)?load\b|use_safetensors=False|\bos\.system\("
 )
 FETCHES = re.compile(
     r"\b(?:import|from) (?:httpx|requests|aiohttp|urllib3|http\.client|ftplib|fsspec)\b|\burllib\.request\b|\burlopen\b"
