@@ -11,6 +11,7 @@ _PCM = tuple(
     for layout in ("u8", "s16le", "s24le", "s32le", "s64le", "f32le", "f64le", "alaw", "mulaw", "s16be", "s24be")
 )
 _JUNK_BEFORE_SYNC = 64 * 1024  # bytes: padding that writers leave between an ID3 tag and the first frame
+_MAX_TAGS = 16  # ID3 tags one behind the other; writers that do not clean up leave two
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,9 @@ def sniff(encoded: bytes) -> tuple[Container, int]:
 def _after_id3(encoded: bytes) -> int:
     """Position behind the ID3v2 tags at the front; their sizes have seven bits in each byte."""
     start = 0
-    while encoded[start : start + 3] == b"ID3" and len(encoded) >= start + 10:
+    for _ in range(_MAX_TAGS):
+        if encoded[start : start + 3] != b"ID3" or len(encoded) < start + 10:
+            break
         flags, size = encoded[start + 5], encoded[start + 6 : start + 10]
         if any(byte & 0x80 for byte in size):
             break

@@ -94,8 +94,9 @@ def decode(encoded: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> Waveform:
 
 def _decode(encoded: bytes, container: Container, limits: DecodeLimits) -> Waveform:
     options = _DEMUXER_OPTIONS | {"format_whitelist": container.demuxer} | _OPTIONS_OF.get(container, {})
+    source = Source(encoded)
     with av.open(
-        Source(encoded),
+        source,
         mode="r",
         format=container.demuxer,
         container_options=options,
@@ -110,6 +111,7 @@ def _decode(encoded: bytes, container: Container, limits: DecodeLimits) -> Wavef
         collector = _Collector(container, limits)
         for frame in _frames(opened.demux(stream), container, collector):
             collector.add(frame)
+            source.progress()
         samples = collector.finish()
     truncation.check_decoded(encoded, container, collector.produced)
     if len(samples) < MIN_SAMPLES:

@@ -1,6 +1,7 @@
 """Headers that would make FFmpeg reserve gigabytes for a small file, found before it reads them.
 
-Two such are known: sample tables of mp4, whose entries need no bytes in the file, and code books of Vorbis.
+Two such are known: sample tables of mp4, whose entries need no bytes in the file, and code books of Vorbis. Files of
+millions of empty structures, which cost seconds, are refused here too.
 Knows nothing of decoding.
 """
 
@@ -13,6 +14,8 @@ from service.audio.containers import Container
 from service.errors import BadAudio
 
 MAX_INDEX_ENTRIES = 2_000_000  # of about 24 bytes each; 300 s of AAC have 14,000
+MAX_BOXES = 100_000  # at the top of an mp4; two for each fragment
+MAX_CHUNKS = 10_000  # of a wav before its samples
 MAX_TABLES = 100_000  # tables in one file; a fragment for each frame of 300 s has 14,000
 MAX_BOOK_VALUES = 4_000_000  # floats in all code books of one stream; libvorbis writes about 200,000
 _TABLES = re.compile(rb"stsz|stz2|stts|ctts|trun|elst|iinf|iloc")
@@ -20,11 +23,13 @@ _BOOK = re.compile(rb"BCV(..)(...)", re.DOTALL)  # each code book's sync, dimens
 
 
 def check_container(encoded: bytes, container: Container) -> None:
-    """Refuse an mp4 whose tables claim more samples than any clip has.
+    """Refuse a wav of endless chunks, and an mp4 whose tables claim more samples than any clip has.
 
     Raises:
         BadAudio
     """
+    if container is Container.WAV:
+        _check_chunks(encoded)
     if container is not Container.MP4:
         return
     samples = edits = 0
@@ -45,9 +50,22 @@ def check_container(encoded: bytes, container: Container) -> None:
             )
 
 
+def _check_chunks(encoded: bytes) -> None:
+    position = 12
+    for _ in range(MAX_CHUNKS):
+        kind = encoded[position : position + 4]
+        if kind == b"data" or len(kind) < 4:
+            return
+        size = int.from_bytes(encoded[position + 4 : position + 8], "little")
+        position += 8 + size + size % 2
+    raise BadAudio(f"the wav file has more than {MAX_CHUNKS} chunks before its samples")
+
+
 def _tables(encoded: bytes) -> Iterator[re.Match[bytes]]:
     """Every place that could be a table, at any depth, outside the media itself."""
-    for start, kind, end in mp4_boxes(encoded):
+    for count, (start, kind, end) in enumerate(mp4_boxes(encoded), start=1):
+        if count > MAX_BOXES:
+            raise BadAudio(f"the mp4 file has more than {MAX_BOXES} boxes at its top")
         if kind != b"mdat":
             yield from _TABLES.finditer(encoded, start, min(end, len(encoded)))
 

@@ -1,11 +1,13 @@
-"""What a demuxer reads from: bytes in memory and nothing else, with a bound on how often it may reread them."""
+"""What a demuxer reads from: bytes in memory and nothing else, with bounds on rereading and on reading in vain."""
 
 import io
+import time
 from typing import NoReturn
 
 from service.errors import BadAudio
 
 REREADS = 8  # times that a demuxer may read the file over
+IDLE_SECONDS = 1.0  # of the processor that may pass without a frame
 CALL_BYTES = 256  # what a call costs at least: the end of the file is not free to look at
 
 
@@ -15,12 +17,24 @@ class Source(io.BytesIO):
     def __init__(self, encoded: bytes) -> None:
         super().__init__(encoded)
         self._left = REREADS * len(encoded) + 2**22
+        self._progressed = time.thread_time()
+        self._refused = False
+
+    def progress(self) -> None:
+        """Audio has come of what was read."""
+        self._progressed = time.thread_time()
 
     def read(self, size: int | None = -1, /) -> bytes:
+        if self._refused:
+            return b""  # FFmpeg asks once more before it looks at the error
         chunk = super().read(size)
         self._left -= max(len(chunk), CALL_BYTES)
         if self._left < 0:
+            self._refused = True
             raise BadAudio("the file makes its reader go over it again and again; it is damaged")
+        if time.thread_time() - self._progressed > IDLE_SECONDS:
+            self._refused = True
+            raise BadAudio("the file keeps its reader busy without any audio; it is damaged")
         return chunk
 
 
