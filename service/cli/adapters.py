@@ -1,14 +1,15 @@
 """`ipet adapters`: what a running server holds, and changing it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from service.cli import at_rest
 from service.cli.connection import DEFAULT_URL, AsJson, Key, Url, connected, fail, print_json, print_table
 
 app = typer.Typer(
-    help="List, upload, fetch and switch the adapters of a running server.",
+    help="List, upload, fetch and switch the adapters of a running server; export, import and verify a registry.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -97,6 +98,24 @@ def inspect(name: Name, url: Url = DEFAULT_URL, key: Key = None) -> None:
 
 
 @app.command()
+def history(
+    name: Name,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="The newest changes.")] = 100,
+    as_json: AsJson = False,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Show who changed an adapter, when and what, newest first; also of a deleted one."""
+    with connected(url, key) as client:
+        answer = client.history(name, limit)
+    if as_json:
+        print_json(answer)
+        return
+    rows = [[one["at"], one["actor"], one["action"], _told(one)] for one in answer["history"]]
+    print_table(["at", "who", "what", "of"], rows)
+
+
+@app.command()
 def delete(
     name: Name,
     version: Version = None,
@@ -113,3 +132,17 @@ def delete(
     with connected(url, key) as client:
         client.delete(name, version, alias)
     typer.echo(f"deleted {name}" + (f"@{version or alias}" if version or alias else ""))
+
+
+app.command("export")(at_rest.export_adapters)
+app.command("import")(at_rest.import_adapters)
+app.command()(at_rest.verify)
+
+
+def _told(change: dict[str, Any]) -> str:
+    """The alias or version that a change is about."""
+    version = "" if change["version"] is None else f"version {change['version']}"
+    if change["alias"] is None:
+        return version
+    before = "" if change["previous"] is None else f", before {change['previous']}"
+    return f"{change['alias']} {'-> ' + version if version else ''}{before}".strip()

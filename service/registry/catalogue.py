@@ -94,6 +94,10 @@ class Transaction:
         row = self.connection.execute(found).one_or_none()
         return None if row is None else _version_row(row)
 
+    def last_version(self, name: str) -> int:
+        """The newest number that was ever given, 0 for a name that was never used."""
+        return int(self.connection.scalar(select(adapters.c.last_version).where(adapters.c.name == name)) or 0)
+
     def revision(self) -> int:
         """Grows with every change."""
         return int(self.connection.scalar(select(func.max(changes.c.revision))) or 0)
@@ -107,10 +111,6 @@ class Transaction:
     def identity(self) -> str:
         """The catalogue's own id, by which a directory of objects knows it."""
         return str(self.connection.scalar(select(identity.c.id)))
-
-    def was_known(self, name: str) -> bool:
-        """Whether there ever was an adapter of this name."""
-        return self.connection.scalar(select(adapters.c.name).where(adapters.c.name == name)) is not None
 
     def was_seen(self, name: str, digest: str) -> bool:
         """Whether the adapter ever had a version of this digest, deleted or not."""
@@ -137,9 +137,8 @@ class Transaction:
 
     def add_version(self, name: str, digest: str, config: bytes, weights_bytes: int) -> int:
         """Add a version under the next number, which is returned."""
-        last = self.connection.scalar(select(adapters.c.last_version).where(adapters.c.name == name))
-        number = 1 if last is None else int(last) + 1
-        if last is None:
+        number = self.last_version(name) + 1
+        if number == 1:
             self.connection.execute(insert(adapters).values(name=name, last_version=number))
         else:
             self.connection.execute(update(adapters).where(adapters.c.name == name).values(last_version=number))
@@ -161,8 +160,7 @@ class Transaction:
         self._changed(name, Action.REPAIR, version=version, digest=digest)
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
-        previous = self._drop_alias(name, alias)
-        self.connection.execute(insert(aliases).values(name=name, alias=alias, version=version))
+        previous = self.put_alias(name, alias, version)
         self._changed(name, Action.ALIAS, version=version, alias=alias, previous=previous)
 
     def delete_alias(self, name: str, alias: str) -> None:
@@ -178,6 +176,12 @@ class Transaction:
         """Mark all versions as deleted and remove the aliases."""
         self._mark_deleted(name, [row.version for row in self.adapter(name).versions])
         self._changed(name, Action.DELETE_ADAPTER)
+
+    def put_alias(self, name: str, alias: str, version: int) -> int | None:
+        """Set an alias without an event (of an import, which brings its own); what it pointed to before."""
+        previous = self._drop_alias(name, alias)
+        self.connection.execute(insert(aliases).values(name=name, alias=alias, version=version))
+        return previous
 
     def touch(self, name: str) -> None:
         """Raise the revision for an adapter, so that whoever follows the catalogue reads it again."""

@@ -32,7 +32,8 @@ _BUSY = ("55P03", "40001", "40P01")
 class Database:
     """Transactions on one database; what `write` committed survives a crash of the machine.
 
-    Connections to SQLite live for one transaction: writes are rare, and nothing has to be closed.
+    Connections live for one transaction: those are few, none is left over from before a database went away, and
+    nothing has to be closed.
 
     Args:
         url: `sqlite:///file` or `postgresql://user:password@host/database`.
@@ -76,7 +77,7 @@ class Database:
                 yield connection
 
     def close(self) -> None:
-        """Gives the pooled connections back."""
+        """Nothing is held between transactions; for whoever wants to say that it is done."""
         self._engine.dispose()
 
     @contextmanager
@@ -124,9 +125,7 @@ def _postgresql(url: URL) -> Engine:
     try:
         return create_engine(
             url,
-            pool_pre_ping=True,
-            pool_size=4,
-            pool_timeout=BUSY_SECONDS,
+            poolclass=NullPool,
             hide_parameters=True,  # values stay out of errors, and so out of logs
             connect_args=options | dict(url.query),
         )

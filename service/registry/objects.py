@@ -59,8 +59,8 @@ class ObjectStore:
             staging.directory.rename(self.directory(staging.digest))
             sync_directory(self._objects)
 
-    def put(self, files: BundleFiles) -> None:
-        """Write a bundle durably. Raises StorageFull: no room; nothing is left behind."""
+    def stage(self, files: BundleFiles) -> Staging:
+        """Write a bundle durably, to be published. Raises StorageFull: no room; nothing is left behind."""
         staging = self.quarantine.stage()
         try:
             parts = {CONFIG_FILE: files.config, WEIGHTS_FILE: files.weights, CARD_FILE: files.card}
@@ -68,9 +68,10 @@ class ObjectStore:
                 if content is not None:
                     staging.write(name, content)
             staging.finish()
-            self.publish(staging)
-        finally:
+        except BaseException:
             staging.discard()
+            raise
+        return staging
 
     def holds(self, digest: str) -> bool:
         """Whether the bundle of a digest lies there undamaged."""

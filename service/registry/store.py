@@ -108,7 +108,6 @@ class Registry(RegistryView):
     def close(self) -> None:
         """Stop following and give back what is held."""
         self._follower.stop()
-        self._catalogue.close()
         self._objects.quarantine.close()
 
     def _catch_up(self) -> None:

@@ -81,7 +81,7 @@ class RegistryView:
             RegistryUnavailable: the database cannot be reached.
         """
         with self._catalogue.read() as transaction:
-            if not transaction.was_known(name):
+            if not transaction.last_version(name):
                 raise UnknownAdapter(f"there never was an adapter {name[:80]!a}", adapter=name[:80])
             return audit.history(transaction.connection, name, limit, before)
 

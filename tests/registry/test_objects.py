@@ -19,13 +19,17 @@ def store(tmp_path: Path) -> ObjectStore:
     return ObjectStore(tmp_path)
 
 
+def put(store: ObjectStore, files: BundleFiles) -> None:
+    store.publish(store.stage(files))
+
+
 def contents(root: Path) -> list[str]:
     """Files under `root`, but for locks."""
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path.name != ".lock")
 
 
 def test_put_and_remove(store: ObjectStore, tmp_path: Path) -> None:
-    store.put(FILES)
+    put(store, FILES)
     assert store.holds(FILES.digest)
     assert not store.holds(OTHER.digest)
     assert read_bundle(store.directory(FILES.digest)) == FILES
@@ -35,16 +39,16 @@ def test_put_and_remove(store: ObjectStore, tmp_path: Path) -> None:
 
 
 def test_put_replaces_what_is_damaged(store: ObjectStore) -> None:
-    store.put(FILES)
+    put(store, FILES)
     (store.directory(FILES.digest) / "adapter_model.safetensors").write_bytes(b"damaged")
     assert not store.holds(FILES.digest)
-    store.put(FILES)
+    put(store, FILES)
     assert store.holds(FILES.digest)
 
 
 def test_sweep_keeps_what_is_referred_to(store: ObjectStore, tmp_path: Path) -> None:
-    store.put(FILES)
-    store.put(OTHER)
+    put(store, FILES)
+    put(store, OTHER)
     (tmp_path / "incoming" / "half").mkdir()
     (tmp_path / "incoming" / "half" / "adapter_config.json").write_bytes(b"{")
     store.sweep({FILES.digest})
@@ -64,7 +68,7 @@ def test_a_failing_disk_leaves_nothing_behind(
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(error):
-        store.put(FILES)
+        put(store, FILES)
     assert contents(tmp_path) == []
 
 
@@ -72,7 +76,7 @@ def test_a_nearly_full_disk_is_left_alone(store: ObjectStore, tmp_path: Path, mo
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage(1, 1, HEADROOM_BYTES + 5))
     with pytest.raises(StorageFull, match="no room for another 6 bytes"):
-        store.put(FILES)
+        put(store, FILES)
     assert contents(tmp_path) == []
 
 
@@ -92,7 +96,7 @@ def test_only_what_the_dead_left_is_swept(store: ObjectStore, tmp_path: Path) ->
 
 
 def test_objects_know_their_catalogue(store: ObjectStore, tmp_path: Path) -> None:
-    store.put(FILES)
+    put(store, FILES)
     store.belong_to("one")
     ObjectStore(tmp_path).belong_to("one")
     with pytest.raises(Internal, match="belong to the catalogue one, the database given is two"):

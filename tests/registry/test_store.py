@@ -22,18 +22,15 @@ from service.errors import (
     WrongTask,
 )
 from service.model.spec import TaskType
-from service.registry.bundle import BundleFiles, read_weights
+from service.registry.bundle import read_weights
 from service.registry.store import Published, Registry
 from tests.registry.bundles import AST, FINGERPRINT, VERIFICATION, WAV2VEC2, bundle, fields, write_files
+from tests.registry.publishing import publish
 
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
     return Registry(tmp_path / "data", AST)
-
-
-def publish(registry: Registry, files: BundleFiles, name: str = "events", activate: bool = True) -> Published:
-    return registry.publish(name, files.config, files.weights, files.card, activate=activate)
 
 
 def objects(registry: Registry, version: Any) -> set[str]:

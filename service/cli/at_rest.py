@@ -1,0 +1,113 @@
+"""`ipet adapters export | import | verify`: on a registry's data directory and database, with or without a server."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from service.cli.connection import fail
+
+if TYPE_CHECKING:
+    from service.registry.catalogue import Catalogue
+    from service.registry.objects import ObjectStore
+
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", envvar="IPET_DATA_DIR", file_okay=False, help="As for `ipet serve`.")
+]
+DatabaseUrl = Annotated[
+    str | None, typer.Option("--database-url", envvar="IPET_DATABASE_URL", help="As for `ipet serve`.")
+]
+
+
+def export_adapters(
+    out: Annotated[Path, typer.Argument(metavar="DIR", file_okay=False, help="New directory to write.")],
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Write a whole registry to a directory: files, version numbers, aliases, history. Servers may go on."""
+    with _opened(data_dir, database_url) as (catalogue, objects), _progress("exporting") as progress:
+        from service.registry.transfer import export_registry
+
+        moved = export_registry(catalogue, objects, out, progress)
+    typer.echo(f"{moved.adapters} adapters, {moved.versions} versions in {out}")
+    if moved.damaged:
+        fail("not exported, as they are damaged: " + "; ".join(f"{one}: {why}" for one, why in moved.damaged.items()))
+
+
+def import_adapters(
+    source: Annotated[Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="What export wrote.")],
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Take over an exported registry as it was; running servers see it within a second. Again, it changes nothing."""
+    with _opened(data_dir, database_url) as (catalogue, objects), _progress("importing") as progress:
+        from service.registry.transfer import import_registry
+
+        moved = import_registry(catalogue, objects, source, progress)
+    typer.echo(f"{moved.adapters} adapters: {moved.versions} versions imported, {moved.skipped} were there")
+
+
+def verify(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Read every file of the registry and compare it with its digest; exit with 1 where one is damaged.
+
+    A config that is damaged is put back from the catalogue; weights that are damaged are not served, and come
+    back when the same bundle is pushed again.
+    """
+    with _opened(data_dir, database_url) as (catalogue, objects), _progress("reading") as progress:
+        from service.registry.inspection import inspect
+
+        with catalogue.read() as transaction:
+            rows = [row for adapter in transaction.adapters() for row in adapter.versions]
+        report = inspect(objects, _counted(rows, progress), thorough=True)
+        orphans = list(objects.orphans({row.digest for row in rows}))
+    damaged = [(row, report.damaged[row.digest]) for row in rows if row.digest in report.damaged]
+    for row, reason in damaged:
+        typer.echo(f"{row.name}@{row.version}\t{reason}")
+    typer.echo(
+        f"{report.versions} versions: {len(damaged)} damaged, {len(report.repaired)} configs put back; "
+        f"{len(orphans)} directories that no version refers to (removed when the server starts)"
+    )
+    if damaged:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _opened(data_dir: Path | None, database_url: str | None) -> Iterator[tuple["Catalogue", "ObjectStore"]]:
+    """A registry at rest; what is wrong is told in one line and ends the command with 1."""
+    from service.errors import ServiceError
+    from service.registry.catalogue import open_catalogue
+    from service.registry.objects import ObjectStore
+    from service.settings import Settings
+
+    given: dict[str, Any] = {"data_dir": data_dir, "database_url": database_url}
+    try:
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+        catalogue, objects = open_catalogue(settings), ObjectStore(settings.data_dir)
+        with catalogue.read() as transaction:
+            objects.belong_to(transaction.identity())
+        try:
+            yield catalogue, objects
+        finally:
+            objects.quarantine.close()
+    except (ServiceError, ValueError, OSError) as error:
+        fail(str(error))
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, nothing in a pipe."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _counted(rows: list[Any], progress: Callable[[int, int], None]) -> Iterator[Any]:
+    for number, row in enumerate(rows, start=1):
+        yield row
+        progress(number, len(rows))

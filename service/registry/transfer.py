@@ -1,0 +1,239 @@
+"""Export and import of whole registries: numbers, aliases, digests and history, not only the newest files.
+
+Both work on a data directory and its database, not through a server: a server's API gives no say in version
+numbers, times and history. Servers may run meanwhile; they see what is imported as they see each other's uploads.
+"""
+
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from service.errors import InvalidBundle, InvalidRequest
+from service.registry.archive import (
+    ARCHIVE_FILE,
+    Archive,
+    ArchivedAdapter,
+    ArchivedEvent,
+    ArchivedVersion,
+    read_archive,
+)
+from service.registry.audit import Event, everything, history, record, utc
+from service.registry.bundle import read_bundle, replace_file, sync_directory
+from service.registry.catalogue import Catalogue, Transaction
+from service.registry.manifest import parse_manifest
+from service.registry.objects import ObjectStore
+from service.registry.quarantine import Staging, storage
+from service.registry.tables import adapters, aliases, versions
+
+_ALL = 2**31 - 1  # events
+
+Progress = Callable[[int, int], None]  # done, of how many
+
+
+@dataclass(slots=True)
+class Moved:
+    """What an export or import did: `damaged` are versions without files, with the reason; `skipped` were there."""
+
+    adapters: int = 0
+    versions: int = 0
+    skipped: int = 0
+    damaged: dict[str, str] = field(default_factory=dict)
+
+
+def export_registry(catalogue: Catalogue, objects: ObjectStore, out: Path, progress: Progress) -> Moved:
+    """Write everything that a registry holds to a new directory; its catalogue comes last.
+
+    Raises:
+        InvalidRequest: `out` is there and not empty. StorageFull: no room.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise InvalidRequest(f"{out} is not empty; an export needs a directory of its own")
+    with catalogue.read() as transaction:
+        found = _read_all(transaction.connection)
+    moved = Moved(adapters=len(found))
+    with storage():
+        (out / "objects").mkdir(parents=True, exist_ok=True)
+    written: list[ArchivedAdapter] = []
+    for number, adapter in enumerate(found):
+        kept = [_export_version(adapter.name, version, objects, out, moved) for version in adapter.versions]
+        written.append(adapter.model_copy(update={"versions": tuple(kept)}))
+        progress(number + 1, len(found))
+    document = Archive(adapters=tuple(written)).model_dump_json(indent=1, exclude_none=True)
+    with storage():
+        sync_directory(out / "objects")
+        replace_file(out / ARCHIVE_FILE, document.encode())
+        sync_directory(out)
+    return moved
+
+
+def import_registry(catalogue: Catalogue, objects: ObjectStore, source: Path, progress: Progress) -> Moved:
+    """Take over what an export holds, one adapter after the other; again, it changes nothing.
+
+    An adapter that is there already gets the versions above its newest and the export's aliases.
+
+    Raises:
+        InvalidRequest: not an export, or a number means other bytes here; nothing is imported then.
+        InvalidBundle: files are missing or damaged. StorageFull: no room. What came before is imported.
+    """
+    archive = read_archive(source)
+    with catalogue.read() as transaction:
+        objects.belong_to(transaction.identity())
+        for adapter in archive.adapters:
+            _check_numbers(adapter, _known(transaction.connection, adapter.name))
+    moved = Moved(adapters=len(archive.adapters))
+    for number, adapter in enumerate(archive.adapters):
+        _import_adapter(catalogue, objects, source, adapter, moved)
+        progress(number + 1, len(archive.adapters))
+    return moved
+
+
+# Export
+
+
+def _export_version(
+    name: str, version: ArchivedVersion, objects: ObjectStore, out: Path, moved: Moved
+) -> ArchivedVersion:
+    if version.deleted is not None:
+        return version
+    target = out / "objects" / version.digest.removeprefix("sha256:")
+    try:
+        files = read_bundle(objects.directory(version.digest))
+        if files.digest != version.digest:
+            raise InvalidBundle(f"its digest is {files.digest}")
+    except InvalidBundle as error:
+        moved.damaged[f"{name}@{version.version}"] = error.detail
+        return version.model_copy(update={"damaged": error.detail})
+    moved.versions += 1
+    if not target.exists():
+        with storage():
+            shutil.copytree(objects.directory(version.digest), target)
+    return version
+
+
+def _read_all(connection: Connection) -> list[ArchivedAdapter]:
+    versions_of: dict[str, list[ArchivedVersion]] = defaultdict(list)
+    for row in connection.execute(select(versions).order_by(versions.c.name, versions.c.version)):
+        versions_of[row.name].append(_archived(row))
+    aliases_of: dict[str, dict[str, int]] = defaultdict(dict)
+    for row in connection.execute(select(aliases).order_by(aliases.c.alias)):
+        aliases_of[row.name][row.alias] = row.version
+    events_of: dict[str, list[ArchivedEvent]] = defaultdict(list)
+    for event in everything(connection):
+        events_of[event.name].append(_archived_event(event))
+    return sorted(
+        (
+            ArchivedAdapter(
+                name=row.name,
+                last_version=row.last_version,
+                aliases=aliases_of[row.name],
+                versions=tuple(versions_of[row.name]),
+                history=tuple(events_of[row.name]),
+            )
+            for row in connection.execute(select(adapters))
+        ),
+        key=lambda adapter: adapter.name,
+    )
+
+
+def _archived(row: Any) -> ArchivedVersion:
+    return ArchivedVersion.model_construct(
+        version=row.version,
+        digest=row.digest,
+        config=row.config,
+        weights_bytes=row.weights_bytes,
+        created=utc(row.created),
+        deleted=None if row.deleted is None else utc(row.deleted),
+    )
+
+
+def _archived_event(event: Event) -> ArchivedEvent:
+    fields = {key: value for key, value in asdict(event).items() if key not in ("id", "name")}
+    return ArchivedEvent.model_construct(**fields)
+
+
+# Import
+
+
+def _known(connection: Connection, name: str) -> dict[int, str]:
+    """Number -> digest of every version that an adapter ever had here."""
+    rows = connection.execute(select(versions.c.version, versions.c.digest).where(versions.c.name == name))
+    return {row.version: row.digest for row in rows}
+
+
+def _check_numbers(adapter: ArchivedAdapter, known: dict[int, str]) -> None:
+    for version in adapter.versions:
+        here = known.get(version.version, version.digest)
+        if here != version.digest:
+            raise InvalidRequest(
+                f"{adapter.name}@{version.version} is {here} here and {version.digest} in the export; a number "
+                "means the same bytes for good, so this export cannot be imported here"
+            )
+        parse_manifest(version.config)
+
+
+def _import_adapter(
+    catalogue: Catalogue, objects: ObjectStore, source: Path, adapter: ArchivedAdapter, moved: Moved
+) -> None:
+    """Files and rows of one adapter in one step."""
+    with catalogue.read() as transaction:
+        known = _known(transaction.connection, adapter.name)
+    newest = max(known, default=0)
+    new = [version for version in adapter.versions if version.version > newest]
+    staged = {
+        version.digest: _stage(objects, source, version)
+        for version in new
+        if version.deleted is None and version.damaged is None
+    }
+    try:
+        with catalogue.write() as transaction:
+            if _known(transaction.connection, adapter.name) != known:
+                raise InvalidRequest(f"{adapter.name} was changed meanwhile; import again")
+            for digest, staging in staged.items():
+                if not objects.holds(digest):
+                    objects.publish(staging)
+            _write_adapter(transaction, adapter, new, is_known=bool(known))
+    finally:
+        for staging in staged.values():
+            staging.discard()
+    moved.versions += len(staged)
+    moved.skipped += len(adapter.versions) - len(new)
+    moved.damaged |= {f"{adapter.name}@{one.version}": one.damaged for one in new if one.damaged is not None}
+
+
+def _stage(objects: ObjectStore, source: Path, version: ArchivedVersion) -> Staging:
+    files = read_bundle(source / "objects" / version.digest.removeprefix("sha256:"))
+    if files.digest != version.digest or files.config != version.config:
+        raise InvalidBundle(f"the export is damaged: {version.digest} has the digest {files.digest}")
+    return objects.stage(files)
+
+
+def _write_adapter(
+    transaction: Transaction, adapter: ArchivedAdapter, new: Sequence[ArchivedVersion], *, is_known: bool
+) -> None:
+    connection, name = transaction.connection, adapter.name
+    if is_known:
+        last = max(adapter.last_version, transaction.last_version(name))
+        connection.execute(update(adapters).where(adapters.c.name == name).values(last_version=last))
+    else:
+        connection.execute(insert(adapters).values(name=name, last_version=adapter.last_version))
+    if new:
+        rows = [version.model_dump(exclude={"damaged"}) | {"name": name, "config": version.config} for version in new]
+        connection.execute(insert(versions), rows)
+    here = transaction.adapter(name)
+    there = {row.version for row in here.versions}
+    for alias, version in adapter.aliases.items():
+        if version in there and here.aliases.get(alias) != version:
+            transaction.put_alias(name, alias, version)
+    seen = {_without_id(event) for event in history(connection, name, _ALL)}
+    events = [Event(name=name, **event.model_dump()) for event in adapter.history]
+    record(connection, [event for event in events if event not in seen])
+    transaction.touch(name)
+
+
+def _without_id(event: Event) -> Event:
+    return replace(event, id=None)

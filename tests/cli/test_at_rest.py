@@ -1,0 +1,65 @@
+"""`ipet adapters export | import | verify` on data directories, and the history of a running server."""
+
+import json
+from pathlib import Path
+
+from typer.testing import CliRunner, Result
+
+from service.cli import app
+from service.registry.store import Registry
+from tests.api.live import Live
+from tests.cli.test_commands import ipet
+from tests.registry.bundles import AST, bundle
+from tests.registry.publishing import publish
+
+
+def adapters(*words: object) -> Result:
+    return CliRunner().invoke(app, ["adapters", *map(str, words)], env={"IPET_DATABASE_URL": "", "IPET_DATA_DIR": ""})
+
+
+def test_a_registry_moves_and_is_verified(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "here", AST)
+    for seed in (1, 2):
+        publish(registry, bundle(seed=seed))
+    registry.close()
+    done = adapters("export", tmp_path / "out", "--data-dir", tmp_path / "here")
+    assert done.stdout == f"1 adapters, 2 versions in {tmp_path / 'out'}\n", done.output
+    done = adapters("import", tmp_path / "out", "--data-dir", tmp_path / "there")
+    assert done.stdout == "1 adapters: 2 versions imported, 0 were there\n", done.output
+    done = adapters("import", tmp_path / "out", "--data-dir", tmp_path / "there")
+    assert done.stdout == "1 adapters: 0 versions imported, 2 were there\n", done.output
+
+    done = adapters("verify", "--data-dir", tmp_path / "there")
+    assert (done.exit_code, done.stdout[:21]) == (0, "2 versions: 0 damaged")
+    there = Registry(tmp_path / "there", AST)
+    weights = there.weights_path(there.resolve("events@1"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    (there.weights_path(there.resolve("events@2")).parent / "adapter_config.json").write_bytes(b"{}")
+    done = adapters("verify", "--data-dir", tmp_path / "there")
+    assert done.exit_code == 1
+    assert done.stdout.startswith("events@1\tadapter_model.safetensors is damaged: its digest is sha256:")
+    assert "1 damaged, 1 configs put back" in done.stdout
+    verified = Registry(tmp_path / "there", AST, verify=True)
+    assert "is damaged" in (verified.problem(verified.resolve("events@1")) or "")
+    assert verified.problem(verified.resolve("events@2")) is None
+
+
+def test_faults_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    done = adapters("import", tmp_path / "out", "--data-dir", tmp_path / "data")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_history_of_an_adapter(live: Live, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        live.publish(tmp_path, "told", seed=seed)
+    rows = [line.split("\t")[1:] for line in ipet(live, "adapters", "history", "told").stdout.splitlines()]
+    assert rows == [
+        ["anonymous", "alias", "live -> version 2, before 1"],
+        ["anonymous", "upload", "version 2"],
+        ["anonymous", "alias", "live -> version 1"],
+        ["anonymous", "upload", "version 1"],
+    ]
+    assert len(json.loads(ipet(live, "adapters", "history", "told", "--limit", 1, "--json").stdout)["history"]) == 1
