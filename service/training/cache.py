@@ -28,7 +28,7 @@ class ArrayCache:
         digest = hashlib.sha256(key.encode()).hexdigest()
         path = self._folder / digest[:2] / f"{digest}.npz"
         try:
-            with np.load(path, allow_pickle=False) as kept:
+            with np.load(path) as kept:  # plain arrays only: numpy's default refuses objects
                 return {name: kept[name] for name in kept.files}
         except FileNotFoundError:
             pass

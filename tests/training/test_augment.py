@@ -138,3 +138,25 @@ def test_jitter_rolls_frames() -> None:
 def test_window_has_the_samples_of_its_frames() -> None:
     assert window_samples(128, is_ast=False) == 20_480
     assert 1 + (window_samples(128, is_ast=True) - 400) // 160 == 128
+
+
+def test_jitter_is_the_papers_noise_and_roll() -> None:
+    """U(0, 1) for each value times U(0, 1) for the clip, over 10; then a roll by -10 to 9 frames."""
+    frames = torch.arange(40.0)[:, None].repeat(1, 128)
+    rolls, levels = set(), []
+    for seed in range(200):
+        out = jittered(frames, np.random.default_rng(seed))
+        roll = int(out[0, 0].floor())
+        rolls.add((-roll) % 40)
+        noise = out - torch.roll(frames, (-roll) % 40, dims=0)
+        assert float(noise.min()) >= 0
+        assert float(noise.max()) <= 0.1
+        levels.append(float(noise.max()))
+    assert rolls == {*range(10), *range(30, 40)}  # -10 is 30 of 40
+    assert np.mean(levels) == pytest.approx(0.05, abs=0.01)
+
+
+def test_mixup_weighs_by_beta_10_10() -> None:
+    shares = [mixed_pair(CLIP[:500], CLIP[500:1000], np.random.default_rng(seed))[1] for seed in range(2000)]
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.01)
+    assert np.var(shares) == pytest.approx(1 / 84, rel=0.1)  # of Beta(10, 10)

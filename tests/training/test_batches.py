@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from service.audio.features import InputSpec, ast_windows, wav2vec2_windows
-from service.training.batches import Batches, find_noises
+from service.training.batches import Batches, Pick, find_noises
 from service.training.datasets.dataset import Clip
 from service.training.recipe import Augmentation
 from service.training.recordings import Recordings
@@ -79,3 +79,22 @@ def test_noises_of_the_report_part_are_never_found(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     found = find_noises(tmp_path / "data", ["../noise/[12]-*", "nothing/*"], frozenset({"2-b.flac"}))
     assert [path.name for path in found] == ["1-a.flac"]
+
+
+def test_mixup_is_a_chance(clips: tuple[Clip, ...]) -> None:
+    training = batches(clips, Augmentation(mixup=0.3))
+    wanted = [training.example(Pick(clip, draw))[1] for draw in range(60) for clip in range(7)]
+    assert sum(each.share < 1 for each in wanted) / len(wanted) == pytest.approx(0.3, abs=0.07)
+
+
+def test_specaugment_hides_with_zeros_before_normalisation(clips: tuple[Clip, ...]) -> None:
+    recipe = Augmentation(crop=False, time_mask=40, frequency_mask=100)
+    training = replace(batches(clips, recipe, is_ast=True), input=replace(SPEC, mean=-7.0, std=4.0))
+    plain = replace(training, augmentation=Augmentation(crop=False))
+    hidden = 0
+    for draw in range(10):
+        changed, before = training.example(Pick(0, draw))[0], plain.example(Pick(0, draw))[0]
+        differs = changed != before
+        hidden += int(differs.sum())
+        torch.testing.assert_close(changed[differs], torch.full_like(changed[differs], 7.0 / (2 * 4.0)))
+    assert hidden > 0
