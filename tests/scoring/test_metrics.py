@@ -3,7 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.scoring.metrics import accuracy, equal_error_rate, error_rates, min_dcf
+from service.scoring.metrics import (
+    accuracy,
+    equal_error_rate,
+    error_rates,
+    min_dcf,
+    threshold_at_false_accepts,
+)
 
 SCORES = st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=30)
 
@@ -61,7 +67,8 @@ def test_rates_do_not_depend_on_scale(targets: list[float], others: list[float],
 
 @given(SCORES, SCORES)
 def test_error_rates_are_monotonic(targets: list[float], others: list[float]) -> None:
-    _, misses, false_accepts = error_rates(*trials(targets, others))
+    rates = error_rates(*trials(targets, others))
+    misses, false_accepts = rates.misses, rates.false_accepts
     assert (np.diff(misses) >= 0).all()
     assert (np.diff(false_accepts) <= 0).all()
     assert (misses[0], false_accepts[0]) == (0.0, 1.0)
@@ -83,3 +90,55 @@ def test_min_dcf_known_values() -> None:
 def test_error_rates_refuse(scores: list[float], targets: list[bool]) -> None:
     with pytest.raises(ValueError, match=r"trials|finite|\[N\]"):
         error_rates(scores, targets)
+
+
+def slow_rates(scores: np.ndarray, targets: np.ndarray) -> list[tuple[float, float]]:
+    """Misses and false accepts at every score and above all of them, counted one by one."""
+    thresholds = [*sorted(set(scores)), np.inf]
+    misses = [sum(s < t for s, y in zip(scores, targets, strict=True) if y) / targets.sum() for t in thresholds]
+    false = [sum(s >= t for s, y in zip(scores, targets, strict=True) if not y) / (~targets).sum() for t in thresholds]
+    return list(zip(misses, false, strict=True))
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=20), st.lists(st.integers(-3, 4), min_size=1, max_size=20))
+def test_rates_as_counted_one_by_one(targets: list[float], others: list[float]) -> None:
+    scores, wanted = trials(targets, others)
+    counted = slow_rates(scores, wanted)
+    rates = error_rates(scores, wanted)
+    assert list(zip(rates.misses, rates.false_accepts, strict=True)) == [pytest.approx(pair) for pair in counted]
+    for c_miss in (1.0, 10.0):
+        costs = [(c_miss * 0.01 * miss + 0.99 * false) / min(c_miss * 0.01, 0.99) for miss, false in counted]
+        assert min_dcf(scores, wanted, c_miss=c_miss) == pytest.approx(min(costs))
+
+
+@given(
+    st.lists(st.integers(0, 6), min_size=1, max_size=12),
+    st.lists(st.integers(-3, 4), min_size=1, max_size=12),
+    st.integers(0, 2**31),
+)
+def test_weights_are_repetitions(targets: list[float], others: list[float], seed: int) -> None:
+    scores, wanted = trials(targets, others)
+    weights = np.random.default_rng(seed).integers(0, 3, (4, len(scores)))
+    weights[:, [0, -1]] += 1  # one target and one other trial are left
+    rates = error_rates(scores, wanted, weights)
+    found = np.stack([rates.equal()[0], rates.min_dcf(), rates.min_dcf(c_miss=10.0)], axis=1)
+    for counts, (eer, dcf_1, dcf_10) in zip(weights, found, strict=True):
+        repeated = np.repeat(scores, counts), np.repeat(wanted, counts)
+        # Thresholds that no trial is left at move no decision.
+        assert dcf_1 == pytest.approx(min_dcf(*repeated))
+        assert dcf_10 == pytest.approx(min_dcf(*repeated, c_miss=10.0))
+        assert eer == pytest.approx(equal_error_rate(*repeated)[0])
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.01, 0.1, 0.5, 1.0])
+def test_threshold_at_false_accepts_is_the_lowest(rate: float) -> None:
+    rng = np.random.default_rng(5)
+    scores, targets = trials(list(rng.normal(1, 1, 200)), list(np.round(rng.normal(0, 1, 300), 1)))
+    threshold = threshold_at_false_accepts(scores, targets, rate)
+    others = np.sort(scores[~targets])
+    assert np.mean(others >= threshold) <= rate
+    below = others[others < threshold]
+    if len(below):
+        assert np.mean(others >= below[-1]) > rate
+    with pytest.raises(ValueError, match="within 0 and 1"):
+        threshold_at_false_accepts(scores, targets, 1.1)
