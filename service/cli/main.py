@@ -115,12 +115,15 @@ def evaluate(
     backbone: Annotated[str, typer.Option(help="As for `ipet serve`.")] = "embedded",
     device: Device = "auto",
     dtype: Dtype = "auto",
+    bootstrap: Annotated[
+        int, typer.Option(min=0, help="Replicates behind the confidence intervals; 0 for none.")
+    ] = 1000,
 ) -> None:
-    """Measure a bundle on its validation split; prints JSON (accuracy, or EER and minDCF)."""
+    """Measure a bundle on its validation split; prints JSON (accuracy and mAP, or EER and minDCF)."""
     with _told():
         from service.training.evaluate import evaluate as run
 
-        print_json(run(bundle, data, backbone, device=device, dtype=dtype))
+        print_json(run(bundle, data, backbone, device=device, dtype=dtype, bootstrap=bootstrap))
 
 
 @app.command()

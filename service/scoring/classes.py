@@ -60,7 +60,7 @@ def confusion_matrix(answers: ArrayLike, targets: ArrayLike, classes: int) -> ND
     told, wanted = np.asarray(answers, dtype=np.int64), np.asarray(targets, dtype=np.int64)
     if told.ndim != 1 or told.shape != wanted.shape:
         raise ValueError(f"answers and targets must be [N] both, got {told.shape} and {wanted.shape}")
-    if len(told) and not (0 <= min(told.min(), wanted.min()) and max(told.max(), wanted.max()) < classes):
+    if len(told) and not (min(told.min(), wanted.min()) >= 0 and max(told.max(), wanted.max()) < classes):
         raise ValueError(f"answers and targets must be classes from 0 to {classes - 1}")
     return np.bincount(wanted * classes + told, minlength=classes * classes).reshape(classes, classes)
 

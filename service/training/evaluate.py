@@ -10,26 +10,36 @@ from service.model.loading import load_backbone
 from service.model.spec import TaskType
 from service.registry.bundle import read_bundle, read_weights
 from service.registry.manifest import Manifest, parse_manifest
-from service.training.datasets.dataset import BadDataset, Dataset, Report
+from service.scoring.bootstrap import REPLICATES
+from service.training.datasets.dataset import BadDataset, Dataset
 from service.training.datasets.load import guess_source, load_dataset
-from service.training.figures import answer_clips, answer_trials, class_figures, trial_figures
+from service.training.figures import measure
 from service.training.inference import Inference
 from service.training.recordings import Recordings
 from service.training.sources import Source
 
 
 def evaluate(
-    bundle: Path, data: Path, backbone: str = "embedded", *, device: str = "auto", dtype: str = "auto"
+    bundle: Path,
+    data: Path,
+    backbone: str = "embedded",
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    bootstrap: int = REPLICATES,
 ) -> dict[str, Any]:
     """Measure a bundle on the report part of a data set.
 
     Args:
         bundle: directory with the bundle's files.
         data: the data set's own folder; how it is split is what the bundle's recipe says, else the layout's default.
+        bootstrap: replicates behind the 95 % confidence intervals; 0 for none.
 
     Returns:
-        JSON-ready: for classification `accuracy`, `clips`, `per_class`; for verification by trial list (`clean`,
-        `hard`, `noise15db`, `hard_noise15db`) `eer`, `min_dcf_1`, `min_dcf_10` and what the threshold does.
+        JSON-ready: for classification `clips`, `accuracy` (unless clips have several labels), `map`, `per_class`,
+        `classes` and `confusion`; for verification by trial list (`clean`, `hard`, `noise15db`, `hard_noise15db`)
+        `eer`, `min_dcf_1`, `min_dcf_10` and what the threshold does. `intervals` and how they came about (`bootstrap`)
+        stand beside the figures.
 
     Raises:
         InvalidBundle, BackboneMismatch: the bundle cannot be used, or not on this backbone.
@@ -46,26 +56,16 @@ def evaluate(
     weights = AdapterWeights.from_tensors(manifest.adapter_spec(), tensors)
     inference = Inference(loaded, weights, manifest.input_spec())
     recordings = Recordings()
-    figures = report_figures(inference, manifest, dataset.report(), recordings)
+    measured = measure(inference, manifest, dataset.report(), recordings, bootstrap)
     return {
         "name": manifest.name,
         "digest": files.digest,
         "task_type": manifest.task_type.value,
         "backbone": {"name": loaded.spec.name, "fingerprint": loaded.spec.fingerprint, "dtype": _dtype(loaded.dtype)},
-        **figures,
+        **measured.figures,
+        **measured.detail,
         "skipped": len(recordings.faults),
     }
-
-
-def report_figures(inference: Inference, manifest: Manifest, report: Report, recordings: Recordings) -> dict[str, Any]:
-    """Figures on a report part that has been opened. Raises BadDataset where nothing of it can be read."""
-    if manifest.task_type is TaskType.VERIFICATION:
-        threshold = manifest.threshold or 0.0
-        answers = answer_trials(inference, report.trials, recordings)
-        return {each.name: trial_figures(each, threshold) for each in answers}
-    temperature = None if manifest.calibration is None else manifest.calibration.temperature
-    answered = answer_clips(inference, report.clips, recordings)
-    return class_figures(answered, manifest.labels or (), manifest.activation or "softmax", temperature or 1.0)
 
 
 def _source(manifest: Manifest, data: Path) -> Source:

@@ -1,133 +1,143 @@
-"""Figures of an adapter on clips or trials: what selection, calibration and the report are made of."""
+"""Figures of an adapter's answers, JSON-ready and rounded, with confidence intervals where asked for.
+
+`figures` are the few that a bundle carries; `detail` is what is too long for it.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.scoring.calibration import with_temperature
+from service.model.spec import TaskType
+from service.registry.manifest import Manifest
+from service.scoring.bootstrap import Bootstrap, class_intervals, trial_intervals
+from service.scoring.classes import average_precisions, class_report, confusion_matrix
 from service.scoring.metrics import accuracy, equal_error_rate, min_dcf
-from service.scoring.score import activate, cosine, mean_scores, voiceprint
-from service.training.augment import fixed_noise
-from service.training.datasets.dataset import BadDataset, Clip, Distortion, TrialList, multi_hot
+from service.training.answers import ClassAnswers, TrialAnswers, answer_clips, answer_trials
+from service.training.datasets.dataset import Report
 from service.training.inference import Inference
-from service.training.recordings import Recordings, Samples
+from service.training.recordings import Recordings
 
 DECIMALS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class ClassAnswers:
-    """Raw outputs for readable clips."""
+class Measured:
+    """Figures of a part.
 
-    logits: list[NDArray[np.float32]]  # one [W, C] for each clip
-    targets: NDArray[np.int64]  # [N], the first label of each
-    hot: NDArray[np.bool_]  # [N, C], every label
+    Args:
+        figures: for verification by trial list.
+        detail: per class and, where a clip has one label, the confusion matrix.
+        trials: the answers themselves, for a DET curve.
+    """
 
-    def scores(self, activation: Literal["softmax", "sigmoid"], temperature: float = 1.0) -> NDArray[np.float32]:
-        """Class scores of the clips `[N, C]`, as the server answers them."""
-        return np.stack(
-            [mean_scores(activate(with_temperature(windows, temperature), activation)) for windows in self.logits]
-        )
-
-    def mean_logits(self) -> NDArray[np.float32]:
-        """Logits averaged over windows `[N, C]`, for fitting a temperature."""
-        return np.stack([windows.mean(axis=0) for windows in self.logits])
+    figures: Mapping[str, Any]
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    trials: Sequence[TrialAnswers] = ()
 
 
-def answer_clips(inference: Inference, clips: Sequence[Clip], recordings: Recordings) -> ClassAnswers:
-    """Raw outputs for every readable clip. Raises BadDataset where none is."""
-    readable = set(recordings.readable(clip.path for clip in clips))
-    kept = [clip for clip in clips if clip.path in readable]
-    if not kept:
-        raise BadDataset(f"none of {len(clips)} clips could be read")
-    logits = list(inference(recordings.samples(clip.path) for clip in kept))
-    return ClassAnswers(logits, np.array([clip.target for clip in kept]), multi_hot(kept, logits[0].shape[1]))
+def measure(
+    inference: Inference, manifest: Manifest, report: Report, recordings: Recordings, bootstrap: int
+) -> Measured:
+    """Figures on a report part that has been opened. Raises BadDataset where nothing of it can be read."""
+    if manifest.task_type is TaskType.VERIFICATION:
+        threshold = manifest.threshold or 0.0
+        trials = answer_trials(inference, report.trials, recordings)
+        return Measured({each.name: trial_figures(each, threshold, bootstrap) for each in trials}, trials=trials)
+    temperature = None if manifest.calibration is None else manifest.calibration.temperature
+    labels, activation = manifest.labels or (), manifest.activation or "softmax"
+    clips = answer_clips(inference, report.clips, recordings)
+    figures = class_figures(clips, labels, activation, temperature or 1.0, bootstrap)
+    return Measured(figures, class_detail(clips, labels, activation, temperature or 1.0))
 
 
 def class_figures(
+    answers: ClassAnswers,
+    labels: Sequence[str],
+    activation: Literal["softmax", "sigmoid"],
+    temperature: float,
+    bootstrap: int = 0,
+) -> dict[str, Any]:
+    """Accuracy and mean average precision, over all and by class, and how confident the answers are on average.
+
+    Where clips have several labels there is no accuracy, and `per_class` is the average precision.
+    """
+    scores = answers.scores(activation, temperature)
+    precisions = average_precisions(scores, answers.hot)
+    present = answers.hot.sum(axis=0) > 0
+    figures: dict[str, Any] = {"clips": len(answers.targets)}
+    if answers.multi_label:
+        per_class = precisions
+    else:
+        figures["accuracy"] = _rounded(accuracy(scores, answers.targets))
+        per_class = class_report(_said(answers, scores), answers.hot).recall
+    figures["map"] = _rounded(precisions[present].mean())
+    figures["mean_confidence"] = _rounded(scores.max(axis=1).mean())
+    if bootstrap:
+        found = class_intervals(scores, answers.hot, answers.targets, bootstrap)
+        figures |= _intervals(found, tuple(name for name in ("accuracy", "map") if name in figures))
+    figures["per_class"] = {
+        label: _rounded(value) for label, value, there in zip(labels, per_class, present, strict=True) if there
+    }
+    return figures
+
+
+def class_detail(
     answers: ClassAnswers, labels: Sequence[str], activation: Literal["softmax", "sigmoid"], temperature: float
 ) -> dict[str, Any]:
-    """Accuracy, over all clips and for each class, and how confident the answers are on average."""
+    """`classes` with precision, recall, F1, average precision; `confusion` where a clip has one label."""
     scores = answers.scores(activation, temperature)
-    per_class = {
-        label: round(accuracy(scores[answers.targets == target], answers.targets[answers.targets == target]), DECIMALS)
-        for target, label in enumerate(labels)
-        if (answers.targets == target).any()
+    precisions = average_precisions(scores, answers.hot)
+    report = class_report(_said(answers, scores), answers.hot)
+    classes = {
+        label: {
+            "clips": int(report.support[index]),
+            "precision": _rounded(report.precision[index]),
+            "recall": _rounded(report.recall[index]),
+            "f1": _rounded(report.f1[index]),
+            "average_precision": _rounded(precisions[index]) if report.support[index] else None,
+        }
+        for index, label in enumerate(labels)
     }
-    return {
-        "clips": len(answers.targets),
-        "accuracy": round(accuracy(scores, answers.targets), DECIMALS),
-        "mean_confidence": round(float(scores.max(axis=1).mean()), DECIMALS),
-        "per_class": per_class,
-    }
+    if answers.multi_label:
+        return {"classes": classes}
+    counts = confusion_matrix(scores.argmax(axis=1), answers.targets, len(labels))
+    return {"classes": classes, "confusion": {"labels": list(labels), "counts": counts.tolist()}}
 
 
-@dataclass(frozen=True, slots=True)
-class TrialAnswers:
-    """Scores of the trials whose clips are readable."""
-
-    name: str
-    scores: NDArray[np.float64]  # [N]
-    targets: NDArray[np.bool_]  # [N], one speaker?
-    left_out: int  # trials
-
-
-def answer_trials(inference: Inference, lists: Sequence[TrialList], recordings: Recordings) -> list[TrialAnswers]:
-    """Cosine of every trial's two voiceprints, each clip under each condition being heard once.
-
-    Raises:
-        BadDataset: no trial of a list is left, or a noise of the fixed condition cannot be read.
-    """
-    noises = {distortion.noise for trials in lists for distortion in trials.distortions.values()}
-    readable = set(recordings.readable([*(path for trials in lists for path in trials.paths), *noises]))
-    lost = noises - readable
-    if lost:
-        raise BadDataset(f"noise file {min(lost)} of the fixed condition cannot be read ({len(lost)} such files)")
-    heard = dict.fromkeys(
-        (path, trials.distortions.get(path)) for trials in lists for path in trials.paths if path in readable
-    )
-    answers = inference(_distorted(path, distortion, recordings) for path, distortion in heard)
-    prints = {key: voiceprint(windows) for key, windows in zip(heard, answers, strict=True)}
-    return [_scored(trials, prints) for trials in lists]
-
-
-def _scored(trials: TrialList, prints: Mapping[tuple[Path, Distortion | None], NDArray[np.float32]]) -> TrialAnswers:
-    def print_of(path: Path) -> NDArray[np.float32] | None:
-        return prints.get((path, trials.distortions.get(path)))
-
-    scores, targets = [], []
-    for trial in trials.trials:
-        left, right = print_of(trial.left), print_of(trial.right)
-        if left is not None and right is not None:
-            scores.append(cosine(left, right))
-            targets.append(trial.same)
-    if not scores:
-        raise BadDataset(f"none of the {len(trials.trials)} trials of {trials.name!r} has both clips readable")
-    return TrialAnswers(trials.name, np.array(scores), np.array(targets), len(trials.trials) - len(scores))
-
-
-def _distorted(path: Path, distortion: Distortion | None, recordings: Recordings) -> Samples:
-    samples = recordings.samples(path)
-    if distortion is None:
-        return samples
-    noise = recordings.samples(distortion.noise)
-    return fixed_noise(samples, noise, distortion.offset, distortion.snr_db, distortion.eq_a)
-
-
-def trial_figures(answers: TrialAnswers, threshold: float) -> dict[str, Any]:
+def trial_figures(answers: TrialAnswers, threshold: float, bootstrap: int = 0) -> dict[str, Any]:
     """EER, minDCF (p 0.01, C_miss 1 and 10, normalised), and what the bundle's threshold does here."""
     scores, targets = answers.scores, answers.targets
-    eer, _ = equal_error_rate(scores, targets)
-    return {
+    figures: dict[str, Any] = {
         "trials": len(scores),
         "left_out": answers.left_out,
-        "eer": round(eer, DECIMALS),
-        "min_dcf_1": round(min_dcf(scores, targets), DECIMALS),
-        "min_dcf_10": round(min_dcf(scores, targets, c_miss=10.0), DECIMALS),
-        "miss_at_threshold": round(float(np.mean(scores[targets] < threshold)), DECIMALS),
-        "false_accept_at_threshold": round(float(np.mean(scores[~targets] >= threshold)), DECIMALS),
+        "eer": _rounded(equal_error_rate(scores, targets)[0]),
+        "min_dcf_1": _rounded(min_dcf(scores, targets)),
+        "min_dcf_10": _rounded(min_dcf(scores, targets, c_miss=10.0)),
+        "miss_at_threshold": _rounded(np.mean(scores[targets] < threshold)),
+        "false_accept_at_threshold": _rounded(np.mean(scores[~targets] >= threshold)),
     }
+    if bootstrap:
+        found = trial_intervals(scores, targets, answers.speakers, bootstrap)
+        figures |= _intervals(found, ("eer", "min_dcf_1", "min_dcf_10"))
+    return figures
+
+
+def _said(answers: ClassAnswers, scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which classes are said `[N, C]`: the best one, or all of one half or more where a clip has several labels."""
+    if answers.multi_label:
+        return np.asarray(scores >= 0.5)
+    said: NDArray[np.bool_] = np.eye(scores.shape[1], dtype=np.bool_)[scores.argmax(axis=1)]
+    return said
+
+
+def _intervals(found: Bootstrap, names: tuple[str, ...]) -> dict[str, Any]:
+    intervals = {name: [_rounded(end) for end in found.intervals[name]] for name in names if name in found.intervals}
+    how = {"level": found.level, "replicates": found.replicates, "resampled": found.resampled}
+    return {"intervals": intervals, "bootstrap": how}
+
+
+def _rounded(value: float | np.floating[Any]) -> float:
+    return round(float(value), DECIMALS)

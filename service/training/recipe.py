@@ -79,6 +79,14 @@ class Loss(Section):
     scale: Positive = Field(default=30.0, description="am_softmax and aam_softmax.")
 
 
+class CalibrationSection(Section):
+    """What is chosen on the selection part beside the epoch."""
+
+    false_accept_rate: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="Verification: the threshold keeps to it; without, it is that of the EER."
+    )
+
+
 class Augmentation(Section):
     """Each is off at its default. Chances are per clip; ratios and levels are in decibels."""
 
@@ -128,6 +136,7 @@ class Recipe(Section):
     optimiser: Optimiser = Optimiser()
     loss: Loss = Loss()
     augment: Augmentation = Augmentation()
+    calibration: CalibrationSection = CalibrationSection()
 
     @property
     def task_type(self) -> TaskType:
@@ -145,6 +154,8 @@ class Recipe(Section):
         allowed = SPEAKER_LOSSES if speakers else CLASS_LOSSES
         if self.loss.kind not in allowed:
             raise ValueError(f"loss.kind {self.loss.kind!r} does not go with {self.task}; use {', '.join(allowed)}")
+        if self.calibration.false_accept_rate is not None and not speakers:
+            raise ValueError("calibration.false_accept_rate does not go with classification")
         return self
 
     @model_validator(mode="after")

@@ -7,6 +7,11 @@ from typing import Any
 from service.training.recipe import AdapterSection, Recipe
 
 NAMED_FAULTS = 10  # faulty files named in a card
+_PICTURES = {
+    "training.png": "Loss and selection figure by epoch",
+    "confusion.png": "Confusion matrix of the report part",
+    "det.png": "Detection error trade-off of the report part",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,7 @@ class CardFacts:
     faults: Mapping[str, str]  # file name -> reason
     metrics: Mapping[str, Any]
     settled: Mapping[str, Any]
+    pictures: Sequence[str] | None = ()  # files beside the card; None where there was nothing to draw with
 
 
 def model_card(recipe: Recipe, facts: CardFacts) -> str:
@@ -51,6 +57,7 @@ def model_card(recipe: Recipe, facts: CardFacts) -> str:
         _method(recipe, facts),
         _figures(facts),
         _epochs(facts),
+        _pictures(facts),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -128,21 +135,40 @@ def _backbone_state(recipe: Recipe) -> str:
 
 
 def _figures(facts: CardFacts) -> str:
-    lines = ["## Figures", ""]
-    rows = [(name, str(value)) for name, value in _flat(facts.metrics) if ".per_class." not in name]
-    lines += _table(("figure", "value"), rows)
+    flat = dict(_flat(facts.metrics))
+    intervals = {name.replace(".intervals.", "."): value for name, value in flat.items() if ".intervals." in name}
+    aside = (".intervals.", ".bootstrap.", ".per_class.")
+    rows = [
+        (name, str(value), _span(intervals.get(name)))
+        for name, value in flat.items()
+        if not any(part in name for part in aside)
+    ]
+    lines = ["## Figures", "", *_table(("figure", "value", "95 % interval"), rows)]
+    resampled = {value for name, value in flat.items() if name.endswith(".bootstrap.resampled")}
+    if resampled:
+        lines += ["", f"Intervals: percentile bootstrap over the report part's {' or '.join(sorted(resampled))}."]
     if facts.settled:
         lines += ["", *_table(("stored in the bundle", "value"), [(n, str(v)) for n, v in _flat(facts.settled)])]
-    per_class = [(name.split(".per_class.")[1], v) for name, v in _flat(facts.metrics) if ".per_class." in name]
+    per_class = [(name.split(".per_class.")[1], str(v)) for name, v in flat.items() if ".per_class." in name]
     if per_class:
-        rows = [(label, str(value)) for label, value in per_class]
-        lines += ["", *_table(("class", "accuracy on the report part"), rows)]
+        figure = "accuracy" if "report.accuracy" in flat else "average precision"
+        lines += ["", *_table(("class", f"{figure} on the report part"), per_class)]
     return "\n".join(lines)
+
+
+def _span(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
 
 
 def _epochs(facts: CardFacts) -> str:
     rows = [(str(each.epoch), f"{each.loss:.4f}", f"{each.figure:.4f}") for each in facts.epochs]
     return "\n".join(["## Training", "", *_table(("epoch", "loss", f"selection {facts.figure}"), rows)])
+
+
+def _pictures(facts: CardFacts) -> str:
+    if facts.pictures is None:
+        return "Pictures are left out: matplotlib was not installed (`pip install 'ipet-serve[train]'`)."
+    return "\n\n".join(f"![{_PICTURES.get(name, name)}]({name})" for name in facts.pictures)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

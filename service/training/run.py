@@ -14,12 +14,12 @@ from service.model.backbone import Backbone
 from service.model.spec import ModelType
 from service.model.trainable import TrainableBackbone
 from service.registry.manifest import Manifest
+from service.scoring.bootstrap import REPLICATES
 from service.training.batches import Batches
 from service.training.cache import ArrayCache
 from service.training.checkpoint import CHECKPOINT, load_progress, save_progress
 from service.training.checkpoint import Progress as RunProgress
 from service.training.datasets.dataset import Clip
-from service.training.evaluate import report_figures
 from service.training.export import (
     BACKBONE_FOLDER,
     Export,
@@ -29,8 +29,10 @@ from service.training.export import (
     export_bundle,
     original_name,
 )
+from service.training.figures import Measured, measure
 from service.training.fit import Fit
 from service.training.inference import Inference
+from service.training.outcome import leave_figures, leave_pictures
 from service.training.preparation import Prepared
 from service.training.ranks import Ranks
 from service.training.recipe import Recipe
@@ -85,7 +87,8 @@ class Run:
         self._judge: Judge
         if self._dataset.verification:
             kept = prepared.kept_noises
-            self._judge = TrialJudge(self._dataset.selection, kept, recipe.seed, self._recordings)
+            rate = recipe.calibration.false_accept_rate
+            self._judge = TrialJudge(self._dataset.selection, kept, recipe.seed, self._recordings, rate)
         else:
             self._judge = ClassJudge(self._dataset.selection, self._labels, recipe.activation, self._recordings)
 
@@ -104,9 +107,10 @@ class Run:
             best = self._refit(progress)
         manifest = self._write(best, settled, metrics, counts, progress)  # kept should the report part be unreadable
         if report:
-            found = report_figures(self._inference(best), manifest, self._dataset.report(), self._recordings)
-            metrics["report"] = found
-            manifest = self._write(best, settled, metrics, counts, progress)
+            inference, opened = self._inference(best), self._dataset.report()
+            measured = measure(inference, manifest, opened, self._recordings, REPLICATES)
+            metrics["report"] = dict(measured.figures)
+            manifest = self._write(best, settled, metrics, counts, progress, measured)
         if self._ranks.is_main:
             (self._out / CHECKPOINT).unlink(missing_ok=True)
         skipped = len(self._recordings.faults)
@@ -199,14 +203,16 @@ class Run:
         metrics: dict[str, Any],
         counts: dict[str, int],
         progress: RunProgress,
+        report: Measured | None = None,
     ) -> Manifest:
-        """Write the bundle, and before it the backbone where that was trained."""
+        """Write the bundle, and before it what stands beside: the backbone where that was trained, the pictures."""
         spec = self._backbone.spec
         if best.backbone is not None and self._trainable is not None:
             spec = replace(spec, fingerprint=self._trainable.fingerprint(best.backbone))
             if self._ranks.is_main:
                 self._trainable.save(best.backbone, self._out / BACKBONE_FOLDER)
         chosen, recipe = progress.chosen, self._recipe
+        seconds = time.monotonic() - self._started
         facts = CardFacts(
             backbone=original_name(recipe),
             fingerprint=spec.fingerprint,
@@ -215,15 +221,25 @@ class Run:
             epochs=progress.figures,
             figure=self._judge.figure,
             chosen_epoch=chosen,
-            seconds=time.monotonic() - self._started,
+            seconds=seconds,
             faults={path.name: reason for path, reason in self._recordings.faults.items()},
             metrics=metrics,
             settled=settled,
+            pictures=self._leave_figures(progress, report or Measured({}), seconds),
         )
         training = {"recipe": recipe.model_dump(mode="json"), "epoch": chosen, "parameters": counts}
         export = Export(best.weights, settled, metrics, training)
         out = self._out if self._ranks.is_main else None
         return export_bundle(out, recipe, spec, self._labels, export, model_card(recipe, facts))
+
+    def _leave_figures(self, progress: RunProgress, report: Measured, seconds: float) -> tuple[str, ...] | None:
+        """Write what a card shows and a comparison reads; names of the pictures, None without matplotlib."""
+        if not self._ranks.is_main:
+            return ()
+        self._out.mkdir(parents=True, exist_ok=True)
+        told = (self._out, progress.figures, self._judge.figure, progress.chosen, report)
+        leave_figures(*told, seconds)
+        return leave_pictures(*told)
 
     def _counts(self, metrics: dict[str, Any]) -> dict[str, int]:
         dataset = self._dataset

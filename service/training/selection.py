@@ -16,18 +16,12 @@ from service.scoring.calibration import (
     fit_temperature,
     negative_log_likelihood,
 )
-from service.scoring.metrics import accuracy, equal_error_rate
+from service.scoring.classes import mean_average_precision
+from service.scoring.metrics import accuracy, equal_error_rate, threshold_at_false_accepts
+from service.training.answers import ClassAnswers, TrialAnswers, answer_clips, answer_trials
 from service.training.datasets.dataset import Clip, Distortion, TrialList
 from service.training.datasets.trials import selection_trials
-from service.training.figures import (
-    DECIMALS,
-    ClassAnswers,
-    TrialAnswers,
-    answer_clips,
-    answer_trials,
-    class_figures,
-    trial_figures,
-)
+from service.training.figures import DECIMALS, class_figures, trial_figures
 from service.training.inference import Inference
 from service.training.recordings import Recordings
 
@@ -47,13 +41,11 @@ class Judge(ABC):
 
     @abstractmethod
     def settle(self, inference: Inference, calibrate: bool) -> dict[str, Any]:
-        """Manifest fields (`threshold`, `calibration`) and, under `metrics`, the selection part's figures."""
+        """Manifest fields (`threshold`, `operating_points`, `calibration`) and, under `metrics`, the part's figures."""
 
 
 class ClassJudge(Judge):
-    """Accuracy, ties broken by cross entropy."""
-
-    figure = "accuracy"
+    """Accuracy, or mean average precision where clips have several labels; ties broken by cross entropy."""
 
     def __init__(
         self,
@@ -62,6 +54,7 @@ class ClassJudge(Judge):
         activation: Literal["softmax", "sigmoid"],
         recordings: Recordings,
     ) -> None:
+        self.figure = "mAP" if any(clip.also for clip in clips) else "accuracy"
         self._clips = clips
         self._labels = labels
         self._activation = activation
@@ -69,7 +62,10 @@ class ClassJudge(Judge):
 
     def judge(self, inference: Inference) -> tuple[float, float]:
         answers = self._answers(inference)
-        return accuracy(answers.scores(self._activation), answers.targets), -self._loss(answers)
+        scores = answers.scores(self._activation)
+        if answers.multi_label:
+            return mean_average_precision(scores, answers.hot), -self._loss(answers)
+        return accuracy(scores, answers.targets), -self._loss(answers)
 
     def settle(self, inference: Inference, calibrate: bool) -> dict[str, Any]:
         answers = self._answers(inference)
@@ -97,16 +93,28 @@ class ClassJudge(Judge):
 
 
 class TrialJudge(Judge):
-    """Mean equal error rate of the clean trials and, where there are noises, of noisy ones."""
+    """Mean equal error rate of the clean trials and, where there are noises, of noisy ones.
+
+    The threshold is that of the equal error rate or, where a false-accept rate is given, the lowest one that keeps to
+    it; both are told as operating points.
+    """
 
     figure = "1 - EER"
 
-    def __init__(self, clips: Sequence[Clip], noises: Sequence[Path], seed: int, recordings: Recordings) -> None:
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        noises: Sequence[Path],
+        seed: int,
+        recordings: Recordings,
+        false_accept_rate: float | None = None,
+    ) -> None:
         clean = selection_trials(tuple(clips), "clean")
         self._lists = [clean]
         if noises:
             self._lists.append(TrialList("noisy", clean.trials, _distortions(clean.paths, noises, seed)))
         self._recordings = recordings
+        self._false_accept_rate = false_accept_rate
 
     def judge(self, inference: Inference) -> tuple[float, float]:
         answers = self._answers(inference)
@@ -118,8 +126,12 @@ class TrialJudge(Judge):
         answers = self._answers(inference)
         scores = np.concatenate([each.scores for each in answers])
         targets = np.concatenate([each.targets for each in answers])
-        threshold = round(float(np.clip(equal_error_rate(scores, targets)[1], -1.0, 1.0)), DECIMALS)
-        fields: dict[str, Any] = {"threshold": threshold}
+        points = {"equal_error": _threshold(equal_error_rate(scores, targets)[1])}
+        if self._false_accept_rate is not None:
+            found = threshold_at_false_accepts(scores, targets, self._false_accept_rate)
+            points[f"false_accept_{self._false_accept_rate:g}"] = _threshold(found)
+        threshold = list(points.values())[-1]
+        fields: dict[str, Any] = {"threshold": threshold, "operating_points": points}
         if calibrate:
             slope, intercept = fit_logistic(scores, targets)
             fields["calibration"] = {"slope": round(slope, DECIMALS), "intercept": round(intercept, DECIMALS)}
@@ -127,6 +139,10 @@ class TrialJudge(Judge):
 
     def _answers(self, inference: Inference) -> list[TrialAnswers]:
         return answer_trials(inference, self._lists, self._recordings)
+
+
+def _threshold(score: float) -> float:
+    return round(float(np.clip(score, -1.0, 1.0)), DECIMALS)
 
 
 def split_noises(noises: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:

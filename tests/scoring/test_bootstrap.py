@@ -13,9 +13,7 @@ def clips(count: int, right: float, seed: int = 0) -> tuple[np.ndarray, np.ndarr
     return np.eye(2)[answers], np.eye(2, dtype=bool)[targets], targets
 
 
-def speaker_trials(
-    speakers: int, seed: int, spread: float, each: int = 4
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def speaker_trials(speakers: int, seed: int, spread: float, each: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every pair of speakers once and so many target trials of each, whose level is the speakers' own."""
     rng = np.random.default_rng(seed)
     level = rng.normal(0, spread, speakers)

@@ -65,6 +65,10 @@ def test_keywords_are_learnt(write_recipe: WriteRecipe, tiny_wav2vec2_dir: Path,
     assert result.manifest.labels == ("up", "zero", "zoom in")
     measured = evaluate(out, data, str(tiny_wav2vec2_dir), device="cpu", dtype="float32")
     assert {key: measured[key] for key in result.metrics["report"]} == result.metrics["report"]
+    card = (out / "README.md").read_text()
+    assert all(f"]({name}.png)" in card and (out / f"{name}.png").is_file() for name in ("training", "confusion"))
+    low, high = result.metrics["report"]["intervals"]["accuracy"]
+    assert f"| report.accuracy | {result.metrics['report']['accuracy']} | {low:.4f} to {high:.4f} |" in card
 
 
 def test_ast_learns_sound_events(write_recipe: WriteRecipe, tiny_ast_dir: Path, tmp_path: Path) -> None:
@@ -106,6 +110,8 @@ def test_speakers_are_told_apart(write_recipe: WriteRecipe, tiny_wav2vec2_dir: P
     assert calibration.slope > 0
     measured = evaluate(out, data, str(tiny_wav2vec2_dir), device="cpu", dtype="float32")
     assert {name: measured[name] for name in report} == report
+    assert (out / "det.png").is_file()
+    assert "](det.png)" in (out / "README.md").read_text()
 
 
 def test_parts_of_version_2_are_trained_and_exported(

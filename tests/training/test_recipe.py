@@ -47,6 +47,8 @@ def test_all_windows_have_a_word() -> None:
         ({"loss": {"kind": "am_softmax"}}, "does not go with classification"),
         ({"data": {"kind": "esc", "report_fold": 2}}, "report_fold 2"),
         ({"data": {"kind": "esc", "selection_fold": 4}}, "selection_fold 4"),
+        ({"calibration": {"false_accept_rate": 0.01}}, "does not go with classification"),
+        ({"calibration": {"false_accept_rate": 0}}, "calibration.false_accept_rate"),
         ({"adapter": {"prompt_length": 129}}, "adapter.prompt_length"),
     ],
 )

@@ -7,8 +7,9 @@ from service.audio.features import InputSpec
 from service.model.adapter import random_adapter
 from service.model.backbone import Backbone
 from service.model.spec import TaskType
+from service.training.answers import ClassAnswers, answer_trials
 from service.training.datasets.load import load_dataset
-from service.training.figures import ClassAnswers, answer_trials, class_figures, trial_figures
+from service.training.figures import class_figures, trial_figures
 from service.training.inference import Inference
 from service.training.recordings import Recordings
 from service.training.selection import ClassJudge, TrialJudge, split_noises
@@ -44,6 +45,18 @@ def test_trial_judge_hears_noise_too(tiny_wav2vec2: Backbone, tmp_path: Path) ->
     # The threshold is where misses and false accepts meet over both lists.
     gaps = [each["miss_at_threshold"] - each["false_accept_at_threshold"] for each in settled["metrics"].values()]
     assert sum(gaps) == pytest.approx(0.0, abs=0.1)
+
+
+def test_threshold_keeps_to_a_false_accept_rate(tiny_wav2vec2: Backbone, tmp_path: Path) -> None:
+    dataset = load_dataset(make_speakers(tmp_path / "data"), SpeakerSource(kind="speakers", selection_speakers=2))
+    answering = inference(tiny_wav2vec2, 8, TaskType.VERIFICATION)
+    plain = TrialJudge(dataset.selection, (), 0, Recordings()).settle(answering, calibrate=False)
+    strict = TrialJudge(dataset.selection, (), 0, Recordings(), 0.01).settle(answering, calibrate=True)
+    assert plain["operating_points"] == {"equal_error": plain["threshold"]}
+    points = {"equal_error": plain["threshold"], "false_accept_0.01": strict["threshold"]}
+    assert strict["operating_points"] == points
+    assert strict["metrics"]["clean"]["false_accept_at_threshold"] <= 0.01
+    assert strict["calibration"]["slope"] > 0
 
 
 def test_noises_of_selection_are_not_trained_on() -> None:

@@ -1,7 +1,10 @@
 """Lists of verification trials: `label path1 path2`, 1 where one speaker is heard twice. Opens no audio."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from service.training.datasets.dataset import BadDataset, Clip, Trial, TrialList, read_lines
 
@@ -24,3 +27,25 @@ def selection_trials(clips: tuple[Clip, ...], name: str = "selection") -> TrialL
         for right in clips[index + 1 :]
     )
     return TrialList(name, trials)
+
+
+def speakers_of(trials: Sequence[Trial]) -> NDArray[np.int64]:
+    """Numbers from 0 of the speakers on both sides of each trial: `[N, 2]`.
+
+    Lists name no speakers. Clips that a target trial joins are of one speaker, directly or through others; a clip in
+    no target trial counts as a speaker of its own.
+    """
+    above: dict[Path, Path] = {}
+
+    def root(path: Path) -> Path:
+        while (parent := above.setdefault(path, path)) != path:
+            above[path] = above[parent]  # halves the way for the next one
+            path = parent
+        return path
+
+    for trial in trials:
+        if trial.same:
+            above[root(trial.left)] = root(trial.right)
+    numbers: dict[Path, int] = {}
+    pairs = [[numbers.setdefault(root(path), len(numbers)) for path in (t.left, t.right)] for t in trials]
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2)

@@ -1,0 +1,106 @@
+"""An adapter's answers to clips or trials, which selection, calibration and the report measure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.scoring.calibration import with_temperature
+from service.scoring.score import activate, cosine, mean_scores, voiceprint
+from service.training.augment import fixed_noise
+from service.training.datasets.dataset import BadDataset, Clip, Distortion, TrialList, multi_hot
+from service.training.datasets.trials import speakers_of
+from service.training.inference import Inference
+from service.training.recordings import Recordings, Samples
+
+
+@dataclass(frozen=True, slots=True)
+class ClassAnswers:
+    """Raw outputs for readable clips."""
+
+    logits: list[NDArray[np.float32]]  # one [W, C] for each clip
+    targets: NDArray[np.int64]  # [N], the first label of each
+    hot: NDArray[np.bool_]  # [N, C], every label
+
+    def scores(self, activation: Literal["softmax", "sigmoid"], temperature: float = 1.0) -> NDArray[np.float32]:
+        """Class scores of the clips `[N, C]`, as the server answers them."""
+        return np.stack(
+            [mean_scores(activate(with_temperature(windows, temperature), activation)) for windows in self.logits]
+        )
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether some clip has several labels, so that no single answer to it is right."""
+        return bool((self.hot.sum(axis=1) > 1).any())
+
+    def mean_logits(self) -> NDArray[np.float32]:
+        """Logits averaged over windows `[N, C]`, for fitting a temperature."""
+        return np.stack([windows.mean(axis=0) for windows in self.logits])
+
+
+def answer_clips(inference: Inference, clips: Sequence[Clip], recordings: Recordings) -> ClassAnswers:
+    """Raw outputs for every readable clip. Raises BadDataset where none is."""
+    readable = set(recordings.readable(clip.path for clip in clips))
+    kept = [clip for clip in clips if clip.path in readable]
+    if not kept:
+        raise BadDataset(f"none of {len(clips)} clips could be read")
+    logits = list(inference(recordings.samples(clip.path) for clip in kept))
+    return ClassAnswers(logits, np.array([clip.target for clip in kept]), multi_hot(kept, logits[0].shape[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class TrialAnswers:
+    """Scores of the trials whose clips are readable."""
+
+    name: str
+    scores: NDArray[np.float64]  # [N]
+    targets: NDArray[np.bool_]  # [N], one speaker?
+    speakers: NDArray[np.int64]  # [N, 2], numbers of both sides
+    left_out: int  # trials
+
+
+def answer_trials(inference: Inference, lists: Sequence[TrialList], recordings: Recordings) -> list[TrialAnswers]:
+    """Cosine of every trial's two voiceprints, each clip under each condition being heard once.
+
+    Raises:
+        BadDataset: no trial of a list is left, or a noise of the fixed condition cannot be read.
+    """
+    noises = {distortion.noise for trials in lists for distortion in trials.distortions.values()}
+    readable = set(recordings.readable([*(path for trials in lists for path in trials.paths), *noises]))
+    lost = noises - readable
+    if lost:
+        raise BadDataset(f"noise file {min(lost)} of the fixed condition cannot be read ({len(lost)} such files)")
+    heard = dict.fromkeys(
+        (path, trials.distortions.get(path)) for trials in lists for path in trials.paths if path in readable
+    )
+    answers = inference(_distorted(path, distortion, recordings) for path, distortion in heard)
+    prints = {key: voiceprint(windows) for key, windows in zip(heard, answers, strict=True)}
+    return [_scored(trials, prints) for trials in lists]
+
+
+def _scored(trials: TrialList, prints: Mapping[tuple[Path, Distortion | None], NDArray[np.float32]]) -> TrialAnswers:
+    def print_of(path: Path) -> NDArray[np.float32] | None:
+        return prints.get((path, trials.distortions.get(path)))
+
+    scores, kept = [], []
+    for trial in trials.trials:
+        left, right = print_of(trial.left), print_of(trial.right)
+        if left is not None and right is not None:
+            scores.append(cosine(left, right))
+            kept.append(trial)
+    if not scores:
+        raise BadDataset(f"none of the {len(trials.trials)} trials of {trials.name!r} has both clips readable")
+    targets = np.array([trial.same for trial in kept])
+    left_out = len(trials.trials) - len(scores)
+    return TrialAnswers(trials.name, np.array(scores), targets, speakers_of(kept), left_out)
+
+
+def _distorted(path: Path, distortion: Distortion | None, recordings: Recordings) -> Samples:
+    samples = recordings.samples(path)
+    if distortion is None:
+        return samples
+    noise = recordings.samples(distortion.noise)
+    return fixed_noise(samples, noise, distortion.offset, distortion.snr_db, distortion.eq_a)
