@@ -74,7 +74,6 @@ def pretrain(recipe: Path, data: Path, out: Path, resume: bool = True) -> None:
 
 def run(recipe: PretrainRecipe, corpus: Corpus, out: Path, resume: bool, report: Report | None = None) -> Student:
     """`pretrain` on a corpus in memory; `report(stage, step, losses)` is called after every step."""
-    torch.set_flush_denormal(True)
     torch.manual_seed(recipe.seed)
     out.mkdir(parents=True, exist_ok=True)
     sampler = Sampler(corpus, recipe.tasks, recipe.seed)
@@ -86,10 +85,14 @@ def run(recipe: PretrainRecipe, corpus: Corpus, out: Path, resume: bool, report:
     if state is not None:
         student.load_state_dict(state.student)
     pace = Pace(recipe.threads)
-    if state is None or state.stage == "filter bank":
-        _learn_filter_bank(recipe, sampler, student, out, state, pace, report)
-        state = None
-    _learn_tasks(recipe, sampler, student, out, state, pace, report)
+    torch.set_flush_denormal(True)
+    try:
+        if state is None or state.stage == "filter bank":
+            _learn_filter_bank(recipe, sampler, student, out, state, pace, report)
+            state = None
+        _learn_tasks(recipe, sampler, student, out, state, pace, report)
+    finally:
+        torch.set_flush_denormal(False)
     return student
 
 
