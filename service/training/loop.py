@@ -1,6 +1,7 @@
 """`ipet train`: recipe and data folder in, bundle out. The report part is opened once, when all is chosen."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -9,6 +10,7 @@ from service.model.spec import TaskType
 from service.training.cache import ArrayCache
 from service.training.checkpoint import CHECKPOINT
 from service.training.datasets.load import load_dataset
+from service.training.datasets.spoken import with_speech
 from service.training.export import planned_manifest
 from service.training.preparation import prepare
 from service.training.ranks import Ranks
@@ -55,7 +57,8 @@ def train(
     ranks = Ranks(device)
     backbone = load_backbone(parsed.backbone, ranks.device, dtype)
     arrays = None if cache is None else ArrayCache(cache)
-    with _progress(progress and ranks.is_main) as bar:
+    with TemporaryDirectory() as speech, _progress(progress and ranks.is_main) as bar:
+        dataset = with_speech(dataset, parsed.synthesis, parsed.seed, Path(speech))
         labels = () if parsed.task_type is TaskType.VERIFICATION else dataset.labels
         planned = planned_manifest(parsed, backbone.spec, labels)  # refuses what a server would refuse
         task = bar.add_task("read", total=len(dataset.train) + len(dataset.selection), note="")

@@ -23,12 +23,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from service.model.precision import pick_dtype
-from service.training.pretraining.corpus import DIGIT_WORDS, Corpus, read_corpus
+from service.training.pretraining.corpus import Corpus, read_corpus, synthesised_words
 from service.training.pretraining.pace import Pace
 from service.training.pretraining.recipe import PretrainRecipe, TaskStage, read_recipe
 from service.training.pretraining.sampling import Batch, Sampler
 from service.training.pretraining.sounds import SOUNDS
-from service.training.pretraining.speech import synthesise
 from service.training.pretraining.student import FRONT_LAYERS, Classes, Heads, Student, pool
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -67,7 +66,7 @@ def pretrain(recipe: Path, data: Path, out: Path, resume: bool = True) -> None:
         corpus = read_corpus(data, read.held_out)
         if read.synthesis.clips:
             bar.console.print("synthesising speech")
-            spoken = synthesise(DIGIT_WORDS, read.synthesis.clips, read.seed)
+            spoken = synthesised_words(read.synthesis.clips, read.seed)
             corpus = replace(corpus, train=corpus.train + spoken)
         run(read, corpus, out, resume, report)
 

@@ -116,6 +116,22 @@ class Augmentation(Section):
     )
 
 
+class Synthesis(Section):
+    """Words said by the synthesisers espeak-ng and flite in many voices, as training clips beside the recordings."""
+
+    clips: int = Field(default=0, ge=0, le=100_000)
+    words: dict[str, str] = Field(default_factory=dict, description="What is said, by label.")
+    telephone: Share = Field(default=0.0, description="Chance of a clip to be cut off at 4 kHz.")
+
+    @model_validator(mode="after")
+    def _check_words(self) -> Self:
+        if self.clips and not self.words:
+            raise ValueError("synthesis.words says for which labels clips are spoken, and what; it is empty")
+        if any(word.startswith("-") or not word.strip() for word in self.words.values()):
+            raise ValueError("synthesis.words: a word is not empty and does not begin with -")
+        return self
+
+
 class Recipe(Section):
     """One adapter's training, whole."""
 
@@ -137,6 +153,7 @@ class Recipe(Section):
     loss: Loss = Loss()
     augment: Augmentation = Augmentation()
     calibration: CalibrationSection = CalibrationSection()
+    synthesis: Synthesis = Synthesis()
 
     @property
     def task_type(self) -> TaskType:
@@ -156,6 +173,8 @@ class Recipe(Section):
             raise ValueError(f"loss.kind {self.loss.kind!r} does not go with {self.task}; use {', '.join(allowed)}")
         if self.calibration.false_accept_rate is not None and not speakers:
             raise ValueError("calibration.false_accept_rate does not go with classification")
+        if self.synthesis.clips and speakers:
+            raise ValueError("synthesis does not go with verification: a synthesiser's voices are no speakers")
         return self
 
     @model_validator(mode="after")

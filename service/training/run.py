@@ -20,6 +20,7 @@ from service.training.cache import ArrayCache
 from service.training.checkpoint import CHECKPOINT, load_progress, save_progress
 from service.training.checkpoint import Progress as RunProgress
 from service.training.datasets.dataset import Clip
+from service.training.datasets.spoken import SYNTHESISED
 from service.training.export import (
     BACKBONE_FOLDER,
     Export,
@@ -243,8 +244,10 @@ class Run:
 
     def _counts(self, metrics: dict[str, Any]) -> dict[str, int]:
         dataset = self._dataset
+        spoken = sum(clip.group == SYNTHESISED for clip in dataset.train)
         counts = {
             "training clips": len(dataset.train),
+            **({"of them synthesised": spoken} if spoken else {}),
             "selection clips": len(dataset.selection),
             "speakers" if dataset.verification else "classes": len(dataset.labels),
         }

@@ -1,6 +1,5 @@
 """Pre-training in miniature, on generated audio: it learns, it resumes, and others can load what it writes."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from service.training.pretraining.pace import Pace
 from service.training.pretraining.recipe import HeldOut, PretrainRecipe, read_recipe
 from service.training.pretraining.sampling import Sampler
 from service.training.pretraining.sounds import SOUNDS, synthetic_bank
-from service.training.pretraining.speech import PROGRAMS, synthesise
 from service.training.pretraining.student import LogMel
 from tests.training.miniature import chord, make_esc, write_clip, write_table
 
@@ -151,23 +149,6 @@ def test_corpora_hold_out_what_is_asked_and_never_the_report_parts(tmp_path: Pat
     assert {c.group for c in read.selection if c.task == "events"} == {"fold3"}
     noise = [c.label for c in read.train if c.task == "noise" and c.group == "esc10"]
     assert len(noise) == 2 * 3 - 1  # the reserved one is missing
-
-
-@pytest.mark.skipif(any(shutil.which(program) is None for program in PROGRAMS), reason="needs espeak-ng and flite")
-def test_synthesised_words_differ_in_voice_and_can_be_made_again() -> None:
-    spoken = synthesise(("two", "six"), clips=6, seed=3)
-    again = synthesise(("two", "six"), clips=6, seed=3)
-    assert [clip.label for clip in spoken] == ["en:two", "en:six"] * 3
-    assert all(np.array_equal(one.samples, other.samples) for one, other in zip(spoken, again, strict=True))
-    lengths = [len(clip.samples) for clip in spoken]
-    assert len(set(lengths)) == 6
-    assert all(1_600 < length < 32_000 for length in lengths)  # 0.1 to 2 s
-
-
-def test_lacking_synthesisers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(FileNotFoundError, match="espeak-ng and flite"):
-        synthesise(("two",), clips=1, seed=0)
 
 
 def test_a_voice_at_another_speed_is_another_speaker(corpus: Corpus) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.training.pretraining.recipe import HeldOut
+from service.training.speech import synthesise
 
 SAMPLE_RATE = 16_000
 EVENT_FOLDS = (1, 2, 3)
@@ -144,4 +145,12 @@ def read_corpus(data: Path, held_out: HeldOut, threads: int = 2) -> Corpus:
     return Corpus(
         train=tuple(clip for clip, kept_out in clips if not kept_out),
         selection=tuple(clip for clip, kept_out in clips if kept_out),
+    )
+
+
+def synthesised_words(clips: int, seed: int) -> tuple[Clip, ...]:
+    """English digits by speech synthesisers, of the same classes as the recorded ones. Raises FileNotFoundError."""
+    return tuple(
+        Clip((samples * 32767).round().astype(np.int16), "words", f"en:{word}", "synthesised")
+        for word, samples in synthesise(DIGIT_WORDS, clips, seed)
     )

@@ -1,7 +1,7 @@
-"""Words spoken by the speech synthesisers espeak-ng and flite: more voices than the corpora have. Knows no model.
+"""Words spoken by the speech synthesisers espeak-ng and flite: more voices than a corpus has. Knows no model.
 
-Four people speak the English digits of the corpora. Formants, pitch, pace and accent of a synthesiser vary without
-end, which teaches a backbone what in a word does not depend on who says it.
+Formants, pitch, pace and accent of a synthesiser vary without end, which teaches what in a word does not depend on who
+says it. Where few people speak a word, a backbone learns from it in pre-training, and an adapter beside its recordings.
 """
 
 import shutil
@@ -12,10 +12,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchaudio.functional import resample
 
-from service.training.pretraining.corpus import Clip, decode_file
+from service.audio.decode import DecodeLimits, decode
+from service.audio.waveform import SAMPLING_RATE
 
 Random = np.random.Generator
+Samples = NDArray[np.float32]
 
 PROGRAMS = ("espeak-ng", "flite")
 FLITE_SHARE = 0.35  # of the clips: few voices, but recorded from people
@@ -33,8 +38,16 @@ VARIANTS = (
 QUIET = 0.02  # of the peak: what is cut off before and after a word
 
 
-def synthesise(words: Sequence[str], clips: int, seed: int, threads: int = 2) -> tuple[Clip, ...]:
+def synthesise(
+    words: Sequence[str], clips: int, seed: int, *, telephone: float = 0.0, threads: int = 2
+) -> list[tuple[str, Samples]]:
     """Say every word in turn, each time in another voice, until there are `clips` of them.
+
+    Args:
+        telephone: chance of a clip to be cut off at 4 kHz.
+
+    Returns:
+        Each word with its samples `[N]` at 16 kHz, silence before and behind cut off.
 
     Raises:
         FileNotFoundError: a synthesiser is not installed.
@@ -49,8 +62,9 @@ def synthesise(words: Sequence[str], clips: int, seed: int, threads: int = 2) ->
         paths = [Path(folder) / f"{number}.wav" for number in range(clips)]
         commands = [_command(word, path, rng) for word, path in zip(spoken, paths, strict=True)]
         list(pool.map(_run, commands))
-        samples = [_trimmed(decode_file(path)) for path in paths]
-    return tuple(Clip(each, "words", f"en:{word}", "synthesised") for each, word in zip(samples, spoken, strict=True))
+        samples = [_trimmed(decode(path.read_bytes(), DecodeLimits()).samples) for path in paths]
+    narrow = rng.random(clips) < telephone
+    return [(word, _narrowed(each) if cut else each) for word, each, cut in zip(spoken, samples, narrow, strict=True)]
 
 
 def _command(word: str, path: Path, rng: Random) -> list[str]:
@@ -74,6 +88,12 @@ def _run(command: list[str]) -> None:
     subprocess.run(command, check=True, capture_output=True)  # fixed program, no shell
 
 
-def _trimmed(samples: np.ndarray) -> np.ndarray:
-    loud = np.flatnonzero(np.abs(samples.astype(np.int32)) > QUIET * np.abs(samples.astype(np.int32)).max())
+def _trimmed(samples: Samples) -> Samples:
+    loud = np.flatnonzero(np.abs(samples) > QUIET * np.abs(samples).max())
     return samples[loud[0] : loud[-1] + 1]
+
+
+def _narrowed(samples: Samples) -> Samples:
+    half = resample(torch.from_numpy(samples.copy()), SAMPLING_RATE, SAMPLING_RATE // 2)
+    narrow: Samples = resample(half, SAMPLING_RATE // 2, SAMPLING_RATE).numpy()
+    return narrow
