@@ -8,7 +8,7 @@ IMAGE  ?= ipet-serve:dev
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test demo lint format image clean
+.PHONY: help serve test demo bench lint format image clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ test: $(VENV)/.dev ## set-up, then the whole test suite; SLOW=1 adds the slow te
 
 demo: $(VENV)/.runtime ## every task over real HTTP, an upload, a hot swap and a rollback, on a free port
 	@$(BIN)/python -m service.demo $(ARGS)
+
+bench: $(VENV)/.dev ## the forward beside its peers: a table, JSON and plots in runs/bench/; FULL=1 for the whole matrix
+	@$(BIN)/python -m tests.benchmarks $(if $(filter 1,$(FULL)),--full) $(ARGS)
 
 lint: $(VENV)/.dev ## format, linter, types, import layers, vulnerabilities: only looks; STRICT=1 fails on a vulnerability
 	$(BIN)/ruff format --check .

@@ -1,0 +1,42 @@
+"""PEFT's mixed batches: one LoRA a row by `adapter_names`, of as many parameters as the IPET adapter has."""
+
+import warnings
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+
+from service.model.adapter import parameter_counts
+from service.model.spec import BackboneSpec
+from tests.benchmarks.geometry import Cell, pool
+
+_TARGETS = ["q_proj", "v_proj"]  # LoRA's own choice
+
+
+def lora_rank(cell: Cell, backbone: BackboneSpec) -> int:
+    """The rank whose parameter count is nearest to the IPET adapter's without its head."""
+    counts = parameter_counts(cell.adapter, backbone)
+    each = backbone.num_hidden_layers * len(_TARGETS) * 2 * backbone.hidden_size
+    return max(1, round((counts["prompt"] + counts["adapter"]) / each))
+
+
+class PeftMixedBatch:
+    """A Hugging Face backbone with `adapters` LoRAs, a different one for each row."""
+
+    def __init__(self, module: nn.Module, cell: Cell, backbone: BackboneSpec, adapters: int) -> None:
+        self._model_type = cell.model_type
+        rank = lora_rank(cell, backbone)
+        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=_TARGETS, init_lora_weights=False)
+        torch.manual_seed(0)
+        dtype = next(module.parameters()).dtype
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # of what PEFT reads
+            self._model = get_peft_model(module, config, "task0")  # type: ignore[arg-type]
+        for i in range(1, adapters):
+            self._model.add_adapter(f"task{i}", config)
+        self._model.to(dtype).eval()
+
+    def __call__(self, inputs: Tensor, tasks: list[int]) -> Tensor:
+        """Windows `[B, ...]`, row b for `tasks[b]` -> embeddings `[B, E]`."""
+        hidden = self._model(inputs, adapter_names=[f"task{task}" for task in tasks]).last_hidden_state
+        return pool(self._model_type, hidden)
