@@ -17,7 +17,8 @@ from service.engine.slots import Slots, State
 from service.errors import AdapterFailed, NoFreeSlot, ServiceError
 from service.model.adapter import AdapterWeights
 from service.model.backbone import Backbone
-from service.model.bank import Bank, fold
+from service.model.bank import Bank
+from service.model.folding import fold
 from service.registry.store import AdapterVersion, Registry
 from service.telemetry import Telemetry
 

@@ -5,7 +5,8 @@ import torch
 
 from service.model.adapter import random_adapter
 from service.model.backbone import Backbone
-from service.model.bank import Bank, fold
+from service.model.bank import Bank
+from service.model.folding import fold
 from tests.backbones import adapter_spec
 from tests.model.reference import relative_error
 

@@ -9,7 +9,8 @@ from transformers import AutoModel
 
 from service.model.adapter import AdapterWeights, TrainableAdapter, random_adapter
 from service.model.backbone import Backbone
-from service.model.bank import Bank, fold
+from service.model.bank import Bank
+from service.model.folding import fold
 from service.model.loading import load_backbone
 from service.model.spec import AdapterSpec, ModelType, TaskType
 from tests.backbones import adapter_spec, save_tiny_wav2vec2
