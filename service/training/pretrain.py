@@ -66,7 +66,7 @@ def pretrain(recipe: Path, data: Path, out: Path, resume: bool = True) -> None:
         corpus = read_corpus(data, read.held_out)
         if read.synthesis.clips:
             bar.console.print("synthesising speech")
-            spoken = synthesised_words(read.synthesis.clips, read.seed)
+            spoken = synthesised_words(read.synthesis.clips, read.seed, read.synthesis.telephone)
             corpus = replace(corpus, train=corpus.train + spoken)
         run(read, corpus, out, resume, report)
 

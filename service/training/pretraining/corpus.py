@@ -148,9 +148,9 @@ def read_corpus(data: Path, held_out: HeldOut, threads: int = 2) -> Corpus:
     )
 
 
-def synthesised_words(clips: int, seed: int) -> tuple[Clip, ...]:
+def synthesised_words(clips: int, seed: int, telephone: float = 0.0) -> tuple[Clip, ...]:
     """English digits by speech synthesisers, of the same classes as the recorded ones. Raises FileNotFoundError."""
     return tuple(
         Clip((samples * 32767).round().astype(np.int16), "words", f"en:{word}", "synthesised")
-        for word, samples in synthesise(DIGIT_WORDS, clips, seed)
+        for word, samples in synthesise(DIGIT_WORDS, clips, seed, telephone=telephone)
     )

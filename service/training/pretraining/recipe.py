@@ -54,6 +54,7 @@ class Synthesis(_Section):
     """English digits said by speech synthesisers, as one more group of words; 0 clips for none."""
 
     clips: int = Field(default=0, ge=0)
+    telephone: float = Field(default=0.0, ge=0, le=1, description="chance of a clip to be cut off at 4 kHz")
 
 
 class Sizes(_Section):
