@@ -1,4 +1,4 @@
-"""How the commands reach a running server, and how they tell what it refused."""
+"""How the commands reach a running server, and how they tell what it or this machine refused."""
 
 import json
 import sys
@@ -34,6 +34,17 @@ def connected(url: str, key: str | None) -> Iterator["Client"]:
         fail(f"no answer from {url}: {error or type(error).__name__}; is `ipet serve` running there?")
     except OSError as error:
         fail(str(error))
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """What is wrong with a recipe, a bundle or the recordings is told in one line and ends the command with 1."""
+    from service.errors import ServiceError
+
+    try:
+        yield
+    except (ServiceError, ValueError, OSError, RuntimeError) as error:
+        fail(str(error) or type(error).__name__)
 
 
 def fail(message: str) -> NoReturn:

@@ -1,14 +1,12 @@
 """The command `ipet`. Each command imports what it needs when it runs, so that `--help` is fast."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from service.cli import adapters, keys, remote
-from service.cli.connection import fail, print_json
+from service.cli import adapters, keys, remote, studies
+from service.cli.connection import print_json, told
 from service.cli.serving import serve_command
 
 app = typer.Typer(
@@ -27,17 +25,6 @@ DataPath = Annotated[Path, typer.Option("--data", exists=True, file_okay=False, 
 OutPath = Annotated[Path, typer.Option("--out", file_okay=False, help="Directory to write; made if need be.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """What is wrong with a recipe, a bundle or the recordings is told in one line and ends the command with 1."""
-    from service.errors import ServiceError
-
-    try:
-        yield
-    except (ServiceError, ValueError, OSError, RuntimeError) as error:
-        fail(str(error) or type(error).__name__)
 
 
 def _list_recipes(asked: bool) -> None:
@@ -67,6 +54,9 @@ def train(
         Path | None, typer.Option(file_okay=False, help="Directory for decoded recordings and features.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of going on from a checkpoint.")] = False,
+    folds: Annotated[
+        bool, typer.Option("--folds", help="ESC: a run for each fold as the report part, into OUT/fold-<n>.")
+    ] = False,
     recipe_list: Annotated[
         bool, typer.Option("--recipe-list", is_eager=True, callback=_list_recipes, help="Show what ships, and exit.")
     ] = False,
@@ -75,30 +65,37 @@ def train(
 
     Goes on where it was interrupted. For several GPUs: accelerate launch -m service train ...
     """
-    with _told():
+    with told():
         from service.training.loader import default_workers
         from service.training.loop import train as run
-        from service.training.recipe import read_recipe
+        from service.training.recipe import Recipe, read_recipe
         from service.training.shipped import find_recipe
 
-        result = run(
-            read_recipe(find_recipe(recipe), method),
-            data,
-            out,
-            device=device,
-            dtype=dtype,
-            report=report,
-            workers=default_workers() if workers is None else workers,
-            cache=cache,
-            fresh=fresh,
-        )
-    typer.echo(f"{result.manifest.name} in {out}")
+        def run_one(recipe: Recipe, out: Path) -> None:
+            run(
+                recipe,
+                data,
+                out,
+                device=device,
+                dtype=dtype,
+                report=report,
+                workers=default_workers() if workers is None else workers,
+                cache=cache,
+                fresh=fresh,
+            )
+            typer.echo(f"{recipe.name} in {out}")
+
+        read = read_recipe(find_recipe(recipe), method)
+        if folds:
+            studies.train_folds(read, data, out, run_one)
+        else:
+            run_one(read, out)
 
 
 @app.command("norm-stats")
 def norm_stats(recipe: RecipeName, data: DataPath) -> None:
     """Mean and standard deviation of a data set's filter bank, as the `[input]` table of an AST recipe wants them."""
-    with _told():
+    with told():
         from service.training.norm_stats import norm_stats as run
         from service.training.recipe import read_recipe
         from service.training.shipped import find_recipe
@@ -120,7 +117,7 @@ def evaluate(
     ] = 1000,
 ) -> None:
     """Measure a bundle on its validation split; prints JSON (accuracy and mAP, or EER and minDCF)."""
-    with _told():
+    with told():
         from service.training.evaluate import evaluate as run
 
         print_json(run(bundle, data, backbone, device=device, dtype=dtype, bootstrap=bootstrap))
@@ -129,12 +126,14 @@ def evaluate(
 @app.command()
 def pretrain(recipe: RecipePath, data: DataPath, out: OutPath) -> None:
     """Pre-train a backbone by a recipe; leaves a Hugging Face directory. Goes on from where it stopped."""
-    with _told():
+    with told():
         from service.training.pretrain import pretrain as run
 
         run(recipe, data, out)
 
 
+app.command()(studies.report)
+app.command()(studies.reproduce)
 app.command()(remote.classify)
 app.command()(remote.embed)
 app.command()(remote.verify)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from service.errors import InvalidBundle
 from service.registry.bundle import read_bundle
 from service.registry.manifest import Manifest, parse_manifest
 from service.training.figures import Measured
@@ -81,7 +82,10 @@ def finished(directory: Path, recipe: Recipe) -> Outcome | None:
     """The outcome of just this recipe, its report part measured, if the directory holds it."""
     if not (directory / FIGURES_FILE).is_file():
         return None
-    outcome = read_outcome(directory)
+    try:
+        outcome = read_outcome(directory)
+    except InvalidBundle:  # the run ended between its figures and its bundle
+        return None
     same = outcome.recipe == json.loads(json.dumps(recipe.model_dump(mode="json")))
     return outcome if same and outcome.report else None
 

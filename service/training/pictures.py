@@ -19,7 +19,9 @@ from service.training.answers import TrialAnswers
 from service.training.report import EpochFigures
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Interval = tuple[float, float, float]  # value, low, high
 
 DPI = 90
 COLOURS = 64
@@ -36,7 +38,8 @@ def can_draw() -> bool:
 def draw_training(path: Path, epochs: Sequence[EpochFigures], figure: str, chosen: int) -> None:
     """Loss and the selection part's figure by epoch."""
     numbers = [each.epoch for each in epochs]
-    with _Canvas(path, 6.0, 3.6) as axes:
+    with _Canvas(path, 6.0, 3.6) as canvas:
+        axes = canvas.subplots()
         axes.plot(numbers, [each.loss for each in epochs], color="tab:gray", label="loss")
         axes.set_xlabel("epoch")
         axes.set_ylabel("training loss")
@@ -51,7 +54,8 @@ def draw_confusion(path: Path, counts: ArrayLike, labels: Sequence[str]) -> None
     matrix = np.asarray(counts, dtype=np.float64)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1.0)
     size = min(3.5 + 0.16 * len(labels), 9.0)
-    with _Canvas(path, size, size) as axes:
+    with _Canvas(path, size, size) as figure:
+        axes = figure.subplots()
         image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0, interpolation="nearest")
         axes.figure.colorbar(image, ax=axes, fraction=0.046, pad=0.04)
         axes.set_xlabel("answer")
@@ -65,7 +69,8 @@ def draw_confusion(path: Path, counts: ArrayLike, labels: Sequence[str]) -> None
 
 def draw_det(path: Path, lists: Sequence[TrialAnswers]) -> None:
     """Misses over false accepts of each trial list, both on the scale of the normal deviate (Martin et al. 1997)."""
-    with _Canvas(path, 4.8, 4.8) as axes:
+    with _Canvas(path, 4.8, 4.8) as figure:
+        axes = figure.subplots()
         for each in lists:
             rates = error_rates(each.scores, each.targets)
             kept = np.unique(np.linspace(0, len(rates.thresholds) - 1, POINTS).astype(int))
@@ -81,21 +86,24 @@ def draw_det(path: Path, lists: Sequence[TrialAnswers]) -> None:
         axes.legend(fontsize=8)
 
 
-def draw_comparison(path: Path, figure: str, rows: Mapping[str, tuple[float, float, float]]) -> None:
-    """A figure of several runs with its interval: name -> value, low, high."""
-    with _Canvas(path, 6.5, 1.2 + 0.28 * len(rows)) as axes:
-        values = np.array(list(rows.values()))
-        places = np.arange(len(rows))[::-1]
-        spans = np.abs(values[:, 1:].T - values[:, 0])
-        axes.errorbar(values[:, 0], places, xerr=spans, fmt="o", capsize=3)
-        axes.set_yticks(places, list(rows))
-        axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.set_xlabel(figure)
-        axes.grid(axis="x", linewidth=0.3)
+def draw_comparison(path: Path, panels: Mapping[str, Mapping[str, Interval]]) -> None:
+    """Figures of several runs with their intervals: a panel for each title, a line in it for each name."""
+    heights = [0.9 + 0.24 * len(rows) for rows in panels.values()]
+    with _Canvas(path, 7.0, sum(heights)) as figure:
+        stacked = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
+        for axes, (title, rows) in zip(stacked, panels.items(), strict=True):
+            values = np.array(list(rows.values()))
+            places = np.arange(len(rows))[::-1]
+            spans = np.abs(values[:, 1:].T - values[:, 0])
+            axes.errorbar(values[:, 0], places, xerr=spans, fmt="o", markersize=4, capsize=2)
+            axes.set_yticks(places, list(rows), fontsize=8)
+            axes.set_ylim(-0.6, len(rows) - 0.4)
+            axes.set_title(title, fontsize=9)
+            axes.grid(axis="x", linewidth=0.3)
 
 
 class _Canvas:
-    """One pair of axes that becomes a PNG; by matplotlib's own objects, without its global state."""
+    """A figure that becomes a PNG; by matplotlib's own objects, without its global state."""
 
     def __init__(self, path: Path, width: float, height: float) -> None:
         from matplotlib.figure import Figure
@@ -103,8 +111,8 @@ class _Canvas:
         self._path = path
         self._figure = Figure(figsize=(width, height), layout="constrained")
 
-    def __enter__(self) -> "Axes":
-        return self._figure.subplots()
+    def __enter__(self) -> "Figure":
+        return self._figure
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         if kind is None:

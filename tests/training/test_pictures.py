@@ -55,8 +55,12 @@ def test_det(tmp_path: Path) -> None:
 
 
 def test_comparison(tmp_path: Path) -> None:
-    draw_comparison(tmp_path / "e.png", "accuracy", {f"run {n}": (0.5 + n / 50, 0.4, 0.9) for n in range(12)})
-    check(tmp_path / "e.png")
+    rows = {f"run {n}": (0.5 + n / 50, 0.4, 0.9) for n in range(12)}
+    draw_comparison(tmp_path / "e.png", {"accuracy": rows})
+    _, low = check(tmp_path / "e.png")
+    draw_comparison(tmp_path / "f.png", {"accuracy": rows, "eer": {"run": (0.1, 0.05, 0.2)}})
+    _, high = check(tmp_path / "f.png")
+    assert high > low
 
 
 def test_nothing_to_draw_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
