@@ -30,6 +30,7 @@ av.logging.set_libav_level(av.logging.PANIC)
 BLOCK_SAMPLES = 16_384  # samples gathered before they are resampled, at the source's rate
 RESAMPLER_QUALITY = "HQ"  # 20 bits; VHQ's 28 are below the noise of 16-bit audio, at the same speed
 PADDING_SECONDS = 0.1  # by which encoders of lossy formats lengthen a clip
+LONG_WAV = 2**20  # bytes from which wav is read in larger packets: those cost less a byte, and more before the first
 IDLE_PACKETS = 1_000  # packets that may yield nothing
 PACKETS_PER_SECOND = 3_000  # of audio: 16 samples at 48 kHz, the smallest block of any codec
 BAD_PACKETS = 16  # packets that mp3 and ADTS may lose: tags and cut frames at either end
@@ -45,7 +46,7 @@ _DEMUXER_OPTIONS = {
 }
 _DTYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}  # FFmpeg's -> numpy's
 _OPTIONS_OF = {
-    Container.WAV: {"max_size": "131072"},  # bytes of a packet; the default of 4096 is slow
+    Container.WAV: {"max_size": "16384", "max_probe_packets": "0"},  # packets; the first is searched for other codecs
     Container.MP4: {"enable_drefs": "0", "use_absolute_path": "0", "ignore_chapters": "1"},
 }
 
@@ -94,6 +95,8 @@ def decode(encoded: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> Waveform:
 
 def _decode(encoded: bytes, container: Container, limits: DecodeLimits) -> Waveform:
     options = _DEMUXER_OPTIONS | {"format_whitelist": container.demuxer} | _OPTIONS_OF.get(container, {})
+    if container is Container.WAV and len(encoded) > LONG_WAV:
+        options["max_size"] = "131072"
     source = Source(encoded)
     with av.open(
         source,
