@@ -56,7 +56,9 @@ def parse_object(raw: bytes, what: str, max_bytes: int) -> dict[str, Any]:
         raise InvalidBundle(f"{what} is not valid JSON: {error}") from None
     if not isinstance(parsed, dict):
         raise InvalidBundle(f"{what} is a JSON {_kind(parsed)}; an object is right")
-    _check_tree(parsed, what)
+    # Nothing nests without brackets, and half a pair can only have been written as an escape: most need no walk.
+    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH or b"\\u" in raw:
+        _check_tree(parsed, what)
     return parsed
 
 

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from service.errors import AdapterFailed, InvalidBundle, ServiceError, UnknownAdapter
@@ -59,9 +59,15 @@ class RegistryView:
 
     def records(self, after: str = "") -> list[AdapterRecord]:
         """All adapters, by name; those behind `after`."""
+        return list(self.walk(after))
+
+    def walk(self, after: str = "") -> Iterator[AdapterRecord]:
+        """As `records`, one by one: a page costs its own length, however many there are."""
         names = self._names
-        found = (self._records.get(name) for name in names[bisect_right(names, after) :])
-        return [record for record in found if record is not None]
+        for at in range(bisect_right(names, after), len(names)):
+            record = self._records.get(names[at])
+            if record is not None:
+                yield record
 
     def record(self, name: str) -> AdapterRecord:
         """One adapter. Raises UnknownAdapter."""

@@ -50,7 +50,7 @@ def list_adapters(
 ) -> Response:
     """The adapters that the key is bound to, by name, with where the device has them."""
     runtime, grant = context_of(request).runtime, caller_of(request).grant
-    records = (record for record in runtime.registry.records(after) if grant.covers(record.name))
+    records = (record for record in runtime.registry.walk(after) if grant.covers(record.name))
     found = listing.page(runtime, records, limit, Search(q, task, state))
     return Response(found.model_dump_json(), media_type="application/json")  # as it is: it may be thousands
 
