@@ -9,6 +9,8 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 import pytest
+import safetensors.torch
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -38,6 +40,7 @@ HOSTILE_NAMES = [
         "{name}",
     ),
 ]
+WEIGHTS_HEAD = safetensors.torch.save({"a": torch.zeros(5_000_000, dtype=torch.float16)})[:-10_000_000]
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +92,8 @@ def test_bodies_are_bounded_everywhere(strict: Live, method: str, path: str, ann
     """Whether or not its length is announced; PUT and JSON bodies, too."""
     kind, begun = "application/json", b'{"'
     if path.endswith("versions"):
-        kind, begun = (
-            "multipart/form-data; boundary=x",
-            b'--x\r\nContent-Disposition: form-data; name="weights"\r\n\r\n',
-        )
+        part = b'--x\r\nContent-Disposition: form-data; name="weights"\r\n\r\n'
+        kind, begun = "multipart/form-data; boundary=x", part + WEIGHTS_HEAD
     headers = {"Content-Type": kind} | ({"Content-Length": str(len(begun) + 5_000_000)} if announced else {})
     answer = strict.http.request(method, path, content=iter([begun, *[bytes(100_000)] * 50]), headers=headers)
     assert refused(answer) == (413, "payload_too_large")

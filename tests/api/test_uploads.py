@@ -91,12 +91,12 @@ def test_the_parts_may_come_in_any_order(live: Live, tmp_path: Path) -> None:
 
 
 def test_a_body_that_breaks_off_leaves_nothing(live: Live, tmp_path: Path) -> None:
-    files = random_bundle(tmp_path, live.backbone, "broken")
+    files = random_bundle(tmp_path, live.backbone, "broken-off")
     body = parts(config=files.config, weights=files.weights[:-100])
     headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
-    answer = live.http.post("/v1/adapters/broken/versions", content=body, headers=headers)
+    answer = live.http.post("/v1/adapters/broken-off/versions", content=body, headers=headers)
     assert refused(answer) == (422, "invalid_request")
-    assert refused(live.http.get("/v1/adapters/broken")) == (404, "unknown_adapter")
+    assert refused(live.http.get("/v1/adapters/broken-off")) == (404, "unknown_adapter")
     assert incoming(live) == []
 
 

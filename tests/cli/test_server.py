@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -117,21 +117,37 @@ def test_a_second_signal_ends_it_at_once(tiny_ast_dir: Path, tmp_path: Path, bun
     assert served.process.returncode == 128 + signal.SIGTERM
 
 
-def test_a_load_that_hangs_does_not_keep_it(tmp_path: Path) -> None:
-    (tmp_path / "backbone").mkdir()
-    os.mkfifo(tmp_path / "backbone" / "config.json")  # whoever opens it waits for a writer
+@contextmanager
+def reader_kept_waiting(fifo: Path) -> Iterator[None]:
+    """Once somebody reads the pipe; nothing comes out of it, not even its end."""
+    writers: list[int] = []
+
+    def is_read() -> bool:
+        with suppress(OSError):
+            writers.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(writers)
+
+    wait_until(is_read, 60)
+    yield
+    os.close(writers[0])
+
+
+def test_a_load_that_hangs_does_not_keep_it(tiny_ast_dir: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundles" / "endless"
+    bundle.mkdir(parents=True)
+    os.mkfifo(bundle / "adapter_config.json")
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = found.getsockname()[1]
-    words = ["--backbone", tmp_path / "backbone", "--data-dir", tmp_path / "data", "--port", port]
+    words = ["--backbone", tiny_ast_dir, "--data-dir", tmp_path / "data", "--adapters", bundle.parent, "--port", port]
     with subprocess.Popen(
         [sys.executable, "-m", "service", "serve", *map(str, words)], stderr=subprocess.PIPE, env=ENVIRONMENT
     ) as process:
         try:
             served = Served(process, f"http://127.0.0.1:{port}")
-            wait_until(lambda: accepts(served.url), 60)
-            assert httpx.get(f"{served.url}/readyz", timeout=60).status_code == 503  # once the imports are done
-            process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=10)
+            with reader_kept_waiting(bundle / "adapter_config.json"):
+                assert httpx.get(f"{served.url}/readyz", timeout=60).status_code == 503
+                process.send_signal(signal.SIGTERM)
+                errors = process.communicate(timeout=10)[1]
         finally:
             process.kill()
-    assert process.returncode == 0
+    assert process.returncode == 0, errors
