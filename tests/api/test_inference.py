@@ -15,6 +15,7 @@ from tests.api.live import Live, running, settings_for
 from tests.synthesis import CONTAINERS, encode, noise, tone
 
 Parts = list[tuple[str, tuple[str, bytes]]]
+ONE_WINDOW = {"sampling_rate": 16000, "window_frames": 64, "windows": 1, "mean": -6.0, "std": 5.0}
 
 
 def parts(*clips: bytes, name: str = "audio") -> Parts:
@@ -55,6 +56,23 @@ def test_top_k(live: Live, clip: bytes) -> None:
     assert sum(one["score"] for one in everything) == pytest.approx(1, abs=1e-5)
     assert classify(live, clip, "adapter=alpha&top_k=2")["results"][0]["labels"] == everything[:2]
     assert classify(live, clip, "adapter=alpha&top_k=99")["results"][0]["labels"] == everything
+
+
+def test_a_temperature_flattens_the_scores(live: Live, clip: bytes, tmp_path: Path) -> None:
+    """Twice the temperature halves what lies between the logarithms of two scores."""
+    for name, fields in (("tepid", {}), ("warm", {"calibration": {"temperature": 2.0}})):
+        live.publish(tmp_path, name, seed=5, input=ONE_WINDOW, **fields)
+    tepid, warm = (
+        {
+            one["label"]: np.log(one["score"])
+            for one in classify(live, clip, f"adapter={name}&top_k=0")["results"][0]["labels"]
+        }
+        for name in ("tepid", "warm")
+    )
+    first = next(iter(tepid))
+    assert max(abs(value - tepid[first]) for value in tepid.values()) > 0.1
+    for label, value in tepid.items():
+        assert warm[label] - warm[first] == pytest.approx((value - tepid[first]) / 2, abs=1e-4)
 
 
 def test_windows(live: Live, clip: bytes) -> None:
