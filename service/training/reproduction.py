@@ -15,7 +15,7 @@ from service.training.folds import fold_recipes
 from service.training.loop import train
 from service.training.methods import METHODS
 from service.training.outcome import Outcome, finished, read_outcome
-from service.training.pretrain import CHECKPOINT, pretrain
+from service.training.pretrain import pretrain
 from service.training.recipe import Recipe, read_recipe
 from service.training.shipped import FOLDER, find_recipe
 
@@ -102,7 +102,7 @@ class Study:
         data: folder of the tasks' folders.
         out: directory of the runs.
         backbones: instead of the recipes' own, by architecture.
-        pretrained: whether an AST that is not there is pre-trained first, by the recipe that ships.
+        pretrained: whether an AST directory that is not there is pre-trained first, by the recipe that ships.
     """
 
     tasks: Sequence[Task]
@@ -200,11 +200,12 @@ class Study:
     def _find(self, name: str, architecture: str) -> str:
         directory = Path(name)
         shown = directory.name if directory.is_absolute() else name  # a Hub id has a slash too
-        unfinished = not (directory / "config.json").is_file() or (directory / CHECKPOINT).is_file()
-        if self.pretrained and architecture == AST and unfinished:
+        if self.pretrained and architecture == AST and not (directory / "config.json").is_file():
             if not PRETRAIN_RECIPE.is_file():
                 raise Unavailable(f"no weights: there is neither {shown} nor {PRETRAIN_RECIPE.name}")
-            pretrain(PRETRAIN_RECIPE, self.data, directory)
+            unfinished = directory.with_name(f"{directory.name}.unfinished")
+            pretrain(PRETRAIN_RECIPE, self.data, unfinished)
+            unfinished.rename(directory)
         try:
             spec = describe(load_backbone_checkpoint(name), name)
         except OSError:

@@ -1,16 +1,19 @@
 """Studies on miniature data sets: what is run, what is not run again, what is left out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from service.model.spec import ModelType
+from service.training import reproduction
 from service.training.comparison import ARCHITECTURES, compare, draw, find_outcomes, markdown_table
 from service.training.comparison_page import comparison_page
 from service.training.methods import METHODS
 from service.training.recipe import read_recipe
 from service.training.reproduction import AST, PAPER, SMALL, WAV2VEC2, Cell, Reproduction, Study, Task
 from service.training.shipped import find_recipe
+from tests.backbones import save_tiny_ast
 from tests.training.miniature import make_digits, make_speakers
 
 RECIPE = """
@@ -97,17 +100,17 @@ def test_cells_come_in_breadth() -> None:
 
 
 def test_every_method_has_its_row_and_what_lacks_is_said(first: tuple[Reproduction, Told]) -> None:
-    reproduction, told = first
+    so_far, told = first
     assert [cell for cell, _ in told] == [
         f"{task}, {architecture}, {method}, seed 1"
         for architecture, methods in ((WAV2VEC2, ("linear",)), (AST, ("linear", "input-prompt")))
         for task in ("digits", "voices", "elsewhere")
         for method in methods
     ]
-    assert set(reproduction.missing.values()) == {"no data: there is no folder elsewhere"}
-    assert len(reproduction.outcomes) == 6
-    assert all("elsewhere" in cell for cell in reproduction.missing)
-    entries = compare(reproduction.outcomes)
+    assert set(so_far.missing.values()) == {"no data: there is no folder elsewhere"}
+    assert len(so_far.outcomes) == 6
+    assert all("elsewhere" in cell for cell in so_far.missing)
+    entries = compare(so_far.outcomes)
     assert {(e.task, e.figure) for e in entries} == {
         ("digits", "accuracy"),
         ("voices", "eer clean"),
@@ -145,9 +148,9 @@ def test_a_run_that_fails_is_left_out(study: Study, tmp_path: Path, root: Path) 
         methods=("linear",),
         progress=False,
     )
-    reproduction, told = run(other)
-    assert not reproduction.outcomes
-    reasons = list(reproduction.missing.values())
+    so_far, told = run(other)
+    assert not so_far.outcomes
+    reasons = list(so_far.missing.values())
     assert reasons[0].startswith("no weights: ")
     assert "train.csv" in reasons[1]
     assert [line for _, line in told] == reasons
@@ -159,20 +162,45 @@ def test_an_ast_is_not_a_wav2vec2(study: Study, tmp_path: Path) -> None:
         study.tasks[:1], study.data, tmp_path, {WAV2VEC2: study.backbones[AST]}, methods=("linear",), progress=False
     )
     cell = next(other.cells())
-    reproduction, _ = run(other)
-    assert reproduction.missing[str(cell)].endswith("is AST, not wav2vec 2.0")
+    so_far, _ = run(other)
+    assert so_far.missing[str(cell)].endswith("is AST, not wav2vec 2.0")
+
+
+def test_an_ast_is_pretrained_once(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a stand-in: what the recipe makes is tested where pre-training is."""
+    made: list[Path] = []
+
+    def pretrain(recipe: Path, data: Path, out: Path) -> None:
+        assert (recipe.name, data) == ("pretrain-small-ast.toml", study.data)
+        made.append(out)
+        save_tiny_ast(out)
+
+    recipe = tmp_path / "pretrain-small-ast.toml"
+    monkeypatch.setattr(reproduction, "pretrain", pretrain)
+    monkeypatch.setattr(reproduction, "PRETRAIN_RECIPE", recipe)
+    ast = tmp_path / "out" / "small-ast"
+    other = Study(study.tasks[:1], study.data, tmp_path / "out", {AST: str(ast)}, methods=("input-prompt",))
+    other.pretrained, other.progress = True, False
+    told = next(iter(run(other)[0].missing.values()))
+    assert told == "no weights: there is neither small-ast nor pretrain-small-ast.toml"
+    recipe.touch()
+    other = replace(other, _lacking={})
+    assert len(run(other)[0].outcomes) == 1
+    assert len(run(replace(other, _fingerprints={}))[0].outcomes) == 1
+    assert made == [ast.with_name("small-ast.unfinished")]
+    assert not made[0].exists()
 
 
 def test_the_page_tells_everything(first: tuple[Reproduction, Told]) -> None:
-    reproduction, _ = first
-    entries = compare(reproduction.outcomes)
-    page = comparison_page("ipet reproduce --small", False, entries, reproduction.missing, 1, "comparison.png")
+    so_far, _ = first
+    entries = compare(so_far.outcomes)
+    page = comparison_page("ipet reproduce --small", False, entries, so_far.missing, 1, "comparison.png")
     assert page.count("### tiny-") == 2
     assert page.count("\n| input-prompt |") == 1
     assert page.count("\n- elsewhere, ") == 3
     assert "![Figures with their intervals](comparison.png)" in page
     assert all(f"{entry.mean:.3f}" in page for entry in entries)
-    assert str(reproduction.outcomes[0].directory.parent) not in page
+    assert str(so_far.outcomes[0].directory.parent) not in page
 
 
 def test_a_folder_of_runs_is_found(first: tuple[Reproduction, Told], root: Path, tmp_path: Path) -> None:
