@@ -16,6 +16,8 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 MAX_HEADER_BYTES = 2**20  # some 8,000 tensors; an adapter on 24 layers has 124
 MAX_TENSORS = 8192  # of a file whose manifest is not known yet
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+MAX_RANK = 8  # dimensions of a tensor; the product of thousands takes seconds
+MAX_SIZE = 2**64 - 1  # of one dimension and of an offset: the format's numbers have 64 bits
 _LENGTH_BYTES = 8
 _NAMED = 5  # tensors named in one message
 
@@ -151,7 +153,8 @@ def _entry(name: str, entry: Any, shape: tuple[int, ...] | None) -> TensorEntry:
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise problem(dtype, f"dtype {', '.join(ITEM_BYTES)}")
     if not _is_sizes(entry["shape"]) or shape not in (None, tuple(entry["shape"])):
-        raise problem(entry["shape"], "a list of sizes as shape" if shape is None else f"shape {list(shape)}")
+        right = f"at most {MAX_RANK} sizes as shape" if shape is None else f"shape {list(shape)}"
+        raise problem(entry["shape"], right)
     shape = tuple(entry["shape"])
     if not _is_sizes(offsets) or len(offsets) != 2:
         raise problem(offsets, "two data_offsets")
@@ -173,7 +176,9 @@ def _check_layout(entries: Mapping[str, TensorEntry]) -> int:
 
 
 def _is_sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+    if not isinstance(value, list) or len(value) > MAX_RANK:
+        return False
+    return all(type(item) is int and 0 <= item <= MAX_SIZE for item in value)
 
 
 def _list(names: list[str]) -> str:

@@ -10,13 +10,11 @@ from hypothesis import strategies as st
 from service.audio.decode import DEFAULT_LIMITS, PADDING_SECONDS
 from tests.audio.corpus import floods, hostile_files
 from tests.audio.forge import short
-from tests.audio.sandbox import Sandbox, Verdict
 from tests.audio.structures import boundaries
+from tests.sandbox import MEGABYTES_ALLOWED, SECONDS_ALLOWED, Sandbox, Verdict
 from tests.synthesis import CONTAINERS, ContainerName
 
 OUTCOMES = {"audio", "bad_audio", "audio_too_long", "invalid_request"}
-SECONDS_ALLOWED = 2.0
-MEGABYTES_ALLOWED = 300.0
 NUMBERS = (
     b"\0" * 4,
     b"\xff" * 4,
@@ -30,7 +28,7 @@ NUMBERS = (
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    with Sandbox() as started:
+    with Sandbox("audio") as started:
         yield started
 
 
@@ -51,7 +49,7 @@ def check(sandbox: Sandbox, files: Iterable[tuple[str, bytes]]) -> list[Verdict]
     verdicts, wrong = [], []
     for name, encoded in files:
         try:
-            verdicts.append(sandbox.decode(encoded))
+            verdicts.append(sandbox.take(encoded))
         except AssertionError as error:
             wrong.append(f"{name}: {error}")
         else:
@@ -114,7 +112,7 @@ def mutate(sandbox: Sandbox, examples: int) -> int:
     )
     @given(mutants())
     def decode(mutant: tuple[str, bytes]) -> None:
-        verdict = sandbox.decode(mutant[1])
+        verdict = sandbox.take(mutant[1])
         assert not faults(verdict), mutant[0]
         heard.append(verdict.outcome == "audio")
 

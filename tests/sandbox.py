@@ -1,4 +1,4 @@
-"""A process in which files are decoded that could bring a process down; run as `python -m tests.audio.sandbox`.
+"""A process that reads files that could bring a process down; run as `python -m tests.sandbox audio` or `weights`.
 
 Reads files as (length, bytes) from standard input and answers one line of JSON for each: what came of it, how long it
 took, and the most memory above idle. Its address space is bounded, so that a bomb fails here and nowhere else.
@@ -10,23 +10,30 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from tempfile import TemporaryDirectory
+from typing import BinaryIO, Final, Literal
 
+SECONDS_ALLOWED = 2.0  # of the processor, for one file
+MEGABYTES_ALLOWED = 300.0  # above idle
 HEADROOM_BYTES = 2**30  # of address space over what the idle process has
 HANG_SECONDS = 60  # wall clock, of a busy machine
+CHUNK_BYTES = 2**16  # in which weights arrive
 _STATUS = Path("/proc/self/status")
+
+Kind = Literal["audio", "weights"]
+Taken = tuple[str, float]  # outcome, and the length of what was heard
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What decoding one file came to.
+    """What reading one file came to.
 
     Args:
-        outcome: `audio`, or the name of the exception.
+        outcome: `audio` or `weights`, a ServiceError's code, or the name of another exception.
         seconds: of the processor, as the machine may be busy with other work.
         megabytes: peak resident memory above idle, MiB.
         length: of the decoded clip, seconds; 0 without one.
@@ -40,7 +47,10 @@ class Verdict:
 
 
 class Sandbox:
-    """Decodes in another process, which `with` starts and stops."""
+    """Reads files of one kind in another process, which `with` starts and stops."""
+
+    def __init__(self, kind: Kind) -> None:
+        self._kind = kind
 
     def __enter__(self) -> "Sandbox":
         self._start()
@@ -51,10 +61,10 @@ class Sandbox:
         self._process.communicate()
 
     def _start(self) -> None:
-        command = [sys.executable, "-m", "tests.audio.sandbox"]
+        command = [sys.executable, "-m", "tests.sandbox", self._kind]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-    def decode(self, encoded: bytes) -> Verdict:
+    def take(self, encoded: bytes) -> Verdict:
         """Raises AssertionError when the process dies of the file or hangs; the next file gets a new one."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -68,7 +78,7 @@ class Sandbox:
             status = self._process.wait()
             self._process.communicate()
             self._start()
-            raise AssertionError(f"the process that decodes died or hung: status {status}")
+            raise AssertionError(f"the process that reads died or hung: status {status}")
         return Verdict(**json.loads(line))
 
 
@@ -77,24 +87,65 @@ def _files(source: BinaryIO) -> Iterator[bytes]:
         yield source.read(int.from_bytes(head))
 
 
-def _verdicts(files: Iterable[bytes]) -> Iterator[Verdict]:
+def _audio() -> Callable[[bytes], Taken]:
     import numpy as np
 
     from service.audio.decode import decode
-    from service.errors import ServiceError
     from tests.synthesis import encode, tone
 
-    decode(encode(tone(1.0, rate=44_100), 44_100))  # what is set up once does not count
+    def take(encoded: bytes) -> Taken:
+        waveform = decode(encoded)
+        finite = np.isfinite(waveform.samples).all()
+        return "audio" if finite else "samples that are not finite", waveform.seconds
+
+    take(encode(tone(1.0, rate=44_100), 44_100))  # what is set up once does not count
+    return take
+
+
+def _weights() -> Callable[[bytes], Taken]:
+    """As an upload takes them: at the gate while they arrive, before or after the config, then whole from a file."""
+    from service.errors import InvalidBundle
+    from service.model.spec import expected_shapes
+    from service.registry.bundle import MAX_WEIGHTS_BYTES, read_weights
+    from service.registry.manifest import build_manifest
+    from service.registry.tensor_header import HeaderGate
+    from tests.registry.bundles import AST, bundle, fields
+
+    manifest = build_manifest(fields())
+    expected = expected_shapes(manifest.adapter_spec(), AST)
+    directory = TemporaryDirectory()
+    path = Path(directory.name) / "adapter_model.safetensors"
+
+    def take(encoded: bytes) -> Taken:
+        stopped = 0
+        for gate in (HeaderGate(None, MAX_WEIGHTS_BYTES), HeaderGate(expected, MAX_WEIGHTS_BYTES)):
+            try:
+                for start in range(0, len(encoded), CHUNK_BYTES):
+                    gate.check(encoded[start : start + CHUNK_BYTES])
+            except InvalidBundle:
+                stopped += 1
+        path.write_bytes(encoded)
+        read_weights(path, manifest, AST)
+        _ = directory  # lives as long as this does
+        return "weights" if not stopped else "refused at the gate and read nevertheless", 0.0
+
+    take(bundle().weights)
+    return take
+
+
+TAKERS: Final[dict[str, Callable[[], Callable[[bytes], Taken]]]] = {"audio": _audio, "weights": _weights}
+
+
+def _verdicts(files: Iterable[bytes], take: Callable[[bytes], Taken]) -> Iterator[Verdict]:
+    from service.errors import ServiceError
+
     limit = _kilobytes("VmSize") * 1024 + HEADROOM_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     for encoded in files:
         idle, length, detail = _reset_peak(), 0.0, ""
         started = time.process_time()
         try:
-            waveform = decode(encoded)
-            outcome, length = "audio", waveform.seconds
-            if not np.isfinite(waveform.samples).all():
-                outcome = "samples that are not finite"
+            outcome, length = take(encoded)
         except ServiceError as error:
             outcome, detail = error.code, error.detail
         except Exception as error:
@@ -117,7 +168,7 @@ def _kilobytes(field: str) -> int:
 
 
 def main() -> None:
-    for verdict in _verdicts(_files(sys.stdin.buffer)):
+    for verdict in _verdicts(_files(sys.stdin.buffer), TAKERS[sys.argv[1]]()):
         print(json.dumps(asdict(verdict)), flush=True)
 
 
