@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("IPET_")}
 
@@ -25,14 +26,16 @@ class Served:
 
 
 @contextmanager
-def serving(backbone: Path, data_dir: Path, **settings: object) -> Iterator[Served]:
-    """A server on a free port of loopback, ready; `settings` are those of `ipet serve`."""
+def serving(
+    backbone: Path, data_dir: Path, log: TextIO | int = subprocess.PIPE, **settings: object
+) -> Iterator[Served]:
+    """A server on a free port of loopback, ready; `settings` are those of `ipet serve`, `log` gets its errors."""
     given = {"backbone": backbone, "data_dir": data_dir, "port": 0, "device": "cpu", "dtype": "float32"} | settings
     environment = {f"IPET_{name.upper()}": str(value) for name, value in given.items()}
     with subprocess.Popen(
         [sys.executable, "-m", "service", "serve"],
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=log,
         text=True,
         env=ENVIRONMENT | environment,
     ) as process:
