@@ -9,7 +9,7 @@ from typing import Any
 
 from service.model.spec import ModelType
 from service.registry.manifest import CONFIG_FILE
-from service.training.outcome import FIGURES_FILE, Headline, Outcome, read_outcome
+from service.training.outcome import Headline, Outcome, read_outcome
 from service.training.pictures import Interval, can_draw, draw_comparison
 
 ARCHITECTURES = {ModelType.AST: "AST", ModelType.WAV2VEC2: "wav2vec 2.0"}
@@ -61,7 +61,7 @@ def find_outcomes(directories: Iterable[Path]) -> list[Outcome]:
     """
     found = []
     for directory in directories:
-        runs = [directory] if (directory / CONFIG_FILE).is_file() else _runs_below(directory)
+        runs = sorted(path.parent for path in directory.rglob(CONFIG_FILE))
         if not runs:
             raise FileNotFoundError(f"{directory} holds no run: expected {CONFIG_FILE} in it or in a folder below")
         found += [read_outcome(run) for run in runs]
@@ -131,11 +131,6 @@ def draw(path: Path, entries: Sequence[Entry]) -> None:
             name = f"{name}, {entry.runs[0]}"
         panel[name] = (entry.mean, *(entry.interval or (entry.mean, entry.mean)))
     draw_comparison(path, panels)
-
-
-def _runs_below(directory: Path) -> list[Path]:
-    """Folders with a bundle and what a run leaves beside it."""
-    return sorted(path.parent for path in directory.rglob(FIGURES_FILE) if (path.parent / CONFIG_FILE).is_file())
 
 
 def _kind(outcome: Outcome) -> str:
