@@ -8,7 +8,9 @@ _SMALL = """\
 Each cell is one run of a recipe in `adapters/recipes/small/`: minutes of training, so the figures rank methods under
 this budget and are below those of the bundles that ship. Every method of a task has the same epochs, batches, windows,
 views and augmentation, on the same training part; `full` has a lower learning rate, which its recipe names."""
-_PAPER = "Each cell is one run of a recipe in `adapters/recipes/paper/`; ESC-50 has one for each fold."
+_PAPER = """\
+Each cell is one run of a recipe in `adapters/recipes/paper/`; ESC-50 has one for each fold. The authors' own figures
+stand in the tables of arXiv:2211.02227."""
 _HOW = """\
 Epochs, thresholds and calibration are chosen on a part held out of training; the report part is read once, at the end.
 Behind a value stands its 95 % interval, a percentile bootstrap over the report part's clips or speakers; of several

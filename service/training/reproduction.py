@@ -5,7 +5,7 @@ there, or whose run fails, is left out with the reason.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from service.errors import ServiceError
@@ -182,8 +182,12 @@ class Study:
             yield cell
             return
         recipe = read_recipe(find_recipe(cell.task.recipes[cell.architecture]))
-        for fold in fold_recipes(recipe, data):
-            yield Cell(cell.task, cell.architecture, cell.method, cell.seed, fold)
+        try:
+            folds = list(fold_recipes(recipe, data))
+        except ValueError:
+            folds = [1]  # says what is wrong when it is run
+        for fold in folds:
+            yield replace(cell, fold=fold)
 
     def _weights(self, name: str, architecture: str) -> str:
         """The backbone's name, once it is known to be there; an AST is pre-trained if need be and asked for."""

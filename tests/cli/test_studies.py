@@ -58,14 +58,16 @@ def test_report_wants_runs(tmp_path: Path) -> None:
 
 
 def test_reproduce_says_what_is_missing(tmp_path: Path) -> None:
-    (tmp_path / "data" / "gtzan").mkdir(parents=True)
+    for folder in ("gtzan", "ESC-50-master"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
     nowhere = tmp_path / "nowhere"
     options = ["--data", tmp_path / "data", "--out", tmp_path / "out", "--method", "ipet", "--method", "full"]
     done = ipet("reproduce", "--paper", *options, "--ast", nowhere, "--wav2vec2", nowhere)
     assert done.exit_code == 0, done.output
     page = (tmp_path / "out" / "COMPARISON.md").read_text()
-    assert page.count("no weights: ") == 4
-    assert page.count("no data: there is no folder ESC-50-master") == 4
+    assert page.count("no weights: ") == 8
+    assert "- esc50, AST, full, seed 1 fold 1: " in page
+    assert page.count("no data: there is no folder FSD50K") == 4
     assert str(tmp_path) not in page
 
 
