@@ -85,6 +85,7 @@ def create_app(
         redoc_url=None,
         openapi_url=None,
         generate_unique_id_function=openapi.operation_id,
+        redirect_slashes=False,  # an adapter's name that ends in a slash is one that there is not
     )
     app.state.context = context
     for router in ROUTERS:

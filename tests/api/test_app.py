@@ -77,6 +77,7 @@ def test_backbone(live: Live) -> None:
         ("GET", "/nowhere", 404, "not_found"),
         ("GET", "/console/../settings.py", 404, "not_found"),
         ("GET", "/console/none.js", 404, "not_found"),
+        ("GET", "/v1/adapters/%2F", 404, "not_found"),
         ("DELETE", "/v1/classify", 405, "method_not_allowed"),
     ],
 )
@@ -87,11 +88,11 @@ def test_unknown_paths_are_problems(live: Live, method: str, path: str, status: 
 
 
 def test_unexpected_errors_tell_nothing(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
+    def fail(name: str) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(live.context.runtime.registry, "records", fail)
-    answer = live.http.get("/v1/adapters")
+    monkeypatch.setattr(live.context.runtime.registry, "record", fail)
+    answer = live.http.get("/v1/adapters/alpha")
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
     assert "secret" not in answer.text
     assert "x-request-id" in answer.headers
