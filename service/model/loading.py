@@ -1,6 +1,7 @@
 """From a directory, Hub id or `embedded` to a frozen backbone on a device."""
 
 import torch
+from transformers import ASTFeatureExtractor
 
 from service.model.backbone import EMBEDDED_DIRECTORY, Backbone
 from service.model.backbone_ast import ASTBackbone, check_ast
@@ -60,6 +61,15 @@ def describe(checkpoint: Checkpoint, name: str) -> BackboneSpec:
         fingerprint=checkpoint.fingerprint(),
         min_window_frames=check_ast(checkpoint) if is_ast else check_wav2vec2(checkpoint),
     )
+
+
+def input_statistics(name: str) -> tuple[float, float] | None:
+    """Mean and std of the filter bank that an AST's `preprocessor_config.json` names; None without that file."""
+    try:
+        extractor = ASTFeatureExtractor.from_pretrained(name)
+    except OSError:
+        return None
+    return float(extractor.mean), float(extractor.std)
 
 
 def build_backbone(

@@ -12,6 +12,7 @@ from service.training.checkpoint import CHECKPOINT
 from service.training.datasets.load import load_dataset
 from service.training.datasets.spoken import with_speech
 from service.training.export import planned_manifest
+from service.training.norm_stats import with_backbone_norm
 from service.training.preparation import prepare
 from service.training.ranks import Ranks
 from service.training.recipe import Recipe, read_recipe
@@ -56,6 +57,7 @@ def train(
     dataset = load_dataset(data, parsed.data)
     ranks = Ranks(device)
     backbone = load_backbone(parsed.backbone, ranks.device, dtype)
+    parsed = with_backbone_norm(parsed, backbone.spec)
     arrays = None if cache is None else ArrayCache(cache)
     with TemporaryDirectory() as speech, _progress(progress and ranks.is_main) as bar:
         dataset = with_speech(dataset, parsed.synthesis, parsed.seed, Path(speech))

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of a data set's filter bank, which AST adapters normalise by. Knows no models.
+"""Mean and standard deviation of a data set's filter bank, which AST adapters normalise by.
 
 The convention is AST's: over everything that the model would read of the training part, so one window of each clip
 from its beginning, what fills short clips included, without augmentation; inputs become `(x - mean) / (2 * std)`.
@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 
 from service.audio.features import InputSpec, ast_windows
+from service.model.loading import input_statistics
+from service.model.spec import BackboneSpec, ModelType
 from service.training.datasets.dataset import BadDataset
 from service.training.datasets.load import load_dataset
 from service.training.recipe import Recipe
@@ -42,3 +44,14 @@ def norm_stats(recipe: Recipe, data: Path, on_clip: Callable[[], None] = lambda:
         raise BadDataset(f"none of {len(dataset.train)} training clips in {data} could be read")
     mean = total / count
     return NormStats(mean, math.sqrt(max(squares / count - mean**2, 0.0)), clips, len(recordings.faults))
+
+
+def with_backbone_norm(recipe: Recipe, backbone: BackboneSpec) -> Recipe:
+    """The recipe; where it gives neither mean nor std, with those that its AST backbone names, if it does."""
+    if backbone.model_type is not ModelType.AST or recipe.input.mean is not None or recipe.input.std is not None:
+        return recipe
+    named = input_statistics(backbone.name)
+    if named is None:
+        return recipe
+    mean, std = named
+    return recipe.model_copy(update={"input": recipe.input.model_copy(update={"mean": mean, "std": std})})

@@ -1,4 +1,4 @@
-"""Pre-trains the embedded backbone: first a filter bank, then every task at once. `pretrain` is the entry point.
+"""Pre-trains a small backbone: wav2vec 2.0's filter bank first, then every task at once. `pretrain` is the entry point.
 
 A run is decided by its recipe alone: the batch of a step follows from the seed and the step, nothing else is
 random, so a resumed run equals an uninterrupted one (on as many threads). What comes out is a Hugging Face
@@ -23,12 +23,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from service.model.precision import pick_dtype
+from service.training.pretraining.ast_student import ASTStudent
 from service.training.pretraining.corpus import Corpus, read_corpus, synthesised_words
 from service.training.pretraining.pace import Pace
 from service.training.pretraining.recipe import PretrainRecipe, TaskStage, read_recipe
 from service.training.pretraining.sampling import Batch, Sampler
 from service.training.pretraining.sounds import SOUNDS
-from service.training.pretraining.student import FRONT_LAYERS, Classes, Heads, Student, pool
+from service.training.pretraining.student import FRONT_LAYERS, Classes, FilterBank, Heads, Student, Wav2Vec2Student
 
 CHECKPOINT = "checkpoint.safetensors"
 LARGEST_GRADIENT = 2.0  # norm
@@ -59,6 +60,7 @@ def pretrain(recipe: Path, data: Path, out: Path, resume: bool = True) -> None:
     Raises:
         pydantic.ValidationError: for a recipe that is not one.
         FileNotFoundError: for a corpus that is not below `data`, or a speech synthesiser that is not installed.
+        ValueError, OSError: for a teacher that is none.
     """
     read = read_recipe(recipe)
     with _progress() as (bar, report):
@@ -76,9 +78,8 @@ def run(recipe: PretrainRecipe, corpus: Corpus, out: Path, resume: bool, report:
     torch.manual_seed(recipe.seed)
     out.mkdir(parents=True, exist_ok=True)
     sampler = Sampler(corpus, recipe.tasks, recipe.seed)
-    student = Student(
-        recipe.geometry,
-        Classes(len(sampler.word_names), len(sampler.event_names), len(SOUNDS), sampler.speaker_classes),
+    student = _make_student(
+        recipe, Classes(len(sampler.word_names), len(sampler.event_names), len(SOUNDS), sampler.speaker_classes)
     )
     state = _load(out) if resume else None
     if state is not None:
@@ -86,8 +87,8 @@ def run(recipe: PretrainRecipe, corpus: Corpus, out: Path, resume: bool, report:
     pace = Pace(recipe.threads)
     torch.set_flush_denormal(True)
     try:
-        if state is None or state.stage == "filter bank":
-            _learn_filter_bank(recipe, sampler, student, out, state, pace, report)
+        if student.filter_bank is not None and (state is None or state.stage == "filter bank"):
+            _learn_filter_bank(recipe, sampler, student, student.filter_bank, out, state, pace, report)
             state = None
         _learn_tasks(recipe, sampler, student, out, state, pace, report)
     finally:
@@ -95,16 +96,23 @@ def run(recipe: PretrainRecipe, corpus: Corpus, out: Path, resume: bool, report:
     return student
 
 
+def _make_student(recipe: PretrainRecipe, classes: Classes) -> Student:
+    if recipe.architecture == "ast":
+        return ASTStudent(recipe.ast_geometry, classes, recipe.teacher)
+    return Wav2Vec2Student(recipe.geometry, classes)
+
+
 def _learn_filter_bank(
     recipe: PretrainRecipe,
     sampler: Sampler,
     student: Student,
+    bank: FilterBank,
     out: Path,
     state: _State | None,
     pace: Pace,
     report: Report | None,
 ) -> None:
-    stage, bank = recipe.filter_bank, student.filter_bank
+    stage = recipe.filter_bank
     optimizer = torch.optim.AdamW(bank.parameters(), lr=stage.learning_rate, weight_decay=1e-3, betas=(0.9, 0.98))
     first = _restore(optimizer, state)
     for step, windows in _ahead(lambda step: sampler.plain(step, stage), range(first, stage.steps)):
@@ -129,10 +137,12 @@ def _learn_tasks(
     report: Report | None,
 ) -> None:
     stage = recipe.tasks
-    front = list(student.filter_bank.layers.parameters())
+    front = [] if student.filter_bank is None else list(student.filter_bank.layers.parameters())
     in_front = {id(parameter) for parameter in front}
     rest = [parameter for parameter in student.parameters() if id(parameter) not in in_front]
-    groups = [{"params": rest, "scale": 1.0}, {"params": front, "scale": stage.filter_bank_rate}]
+    groups = [{"params": rest, "scale": 1.0}]
+    if front:
+        groups.append({"params": front, "scale": stage.filter_bank_rate})
     optimizer = torch.optim.AdamW(groups, lr=stage.learning_rate, weight_decay=stage.weight_decay, betas=(0.9, 0.98))
     dtype = pick_dtype(recipe.dtype, torch.device("cpu"))
     for step, batch in _ahead(sampler.batch, range(_restore(optimizer, state), stage.steps)):
@@ -150,7 +160,7 @@ def _learn_tasks(
             report("tasks", step + 1, {name: value.item() for name, value in losses.items()})
         if (step + 1) % recipe.checkpoint_steps == 0 or step + 1 == stage.steps:
             _save(out, "tasks", step + 1, student, optimizer)
-            export(student, out)
+            student.export(out)
 
 
 def _ahead(make: Callable[[int], _Made], steps: range) -> Iterator[tuple[int, _Made]]:
@@ -165,18 +175,19 @@ def _ahead(make: Callable[[int], _Made], steps: range) -> Iterator[tuple[int, _M
 
 def task_losses(student: Student, batch: Batch, stage: TaskStage, step: int) -> dict[str, Tensor]:
     """Every loss of one step, weighted: of the words' windows and of the long ones, at the top and the middle."""
-    top, middle = student(batch.words)
-    long_top, long_middle = student(batch.long)
+    short, long = student(batch.words), student(batch.long)
     weights = stage.weights
-    spectrum = student.spectrum_loss(top, batch.words) + student.spectrum_loss(long_top, batch.long)
-    losses = {"spectrum": weights.spectrum * spectrum / 2}
-    if weights.statistics:
-        statistics = student.statistics_loss(top, batch.words) + student.statistics_loss(long_top, batch.long)
-        losses["statistics"] = weights.statistics * statistics / 2
+    losses = {}
+    for name, dense in student.dense_losses().items():
+        if weight := getattr(weights, name):
+            losses[name] = weight * (dense(short, batch.words) + dense(long, batch.long)) / 2
     margin = stage.margin * min(1.0, step / stage.margin_steps)
-    places = (("", student.top, top, long_top, 1.0), ("_middle", student.middle, middle, long_middle, weights.middle))
-    for suffix, heads, short, long, share in places:
-        for name, value in _head_losses(heads, pool(short), pool(long), batch, stage, margin).items():
+    places = (
+        ("", student.top, short.top, long.top, 1.0),
+        ("_middle", student.middle, short.middle, long.middle, weights.middle),
+    )
+    for suffix, heads, words, others, share in places:
+        for name, value in _head_losses(heads, words, others, batch, stage, margin).items():
             losses[name + suffix] = share * getattr(weights, name) * value
     return losses
 
@@ -184,7 +195,7 @@ def task_losses(student: Student, batch: Batch, stage: TaskStage, step: int) -> 
 def _head_losses(
     heads: Heads, short: Tensor, long: Tensor, batch: Batch, stage: TaskStage, margin: float
 ) -> dict[str, Tensor]:
-    """Losses of the heads at one place; `short` `[W, 2 D]` and `long` `[L, 2 D]` are pooled."""
+    """Losses of the heads at one place; `short` `[W, E]` and `long` `[L, E]` are pooled."""
     speakers, events = len(batch.speaker_labels), len(batch.event_targets)
     normed = heads.norm(long)
     voices = heads.speaker_logits(long[:speakers], batch.speaker_labels, margin, stage.scale)
@@ -196,12 +207,6 @@ def _head_losses(
         "events": functional.cross_entropy(heads.events(normed[speakers : speakers + events]), batch.event_targets),
         "sounds": functional.cross_entropy(heads.sounds(normed[speakers + events :]), batch.sound_labels),
     }
-
-
-def export(student: Student, out: Path) -> None:
-    """Write the backbone alone as a Hugging Face directory in float16; the student itself stays as it is."""
-    state = {name: value.half() for name, value in student.backbone.state_dict().items()}
-    student.backbone.save_pretrained(out, state_dict=state)
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float, step: int, steps: int, warm_up: int) -> None:

@@ -11,13 +11,14 @@ from transformers import Wav2Vec2Model
 
 from service.training.pretrain import CHECKPOINT, run
 from service.training.pretraining.augment import Distortion, cut, distort, mix_up
-from service.training.pretraining.corpus import Clip, Corpus, read_corpus
+from service.training.pretraining.corpus import Corpus, read_corpus
 from service.training.pretraining.pace import Pace
 from service.training.pretraining.recipe import HeldOut, PretrainRecipe, read_recipe
 from service.training.pretraining.sampling import Sampler
 from service.training.pretraining.sounds import SOUNDS, synthetic_bank
 from service.training.pretraining.student import LogMel
-from tests.training.miniature import chord, make_esc, write_clip, write_table
+from tests.training.chords import Journal, make_corpus
+from tests.training.miniature import make_esc, write_clip, write_table
 
 ROOT = Path(__file__).parent.parent.parent
 TINY: dict[str, Any] = {
@@ -43,34 +44,9 @@ TINY: dict[str, Any] = {
 }
 
 
-def clip(pitch: float, task: str, label: str, group: str, seed: int) -> Clip:
-    return Clip((chord(pitch, 0.6, seed) * 32767).astype(np.int16), task, label, group)
-
-
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    clips = []
-    for seed in range(6):
-        for number in range(3):
-            pitch = 250.0 * 2**number
-            clips.append(clip(pitch, "words", f"ar:{number}", "arabic", seed))
-            clips.append(clip(pitch * 1.2, "speakers", f"speaker{number}", "speechocean", seed))
-            clips.append(clip(pitch * 1.5, "events", f"event{number}", "fold1", seed))
-        clips.append(clip(3000, "noise", "hiss", "esc10", seed))
-    return Corpus(tuple(clips), ())
-
-
-class Journal:
-    """Keeps what a run reports; stops it before a step when asked to."""
-
-    def __init__(self, stop: tuple[str, int] | None = None) -> None:
-        self.stop = stop
-        self.losses: dict[str, list[float]] = {"filter bank": [], "tasks": []}
-
-    def __call__(self, stage: str, step: int, losses: dict[str, float]) -> None:
-        if self.stop == (stage, step):
-            raise KeyboardInterrupt
-        self.losses[stage].append(sum(losses.values()))
+    return make_corpus()
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,12 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from service.audio.features import frame_count
 
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -41,8 +43,24 @@ class Geometry(_Section):
         return field
 
 
+class ASTGeometry(_Section):
+    """The shape of an Audio Spectrogram Transformer over the service's filter bank of 128 bands."""
+
+    width: Count = 192
+    layers: Count = 4
+    heads: Count = 3
+    feed_forward: Count = 512
+    patch: Count = Field(default=16, le=128, description="bands, and frames of 10 ms")
+    frequency_stride: Count = 16
+    time_stride: Count = 8
+    max_length: Count = Field(default=512, description="frames; shorter windows get a part of the positions")
+    mean: float = Field(default=-6.6, description="of the filter bank; written to preprocessor_config.json")
+    std: Positive = Field(default=5.0, description="of the filter bank; inputs are (x - mean) / (2 std)")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="In the transformer, while it is pre-trained.")
+
+
 class FilterBankStage(_Section):
-    """First stage: the first convolutions learn to compute a log-mel spectrogram."""
+    """First stage (wav2vec 2.0 alone): the first convolutions learn to compute a log-mel spectrogram."""
 
     steps: Count = 1500
     rows: Count = 16
@@ -69,7 +87,7 @@ class Sizes(_Section):
 
 
 class Weights(_Section):
-    """What each loss counts. `middle`: the same losses read off the convolutions, relative to the top's."""
+    """What each loss counts. `middle`: the same losses read off the middle, relative to the top's."""
 
     words: Weight = 1.0
     speakers: Weight = 0.4
@@ -77,6 +95,7 @@ class Weights(_Section):
     sounds: Weight = 0.3
     spectrum: Weight = 1.0
     statistics: Weight = 0.0
+    imitation: Weight = Field(default=1.0, description="of the teacher, where there is one")
     middle: Weight = 0.5
 
 
@@ -126,11 +145,39 @@ class PretrainRecipe(_Section):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="float32", description="of matrix products; auto is what the processor multiplies fastest"
     )
-    geometry: Geometry = Geometry()
+    architecture: Literal["wav2vec2", "ast"] = "wav2vec2"
+    geometry: Geometry = Field(default=Geometry(), description="of wav2vec 2.0")
+    ast_geometry: ASTGeometry = ASTGeometry()
+    teacher: str | None = Field(
+        default=None,
+        description="a wav2vec 2.0 directory, or embedded, whose frames and embeddings an AST learns to predict",
+    )
     synthesis: Synthesis = Synthesis()
     filter_bank: FilterBankStage = FilterBankStage()
     tasks: TaskStage = TaskStage()
     held_out: HeldOut = HeldOut()
+
+    @model_validator(mode="after")
+    def _check_architecture(self) -> Self:
+        others = ("geometry", "filter_bank") if self.architecture == "ast" else ("ast_geometry", "teacher")
+        if unused := [name for name in others if name in self.model_fields_set]:
+            raise ValueError(f"{' and '.join(unused)}: not for architecture {self.architecture!r}; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_ast(self) -> Self:
+        given, sizes = self.ast_geometry, self.tasks.sizes
+        if self.architecture != "ast":
+            return self
+        if given.width % given.heads:
+            raise ValueError(f"ast_geometry.heads: {given.heads} do not divide a width of {given.width}")
+        for name in ("word_window", "long_window"):
+            frames = frame_count(getattr(sizes, name))
+            if not given.patch <= frames <= given.max_length:
+                raise ValueError(
+                    f"tasks.sizes.{name}: {frames} frames; ast_geometry wants {given.patch} to {given.max_length}"
+                )
+        return self
 
 
 def read_recipe(path: Path) -> PretrainRecipe:

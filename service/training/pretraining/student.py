@@ -1,4 +1,4 @@
-"""The network that is pre-trained: a small wav2vec 2.0 with a filter-bank start, and the heads that teach it.
+"""What is pre-trained: a backbone with the heads that teach it, here a small wav2vec 2.0 with a filter-bank start.
 
 wav2vec 2.0's architecture leaves its convolutional front end to the configuration. Here the first three
 convolutions are first taught to compute a log-mel spectrogram (`FilterBank`), starting from pre-emphasised,
@@ -6,7 +6,9 @@ mel-spaced, windowed sinusoids in three phases which GELU then rectifies; the ot
 on it; then come the transformer layers. It knows no corpora and no schedule.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -160,15 +162,15 @@ class Classes:
 
 
 class Heads(nn.Module):
-    """What is read off mean and deviation over time of one place in the backbone."""
+    """What is read off the pooled output `[B, size]` of one place in the backbone."""
 
-    def __init__(self, width: int, classes: Classes, embedding: int = 128) -> None:
+    def __init__(self, size: int, classes: Classes, embedding: int = 128) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(2 * width)
-        self.words = nn.Linear(2 * width, classes.words)
-        self.events = nn.Linear(2 * width, classes.events)
-        self.sounds = nn.Linear(2 * width, classes.sounds)
-        self.embedding = nn.Linear(2 * width, embedding)
+        self.norm = nn.LayerNorm(size)
+        self.words = nn.Linear(size, classes.words)
+        self.events = nn.Linear(size, classes.events)
+        self.sounds = nn.Linear(size, classes.sounds)
+        self.embedding = nn.Linear(size, embedding)
         self.speakers = nn.Parameter(torch.randn(classes.speakers, embedding))
 
     def speaker_logits(self, pooled: Tensor, labels: Tensor, margin: float, scale: float) -> Tensor:
@@ -177,44 +179,80 @@ class Heads(nn.Module):
         return scale * (cosine - margin * functional.one_hot(labels, cosine.shape[1]))
 
 
-class Student(nn.Module):
-    """The backbone with every head of pre-training. Only `backbone` is kept.
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a student makes of windows: frames `[B, T, D]`, and pooled `[B, E]` what two places in it hold."""
 
-    The same tasks are read off the convolutions too: a transformer that starts at random passes them little
-    of the gradient.
+    frames: Tensor
+    top: Tensor
+    middle: Tensor
+
+
+DenseLoss = Callable[[Seen, Tensor], Tensor]
+
+
+class Student(nn.Module):
+    """A backbone with every head of pre-training, whatever its architecture. Only `backbone` is kept.
+
+    The same tasks are read off a place in the middle too: layers that start at random pass what is below them
+    little of the gradient.
     """
+
+    backbone: Any
+    filter_bank: FilterBank | None  # wav2vec 2.0's
+    top: Heads
+    middle: Heads
+    log_mel: LogMel
+    statistics: nn.Linear
+
+    def dense_losses(self) -> dict[str, DenseLoss]:
+        """The losses that need no labels, by the names of their weights."""
+        return {"statistics": self.statistics_loss}
+
+    def statistics_loss(self, seen: Seen, waveform: Tensor) -> Tensor:
+        """Mean squared error of the long-term spectrum of the loud frames, read linearly off the pooled top.
+
+        What tells voices apart best without any learning is just that, so the pooled embedding has to keep it.
+        """
+        with torch.autocast(waveform.device.type, enabled=False):
+            return functional.mse_loss(self.statistics(seen.top), self.log_mel.statistics(waveform))
+
+    def export(self, out: Path) -> None:
+        """Write the backbone alone as a Hugging Face directory in float16; the student itself stays as it is."""
+        state = {name: value.half() for name, value in self.backbone.state_dict().items()}
+        self.backbone.save_pretrained(out, state_dict=state)
+
+
+class Wav2Vec2Student(Student):
+    """wav2vec 2.0; its middle is what the convolutions give to the transformer."""
 
     def __init__(self, geometry: Geometry, classes: Classes) -> None:
         super().__init__()
         self.geometry = geometry
         self.backbone = make_backbone(geometry)
         self.filter_bank = FilterBank(self.backbone, geometry)
-        self.top = Heads(geometry.width, classes)
-        self.middle = Heads(geometry.conv_dim[-1], classes)
+        self.top = Heads(2 * geometry.width, classes)
+        self.middle = Heads(2 * geometry.conv_dim[-1], classes)
         self.frames_per_step = geometry.hop() // FRAME_HOP
         self.spectrum = nn.Linear(geometry.width, SPECTRUM_BANDS * self.frames_per_step)
         self.log_mel = LogMel(SPECTRUM_BANDS)
         self.statistics = nn.Linear(2 * geometry.width, 2 * SPECTRUM_BANDS)
 
-    def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
-        """`[B, N]` -> the last layer's `[B, T, D]` and the convolutions' `[B, T, C]`."""
+    def forward(self, waveform: Tensor) -> Seen:
+        """Windows `[B, N]`."""
         out = self.backbone(waveform)
-        return out.last_hidden_state.float(), out.extract_features.float()
+        frames = out.last_hidden_state.float()
+        return Seen(frames, pool(frames), pool(out.extract_features.float()))
 
-    def spectrum_loss(self, hidden: Tensor, waveform: Tensor) -> Tensor:
+    def dense_losses(self) -> dict[str, DenseLoss]:
+        return {"spectrum": self.spectrum_loss, **super().dense_losses()}
+
+    def spectrum_loss(self, seen: Seen, waveform: Tensor) -> Tensor:
         """Mean squared error of the log-mel spectrogram that a linear layer reads off each frame of the top."""
-        rows, frames, _ = hidden.shape
+        rows, frames, _ = seen.frames.shape
         centre = self.geometry.receptive_field() // 2 - FRAME_HOP * (self.frames_per_step - 1) // 2
         target = self.log_mel(waveform, centre, frames * self.frames_per_step)
-        return functional.mse_loss(self.spectrum(hidden), target.reshape(rows, frames, -1))
-
-    def statistics_loss(self, hidden: Tensor, waveform: Tensor) -> Tensor:
-        """Mean squared error of the long-term spectrum of the loud frames, read linearly off the pooled top.
-
-        What tells voices apart best without any learning is just that, so the pooled embedding has to keep it.
-        """
-        with torch.autocast(hidden.device.type, enabled=False):
-            return functional.mse_loss(self.statistics(pool(hidden)), self.log_mel.statistics(waveform))
+        return functional.mse_loss(self.spectrum(seen.frames), target.reshape(rows, frames, -1))
 
 
 def pool(hidden: Tensor) -> Tensor:
