@@ -117,8 +117,9 @@ class World:
         known.live, known.moving = known.moving, None
 
     def ask(self, http: httpx.Client, name: str) -> None:
+        unknown = not self.known[name].seeds  # before asking: the first upload may be answered meanwhile
         done = http.post(f"/v1/classify?adapter={name}&top_k=0", content=self.clip)
-        if done.status_code == 404 and not self.known[name].seeds:
+        if done.status_code == 404 and unknown:
             return
         assert done.status_code == 200, done.text
         self.check_answer(http, name, done.json()["results"][0])
