@@ -29,7 +29,8 @@ def connected(url: str, key: str | None) -> Iterator["Client"]:
         with Client(url, key) as client:
             yield client
     except ProblemError as error:
-        fail(f"{error.code}: {error.detail}")
+        how = "" if key or error.code != "unauthorized" else " (here: --key, or the variable IPET_KEY)"
+        fail(f"{error.code}: {error.detail}{how}")
     except httpx.HTTPError as error:
         fail(f"no answer from {url}: {error or type(error).__name__}; is `ipet serve` running there?")
     except OSError as error:

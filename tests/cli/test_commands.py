@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from service.cli import app
-from tests.api.live import Live
+from tests.api.live import Live, running, settings_for
 from tests.bundles import random_bundle
 
 
@@ -58,6 +58,14 @@ def test_adapters(live: Live, tmp_path: Path) -> None:
     gone = ipet(live, "adapters", "inspect", "by-hand")
     assert gone.exit_code == 1
     assert gone.stderr.startswith("error: unknown_adapter: ")
+
+
+def test_a_key_that_is_missing(tiny_ast_dir: Path, tmp_path: Path) -> None:
+    with running(settings_for(tiny_ast_dir, tmp_path / "data", admin_keys="a-key")) as live:
+        refused = ipet(live, "adapters", "list")
+        assert refused.exit_code == 1
+        assert "--key, or the variable IPET_KEY" in refused.stderr
+        assert ipet(live, "adapters", "list", "--key", "a-key").exit_code == 0
 
 
 def test_no_server(file: Path) -> None:
