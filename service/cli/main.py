@@ -1,7 +1,7 @@
 """The command `ipet`. Each command imports what it needs when it runs, so that `--help` is fast."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -112,6 +112,9 @@ def evaluate(
     backbone: Annotated[str, typer.Option(help="As for `ipet serve`.")] = "embedded",
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Annotated[
+        Literal["auto", "int8"], typer.Option(help="As for `ipet serve`: int8 shows what 8-bit weights cost.")
+    ] = "auto",
     bootstrap: Annotated[
         int, typer.Option(min=0, help="Replicates behind the confidence intervals; 0 for none.")
     ] = 1000,
@@ -120,7 +123,7 @@ def evaluate(
     with told():
         from service.training.evaluate import evaluate as run
 
-        print_json(run(bundle, data, backbone, device=device, dtype=dtype, bootstrap=bootstrap))
+        print_json(run(bundle, data, backbone, device=device, dtype=dtype, weights=weights, bootstrap=bootstrap))
 
 
 @app.command()

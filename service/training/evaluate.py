@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from service.model.adapter import AdapterWeights
+from service.model.kernels import Weights
 from service.model.loading import load_backbone
 from service.model.spec import TaskType
 from service.registry.bundle import read_bundle, read_weights
@@ -26,13 +27,15 @@ def evaluate(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    weights: Weights = "auto",
     bootstrap: int = REPLICATES,
 ) -> dict[str, Any]:
-    """Measure a bundle on the report part of a data set.
+    """Measure a bundle on the report part of a data set, through the kernels that would serve it.
 
     Args:
         bundle: directory with the bundle's files.
         data: the data set's own folder; how it is split is what the bundle's recipe says, else the layout's default.
+        weights: as for `load_backbone`: what `int8` costs is measured with it.
         bootstrap: replicates behind the 95 % confidence intervals; 0 for none.
 
     Returns:
@@ -50,18 +53,23 @@ def evaluate(
     source = _source(manifest, data)
     _check_task(manifest, source, data)
     dataset = load_dataset(data, source)
-    loaded = load_backbone(backbone, device, dtype)
+    loaded = load_backbone(backbone, device, dtype, for_inference=True, weights=weights)
     tensors = read_weights(files.weights, manifest, loaded.spec)
     _check_labels(manifest, dataset)
-    weights = AdapterWeights.from_tensors(manifest.adapter_spec(), tensors)
-    inference = Inference(loaded, weights, manifest.input_spec())
+    adapter = AdapterWeights.from_tensors(manifest.adapter_spec(), tensors)
+    inference = Inference(loaded, adapter, manifest.input_spec())
     recordings = Recordings()
     measured = measure(inference, manifest, dataset.report(), recordings, bootstrap)
     return {
         "name": manifest.name,
         "digest": files.digest,
         "task_type": manifest.task_type.value,
-        "backbone": {"name": loaded.spec.name, "fingerprint": loaded.spec.fingerprint, "dtype": _dtype(loaded.dtype)},
+        "backbone": {
+            "name": loaded.spec.name,
+            "fingerprint": loaded.spec.fingerprint,
+            "dtype": _dtype(loaded.dtype),
+            "weights": weights,
+        },
         **measured.figures,
         **measured.detail,
         "skipped": len(recordings.faults),

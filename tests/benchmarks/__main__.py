@@ -1,4 +1,4 @@
-"""`make bench`: the engine's forward beside its peers', in one run (DESIGN section 7). FULL=1 runs the whole matrix."""
+"""`make bench`: the engine's forward beside its peers', in one run. FULL=1 runs the whole matrix."""
 
 import sys
 from pathlib import Path
@@ -38,7 +38,7 @@ def main() -> int:
 
 def run(plan: Plan, console: Console) -> Results:
     """Measures every cell of the plan."""
-    results = Results(describe_machine(plan.device))
+    results = Results(describe_machine(plan.device, plan.cpu_time))
     with Progress(console=console) as progress, torch.inference_mode():
         steps = progress.add_task("measuring", total=len(plan.cells))
         for kind in ModelType:

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from tests.benchmarks.contestants import AUTHORS, BARE, ENGINE, INT8, REQUESTS, SWAP_EACH, SWAP_SORTED, Contestant
 
-# `max |a - b| / max |b|` on random weights of base size: float32 against another order of sums; half precision as
-# DESIGN section 2 has it; 8-bit weights as a bound on nonsense, their accuracy cost being measured on real adapters.
+# `max |a - b| / max |b|` on random weights of base size: float32 against another order of sums; half precision as in
+# tests/model/test_kernels.py; 8-bit weights as a bound on nonsense: `ipet evaluate --weights int8` measures their cost.
 _TOLERANCES = {"float32": 1e-4, INT8: 0.3}
 _HALF_TOLERANCE = 3e-2
 

@@ -34,7 +34,7 @@ def lines(results: Results) -> Iterator[str]:
     """The run in Markdown: its machine, goals, then every contestant."""
     machine = results.machine
     busy = float(machine["load"]) > _BUSY and machine["type"] == "cpu"
-    yield f"{machine['device']}, torch {machine['torch']}, {machine['when']}."
+    yield f"{machine['device']}, torch {machine['torch']}, {machine['when']}, {machine['clock']}."
     ceiling = ", ".join(f"{rate:,.0f} GFLOP/s in {dtype}" for dtype, rate in results.ceiling.items())
     yield f"Measured matmul ceiling: {ceiling}. Medians with quartiles; ratios are taken round by round."
     if busy:

@@ -16,7 +16,7 @@ CEILING_ROWS = 1168  # of the product that measures the ceiling: 8 clips of AST 
 CUDA_CEILING_ROWS = 16384
 NOISE_SECONDS = 5.0
 
-# Times the authors' form on a CPU, DESIGN section 7.
+# Times the authors' form on a CPU.
 _AUTHORS_GOALS = {
     ModelType.AST: {1.28: 3.5, 5.12: 3.0},
     ModelType.WAV2VEC2: {1.28: 5.0, 3.0: 4.0},
@@ -34,11 +34,12 @@ def measure(cell: Cell, directory: Path, plan: Plan, results: Results) -> None:
     rows = CUDA_CEILING_ROWS if plan.device.type == "cuda" else CEILING_ROWS
     for dtype in field.dtypes:
         if dtype not in results.ceiling:
-            results.ceiling[dtype] = matmul_gflops(plan.device, getattr(torch, dtype), rows)
+            results.ceiling[dtype] = matmul_gflops(plan.device, getattr(torch, dtype), rows, plan.clock)
     twin = next(entry for entry in entries if entry.form == ENGINE and entry.adapters == plan.batch)
-    noise = take_turns({"first": twin.run, "second": twin.run}, min(NOISE_SECONDS, plan.budget), plan.at_least)
+    pair = {"first": twin.run, "second": twin.run}
+    noise = take_turns(pair, min(NOISE_SECONDS, plan.budget), plan.at_least, clock=plan.clock)
     results.noise[cell.name] = ratios(noise["first"], noise["second"])
-    taken = take_turns({e.name: e.run for e in entries}, plan.budget, plan.at_least)
+    taken = take_turns({e.name: e.run for e in entries}, plan.budget, plan.at_least, clock=plan.clock)
     times = {e.name: [seconds / e.clips for seconds in taken[e.name]] for e in entries}
     authors, gflop = times[entries[0].name], bare_flops(cell, directory) / 1e9
     for entry in entries:
@@ -50,7 +51,7 @@ def measure(cell: Cell, directory: Path, plan: Plan, results: Results) -> None:
 
 
 def goals(cell: Cell, entries: list[Contestant], times: dict[str, list[float]], field: Field) -> list[Goal]:
-    """The engine in its default dtype, with a different adapter in each row, against what DESIGN asks of it."""
+    """The engine in its default dtype, with a different adapter in each row, against what it is to reach."""
 
     def of(form: str, dtype: str, adapters: int | None = None) -> list[float]:
         found = (e for e in entries if (e.form, e.dtype) == (form, dtype) and adapters in (None, e.adapters))

@@ -35,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A ratio of DESIGN section 7 in one cell, round by round."""
+    """A ratio to reach in one cell, round by round."""
 
     cell: str
     what: str
@@ -68,7 +68,7 @@ class Results:
         return list(dict.fromkeys(row.cell for row in self.rows))
 
 
-def describe_machine(device: torch.device) -> dict[str, str]:
+def describe_machine(device: torch.device, cpu_time: bool = False) -> dict[str, str]:
     """What figures must be read with."""
     if device.type == "cuda":
         processor = torch.cuda.get_device_name(device)
@@ -83,6 +83,7 @@ def describe_machine(device: torch.device) -> dict[str, str]:
         "device": processor,
         "torch": torch.__version__,
         "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "clock": "CPU time" if cpu_time else "wall time",
         "load": f"{os.getloadavg()[0]:.1f}",  # of other work on the machine when the run began
     }
 

@@ -11,7 +11,8 @@ WIDTH = 124  # where no terminal has one
 def show(results: Results, console: Console) -> None:
     """Prints the run: machine and noise, one table with a section for each cell, then the goals."""
     machine = results.machine
-    console.print(f"{machine['device']}, torch {machine['torch']}, {machine['when']}, load {machine['load']} before")
+    console.print(f"{machine['device']}, torch {machine['torch']}, {machine['when']}, {machine['clock']}")
+    console.print(f"load average before: {machine['load']}")
     console.print("matmul ceiling: " + ", ".join(f"{k} {v:.0f} GFLOP/s" for k, v in results.ceiling.items()))
     console.print(_contestants(results))
     console.print(_goals(results))

@@ -10,6 +10,8 @@ import torch
 from service.model.kernels import pick_kernels
 from service.model.layers import Linear
 
+Clock = Callable[[], float]
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -36,8 +38,9 @@ def take_turns(
     seconds: float,
     at_least: int = 3,
     at_most: int = 30,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Wall seconds of every call: rounds in which each runs once, forwards and backwards by turns.
+    """Seconds of every call by `clock`: rounds in which each runs once, forwards and backwards by turns.
 
     Each round begins with another contestant, so that none always runs where the direction turns. Rounds go on for
     about `seconds`, but `at_least` and `at_most` so many. What runs here has run before, so that nothing warms up.
@@ -51,7 +54,7 @@ def take_turns(
         start = i * (len(names) // 3 + 1) % len(names)
         turned = names[start:] + names[:start]
         for name in turned if i % 2 == 0 else reversed(turned):
-            taken[name].append(_wall_seconds(runs[name]))
+            taken[name].append(_seconds(runs[name], clock))
     return taken
 
 
@@ -60,7 +63,7 @@ def ratios(slow: Sequence[float], fast: Sequence[float]) -> Spread:
     return Spread.of([a / b for a, b in zip(slow, fast, strict=True)])
 
 
-def matmul_gflops(device: torch.device, dtype: torch.dtype, rows: int) -> float:
+def matmul_gflops(device: torch.device, dtype: torch.dtype, rows: int, clock: Clock = time.perf_counter) -> float:
     """The best rate of a base-size backbone's largest product, `[rows, 768] x [768, 3072]`: the ceiling of a forward.
 
     As the engine multiplies, with weights prepacked where that is faster.
@@ -68,15 +71,15 @@ def matmul_gflops(device: torch.device, dtype: torch.dtype, rows: int) -> float:
     x = torch.randn(rows, 768, device=device, dtype=dtype)
     weight = torch.randn(3072, 768, device=device, dtype=dtype)
     product = pick_kernels(device, dtype).linear(Linear(weight, None))
-    best = min(_wall_seconds(lambda: product(x)) for _ in range(20))
+    best = min(_seconds(lambda: product(x), clock) for _ in range(20))
     return 2 * rows * 768 * 3072 / best / 1e9
 
 
-def _wall_seconds(run: Callable[[], object]) -> float:
+def _seconds(run: Callable[[], object], clock: Clock) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    began = time.perf_counter()
+    began = clock()
     run()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return clock() - began

@@ -30,6 +30,13 @@ def test_figures_are_plain_values(bundle: Path, tiny_wav2vec2_dir: Path, tmp_pat
     assert set(figures["per_class"]) == {"up", "zero", "zoom in"}
 
 
+def test_int8_weights_are_measured_as_they_are_served(bundle: Path, tiny_wav2vec2_dir: Path, tmp_path: Path) -> None:
+    data = make_keywords(tmp_path)
+    exact, quantised = (evaluate(bundle, data, str(tiny_wav2vec2_dir), weights=name) for name in ("auto", "int8"))
+    assert (exact["backbone"]["weights"], quantised["backbone"]["weights"]) == ("auto", "int8")
+    assert abs(exact["accuracy"] - quantised["accuracy"]) <= 2 / exact["clips"]
+
+
 def test_unreadable_clips_are_counted(bundle: Path, tiny_wav2vec2_dir: Path, tmp_path: Path) -> None:
     data = make_keywords(tmp_path)
     (data / "dataset/up/00000090_NO_00.flac").write_bytes(b"broken")
