@@ -32,7 +32,7 @@ class Figures:
 
     Args:
         upload: milliseconds an adapter.
-        start: seconds from the start of the process to its being ready.
+        start, start_cpu: seconds from the start of the process to its being ready, and what it computed meanwhile.
         memory: MiB of the process that is ready.
         page: milliseconds of one page of the list over HTTP, median.
         load: milliseconds from disk to the device, median, adapters in random order.
@@ -43,6 +43,7 @@ class Figures:
     adapters: int
     upload: float
     start: float
+    start_cpu: float
     memory: float
     page: float
     load: float
@@ -54,6 +55,7 @@ UNITS = {
     "adapters": "",
     "upload": "ms",
     "start": "s",
+    "start_cpu": "s",
     "memory": "MiB",
     "page": f"ms for {PAGE}",
     "load": "ms",
@@ -89,9 +91,11 @@ def measure(directory: Path, count: int, backbone: Backbone, few: Tenants) -> Fi
     finally:
         many.engine.stop(1.0)
     with serving(directory / "data", adapter_slots=SLOTS) as served:
-        page, memory, start = _page(served), served.mib, served.start_seconds
+        start = served.start_seconds, served.cpu_seconds()[1]
+        memory, page = served.mib, _page(served)
     load = quantile(loads, 0.5)
-    return Figures(count, upload, start, memory, page, load, load / quantile(base, 0.5), _batch_microseconds(count))
+    ratio, batch = load / quantile(base, 0.5), _batch_microseconds(count)
+    return Figures(count, upload, *start, memory, page, load, ratio, batch)
 
 
 async def _load_in_turns(few: Tenants, many: Tenants) -> tuple[list[float], list[float]]:

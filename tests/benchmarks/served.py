@@ -86,7 +86,7 @@ class Connection:
 
     async def ask(self, request: bytes) -> int:
         """The status of the answer."""
-        if self._streams is None:
+        if self._streams is None or self._streams[0].at_eof():  # the server closes what is idle
             self._streams = await asyncio.open_connection(*self._address)
         reader, writer = self._streams
         writer.write(request)
