@@ -2,14 +2,18 @@
 
 It runs on a bank of its own, of one slot that just fits, in one thread on one core: the worker, its bank and the
 adapters in it never wait for it.
+
+Nothing can end an inference that has begun. One that outstays its time keeps the thread: until it comes back uploads
+are refused at once, as a device that hangs would only make each of them wait its whole time in vain. If it comes back
+so do uploads; if not, only a restart helps, and what is served meanwhile is served as before.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 
 import torch
 
-from service.errors import DeadlineExceeded, InvalidBundle
+from service.errors import DeadlineExceeded, InvalidBundle, NotReady
 from service.model.adapter import AdapterWeights
 from service.model.backbone import Backbone
 from service.model.bank import Bank
@@ -31,6 +35,7 @@ class SmokeTest:
         self._backbone = backbone
         self._seconds = seconds
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="smoke", initializer=torch.set_num_threads, initargs=(1,))
+        self._overdue: Future[torch.Tensor] | None = None  # what nobody waits for any more
 
     def __call__(self, manifest: Manifest, weights: AdapterWeights) -> None:
         """Raise unless the backbone runs these weights well.
@@ -38,12 +43,18 @@ class SmokeTest:
         Raises:
             InvalidBundle: the outputs are not finite, or there are none.
             DeadlineExceeded: it took too long.
+            NotReady: one before it took too long, and goes on.
         """
+        if self._overdue is not None and not self._overdue.done():
+            raise NotReady(
+                "the first inference of an adapter before this one hangs; no other can be tried until it ends"
+            )
         running = self._pool.submit(self._run, weights)
         try:
             outputs = running.result(self._seconds)
         except FutureTimeout:
-            running.cancel()
+            if not running.cancel():
+                self._overdue = running
             raise DeadlineExceeded(
                 f"the adapter's first inference was not done within {self._seconds:g} s; try again when the service "
                 "is less busy"
