@@ -60,6 +60,30 @@ def test_adapters(live: Live, tmp_path: Path) -> None:
     assert gone.stderr.startswith("error: unknown_adapter: ")
 
 
+def test_history_of_an_adapter(live: Live, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        live.publish(tmp_path, "told", seed=seed)
+    assert ipet(live, "adapters", "activate", "told", 1).exit_code == 0
+    assert ipet(live, "adapters", "delete", "told", "--version", 2).exit_code == 0
+    assert ipet(live, "adapters", "delete", "told", "--yes").exit_code == 0
+    rows = [line.split("\t") for line in ipet(live, "adapters", "history", "told").stdout.splitlines()]
+    assert [row[1:] for row in rows] == [
+        ["anonymous", "delete_adapter", ""],
+        ["anonymous", "delete_version", "version 2"],
+        ["anonymous", "alias", "live -> version 1, before 2"],
+        ["anonymous", "alias", "live -> version 2, before 1"],
+        ["anonymous", "upload", "version 2"],
+        ["anonymous", "alias", "live -> version 1"],
+        ["anonymous", "upload", "version 1"],
+    ]
+    newest = json.loads(ipet(live, "adapters", "history", "told", "--limit", 2, "--json").stdout)["history"]
+    assert [change["action"] for change in newest] == ["delete_adapter", "delete_version"]
+    assert [change["at"] for change in newest] == [row[0] for row in rows[:2]]
+    unknown = ipet(live, "adapters", "history", "never-there")
+    assert unknown.exit_code == 1
+    assert unknown.stderr.startswith("error: unknown_adapter: ")
+
+
 def test_a_key_that_is_missing(tiny_ast_dir: Path, tmp_path: Path) -> None:
     with running(settings_for(tiny_ast_dir, tmp_path / "data", admin_keys="a-key")) as live:
         refused = ipet(live, "adapters", "list")
