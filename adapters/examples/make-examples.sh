@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes every file of this folder again: speech from espeak-ng, sounds from noise and sines. Nothing is recorded,
-# nothing is copied. Needs espeak-ng, sox and ffmpeg (Debian: apt install espeak-ng sox ffmpeg).
+# Makes every file of this folder again: speech from espeak-ng and flite, sounds from noise and sines. Nothing is
+# recorded, nothing is copied. Needs espeak-ng, flite, sox and ffmpeg (Debian: apt install espeak-ng flite sox ffmpeg).
 set -eu
 cd "$(dirname "$0")"
 tmp=$(mktemp -d)
@@ -13,9 +13,20 @@ encode() {
     ffmpeg -nostdin -v error -y -i "$tmp/${file%.*}.wav" -map_metadata -1 -fflags +bitexact -flags +bitexact "$@" "$file"
 }
 
-# say NAME VOICE PITCH SPEED TEXT: speech with its silences trimmed, a moment of them put back, -3 dB at most
+# say NAME VOICE PITCH SPEED TEXT: speech of espeak-ng
 say() {
     espeak-ng -v "$2" -p "$3" -s "$4" -w "$tmp/raw.wav" -- "$5"
+    trim "$1"
+}
+
+# utter NAME VOICE TEXT: speech of flite
+utter() {
+    flite -voice "$2" -t "$3" -o "$tmp/raw.wav"
+    trim "$1"
+}
+
+# trim NAME: silences trimmed, a moment of them put back, -3 dB at most
+trim() {
     sox -R "$tmp/raw.wav" -r 16000 -c 1 "$tmp/$1.wav" silence 1 0.01 1% reverse silence 1 0.01 1% reverse \
         pad "${pad:-0.2}" "${pad:-0.2}" gain -n -3 dither -S
 }
@@ -42,10 +53,10 @@ say digit-eight en-us+m3 50 150 eight; encode digit-eight.flac -ar 8000
 
 # Two made-up speakers, two sentences each
 pad=0.1
-say speaker-ann-1   en-us+f4 65 150 'The weather was warm, so we walked along the river until evening.'
-say speaker-ann-2   en-us+f4 65 150 'Please remember to bring the tickets and a bottle of water.'
-say speaker-brian-1 en-gb+m7 20 140 'The weather was warm, so we walked along the river until evening.'
-say speaker-brian-2 en-gb+m7 20 140 'Nobody expected the train to arrive before the morning.'
+utter speaker-ann-1   slt 'The weather was warm, so we walked along the river until evening.'
+utter speaker-ann-2   slt 'Please remember to bring the tickets and a bottle of water.'
+utter speaker-brian-1 kal 'Please remember to bring the tickets and a bottle of water.'
+utter speaker-brian-2 kal 'The weather was warm, so we walked along the river until evening.'
 encode speaker-ann-1.ogg    -c:a libvorbis -q:a 4
 encode speaker-ann-2.opus   -c:a libopus -b:a 32k
 encode speaker-brian-1.mp3  -b:a 64k

@@ -7,7 +7,7 @@ fold into the head's weight and bias, so that nothing of this remains in the bun
 import torch
 from torch import Tensor
 
-SHRINKAGE = 0.1  # of the within-speaker covariance towards its diagonal
+SHRINKAGE = 0.3  # of the within-speaker covariance towards its diagonal
 
 
 def discriminants(embeddings: Tensor, speakers: Tensor, outputs: int) -> tuple[Tensor, Tensor]:

