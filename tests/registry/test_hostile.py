@@ -83,28 +83,25 @@ def mutants(draw: st.DrawFn) -> bytes:
     return encoded
 
 
-def mutate(sandbox: Sandbox, examples: int) -> int:
-    """Takes so many mutants; how many still were weights."""
-    taken = []
+def mutate(sandbox: Sandbox, examples: int) -> None:
+    """Takes so many mutants of weights that are good."""
+    assert sandbox.take(WEIGHTS).outcome == "weights"
 
     @settings(
         max_examples=examples, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
     )
     @given(mutants())
     def take(mutant: bytes) -> None:
-        verdict = sandbox.take(mutant)
-        assert not faults(verdict, {"weights", "invalid_bundle"})
-        taken.append(verdict.outcome == "weights")
+        assert not faults(sandbox.take(mutant), {"weights", "invalid_bundle"})
 
     take()
-    return sum(taken)
 
 
 def test_mutants(sandbox: Sandbox) -> None:
-    assert mutate(sandbox, 300) > 10
+    mutate(sandbox, 300)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_thousands_of_mutants(sandbox: Sandbox) -> None:
-    assert mutate(sandbox, 20_000) > 200
+    mutate(sandbox, 20_000)
