@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig
+from transformers.utils.logging import disable_progress_bar
 
 from service.model.spec import ModelType
 
@@ -105,6 +106,8 @@ def load_checkpoint(name: str) -> Checkpoint:
     except ValueError:
         supported = ", ".join(ModelType)
         raise ValueError(f"backbone {name!r} has model_type {config.model_type!r}; supported are {supported}") from None
+    if Path(name).is_dir():
+        disable_progress_bar()  # nothing is downloaded: it would only flicker over the log
     loaded: tuple[nn.Module, dict[str, Any]] = AutoModel.from_pretrained(
         name, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
     )
