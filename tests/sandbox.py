@@ -45,6 +45,16 @@ class Verdict:
     megabytes: float
     length: float
 
+    def faults(self, outcomes: set[str]) -> list[str]:
+        """What is wrong with how the file was taken, where it may have come to `outcomes`."""
+        wrong = {
+            f"ended in {self.outcome}: {self.detail[:300]}": self.outcome not in outcomes,
+            f"took {self.seconds:.1f} s": self.seconds > SECONDS_ALLOWED,
+            f"took {self.megabytes:.0f} MB": self.megabytes > MEGABYTES_ALLOWED,
+            f"is told in {len(self.detail)} characters": len(self.detail) > 1_000,
+        }
+        return [fault for fault, holds in wrong.items() if holds]
+
 
 class Sandbox:
     """Reads files of one kind in another process, which `with` starts and stops."""
