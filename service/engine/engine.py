@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
 from service.audio.features import ClipFeatures
 from service.audio.waveform import Waveform
+from service.engine.cores import use_cores
 from service.engine.health import Health
 from service.engine.job import FRAME_SECONDS, flow_of, key_of
 from service.engine.loader import Loader
@@ -92,7 +92,7 @@ class Engine:
         )
         # The worker alone computes on all cores; one core each is best for the many small operations beside it.
         self._features = ThreadPoolExecutor(
-            settings.decode_threads, thread_name_prefix="features", initializer=torch.set_num_threads, initargs=(1,)
+            settings.decode_threads, thread_name_prefix="features", initializer=use_cores, initargs=(1,)
         )
         self._turns = Turns(settings.decode_threads)
         self._health = Health(settings.device_timeout, telemetry, self._break)

@@ -9,8 +9,7 @@ import time
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import torch
-
+from service.engine.cores import use_cores
 from service.engine.job import AdapterKey, key_of
 from service.engine.scheduler import Scheduler
 from service.engine.slots import Slots, State
@@ -90,9 +89,7 @@ class Loader:
         self._queue: OrderedDict[AdapterKey, AdapterVersion] = OrderedDict()  # loads that wait for a slot
         self._waiters: dict[AdapterKey, list[Future[None]]] = {}
         self._failed_at: dict[AdapterKey, float] = {}
-        self._pool = ThreadPoolExecutor(
-            _THREADS, thread_name_prefix="load", initializer=torch.set_num_threads, initargs=(1,)
-        )
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="load", initializer=use_cores, initargs=(1,))
 
     def request(self, version: AdapterVersion) -> None:
         """Sees to it that `version` becomes resident, unless it is or is on its way."""

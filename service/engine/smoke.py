@@ -13,6 +13,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 
 import torch
 
+from service.engine.cores import use_cores
 from service.errors import DeadlineExceeded, InvalidBundle, NotReady
 from service.model.adapter import AdapterWeights
 from service.model.backbone import Backbone
@@ -34,7 +35,7 @@ class SmokeTest:
     def __init__(self, backbone: Backbone, seconds: float) -> None:
         self._backbone = backbone
         self._seconds = seconds
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="smoke", initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="smoke", initializer=use_cores, initargs=(1,))
         self._overdue: Future[torch.Tensor] | None = None  # what nobody waits for any more
 
     def __call__(self, manifest: Manifest, weights: AdapterWeights) -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import torch
 
+from service.engine.cores import use_cores
 from service.engine.health import Health
 from service.engine.job import Job
 from service.engine.loader import Loader
@@ -59,7 +60,7 @@ class Worker:
 
     def work(self) -> None:
         """The worker: takes batches and runs them until the engine stops."""
-        torch.set_num_threads(self._cores)
+        use_cores(self._cores)
         try:
             while (leased := self._next_batch()) is not None:
                 batch, slots = leased

@@ -13,9 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-import torch
-
 from service.audio.decode import decode
+from service.engine.cores import use_cores
 from service.engine.engine import Engine
 from service.model.loading import load_backbone
 from service.model.spec import ModelType
@@ -85,7 +84,7 @@ def measure(name: str, checkpoint: str, seconds: float) -> Share:
 async def _in_turns(
     name: str, engine: Engine, versions: list[AdapterVersion], served: Served, clip: bytes, seconds: float
 ) -> Share:
-    decoders = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,))
+    decoders = ThreadPoolExecutor(2, initializer=use_cores, initargs=(1,))
     connections = [Connection(served.url) for _ in range(CLIENTS)]
 
     async def ask_engine(client: int) -> None:

@@ -62,11 +62,11 @@ def test_adapters(live: Live, tmp_path: Path) -> None:
 
 def test_history_of_an_adapter(live: Live, tmp_path: Path) -> None:
     for seed in (1, 2):
-        live.publish(tmp_path, "told", seed=seed)
-    assert ipet(live, "adapters", "activate", "told", 1).exit_code == 0
-    assert ipet(live, "adapters", "delete", "told", "--version", 2).exit_code == 0
-    assert ipet(live, "adapters", "delete", "told", "--yes").exit_code == 0
-    rows = [line.split("\t") for line in ipet(live, "adapters", "history", "told").stdout.splitlines()]
+        live.publish(tmp_path, "chronicled", seed=seed)
+    assert ipet(live, "adapters", "activate", "chronicled", 1).exit_code == 0
+    assert ipet(live, "adapters", "delete", "chronicled", "--version", 2).exit_code == 0
+    assert ipet(live, "adapters", "delete", "chronicled", "--yes").exit_code == 0
+    rows = [line.split("\t") for line in ipet(live, "adapters", "history", "chronicled").stdout.splitlines()]
     assert [row[1:] for row in rows] == [
         ["anonymous", "delete_adapter", ""],
         ["anonymous", "delete_version", "version 2"],
@@ -76,7 +76,7 @@ def test_history_of_an_adapter(live: Live, tmp_path: Path) -> None:
         ["anonymous", "alias", "live -> version 1"],
         ["anonymous", "upload", "version 1"],
     ]
-    newest = json.loads(ipet(live, "adapters", "history", "told", "--limit", 2, "--json").stdout)["history"]
+    newest = json.loads(ipet(live, "adapters", "history", "chronicled", "--limit", 2, "--json").stdout)["history"]
     assert [change["action"] for change in newest] == ["delete_adapter", "delete_version"]
     assert [change["at"] for change in newest] == [row[0] for row in rows[:2]]
     unknown = ipet(live, "adapters", "history", "never-there")
