@@ -20,6 +20,7 @@ from tests.benchmarks.tenants import clip, open_tenants, resident_mib
 ADAPTERS, SLOTS = 96, 8
 MOST_MIB = 16.0  # that memory may grow after the first loads
 MOST_THREADS = 3  # that may come: of the pools, which start them as they are needed
+MOST_FILES = 3  # that may come: the catalogue's connections are pooled too; a leak would leave one for each load
 MANY = pytest.param(1_000, 100_000, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])
 
 
@@ -43,7 +44,7 @@ def test_memory_is_flat_over_loads_and_unloads(tiny_ast_dir: Path, tmp_path: Pat
     assert growth["host MiB"] < MOST_MIB, said
     assert growth["device MiB"] < MOST_MIB, said
     assert growth["threads"] <= MOST_THREADS, said
-    assert growth["open files"] <= 0, said
+    assert growth["open files"] <= MOST_FILES, said
 
 
 async def _churn(engine: Engine, versions: Sequence[AdapterVersion], loads: int) -> None:
