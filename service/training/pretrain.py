@@ -24,12 +24,17 @@ from torch.nn import functional
 
 from service.model.precision import pick_dtype
 from service.training.pretraining.ast_student import ASTStudent
-from service.training.pretraining.corpus import Corpus, read_corpus, synthesised_words
+from service.training.pretraining.corpus import (
+    Corpus,
+    read_corpus,
+    synthesised_utterances,
+    synthesised_words,
+    with_phonemes,
+)
 from service.training.pretraining.pace import Pace
 from service.training.pretraining.recipe import PretrainRecipe, TaskStage, read_recipe
-from service.training.pretraining.sampling import Batch, Sampler
-from service.training.pretraining.sounds import SOUNDS
-from service.training.pretraining.student import FRONT_LAYERS, Classes, FilterBank, Heads, Student, Wav2Vec2Student
+from service.training.pretraining.sampling import Batch, Classes, Sampler
+from service.training.pretraining.student import FRONT_LAYERS, FilterBank, Heads, Student, Wav2Vec2Student
 
 CHECKPOINT = "checkpoint.safetensors"
 LARGEST_GRADIENT = 2.0  # norm
@@ -66,10 +71,14 @@ def pretrain(recipe: Path, data: Path, out: Path, resume: bool = True) -> None:
     with _progress() as (bar, report):
         bar.console.print("reading the corpora")
         corpus = read_corpus(data, read.held_out)
-        if read.synthesis.clips:
+        if read.synthesis.clips or read.synthesis.utterances:
             bar.console.print("synthesising speech")
-            spoken = synthesised_words(read.synthesis.clips, read.seed, read.synthesis.telephone)
+            said = read.synthesis
+            spoken = synthesised_words(said.clips, read.seed, said.telephone)
+            spoken += synthesised_utterances(corpus, said.utterances, read.seed, said.telephone)
             corpus = replace(corpus, train=corpus.train + spoken)
+        if read.tasks.sizes.utterances:
+            corpus = with_phonemes(corpus)
         run(read, corpus, out, resume, report)
 
 
@@ -78,16 +87,14 @@ def run(recipe: PretrainRecipe, corpus: Corpus, out: Path, resume: bool, report:
     torch.manual_seed(recipe.seed)
     out.mkdir(parents=True, exist_ok=True)
     sampler = Sampler(corpus, recipe.tasks, recipe.seed)
-    student = _make_student(
-        recipe, Classes(len(sampler.word_names), len(sampler.event_names), len(SOUNDS), sampler.speaker_classes)
-    )
+    student = _make_student(recipe, sampler.classes)
     state = _load(out) if resume else None
     if state is not None:
         student.load_state_dict(state.student)
     pace = Pace(recipe.threads)
     torch.set_flush_denormal(True)
     try:
-        if student.filter_bank is not None and (state is None or state.stage == "filter bank"):
+        if student.filter_bank is not None and recipe.start is None and (state is None or state.stage == "filter bank"):
             _learn_filter_bank(recipe, sampler, student, student.filter_bank, out, state, pace, report)
             state = None
         _learn_tasks(recipe, sampler, student, out, state, pace, report)
@@ -99,7 +106,10 @@ def run(recipe: PretrainRecipe, corpus: Corpus, out: Path, resume: bool, report:
 def _make_student(recipe: PretrainRecipe, classes: Classes) -> Student:
     if recipe.architecture == "ast":
         return ASTStudent(recipe.ast_geometry, classes, recipe.teacher)
-    return Wav2Vec2Student(recipe.geometry, classes)
+    student = Wav2Vec2Student(recipe.geometry, classes)
+    if recipe.start is not None:
+        student.start_from(recipe.start)
+    return student
 
 
 def _learn_filter_bank(
@@ -182,6 +192,9 @@ def task_losses(student: Student, batch: Batch, stage: TaskStage, step: int) -> 
         if weight := getattr(weights, name):
             losses[name] = weight * (dense(short, batch.words) + dense(long, batch.long)) / 2
     margin = stage.margin * min(1.0, step / stage.margin_steps)
+    if batch.utterances is not None:
+        for name, value in student.phoneme_losses(batch.utterances).items():
+            losses[name] = weights.phonemes * (weights.middle if name.endswith("_middle") else 1.0) * value
     places = (
         ("", student.top, short.top, long.top, 1.0),
         ("_middle", student.middle, short.middle, long.middle, weights.middle),

@@ -1,5 +1,6 @@
 """Pre-training in miniature, on generated audio: it learns, it resumes, and others can load what it writes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ def make_corpora(root: Path) -> Path:
     (commands / "training_list.txt").write_text("bed/a.flac\n", encoding="utf-8")
     (voices / "wav").mkdir(parents=True)
     (voices / "train_list.txt").write_text("S1 a.flac\nS2 b.flac\n", encoding="utf-8")
+    write_table(voices / "train_utterances.csv", [{"path": "a.flac", "text": "GOOD"}])
     write_table(voices / "noise15db.csv", [{"path": "x", "noise_file": "1-01-A-1.flac"}])
     written = [arabic / n for n in names] + [digits / str(t["filename"]) for t in takes]
     for path in [*written, extra / "a.flac", voices / "wav" / "a.flac", voices / "wav" / "b.flac"]:
@@ -122,6 +124,7 @@ def test_corpora_hold_out_what_is_asked_and_never_the_report_parts(tmp_path: Pat
         ("words", "en:three", "digits"),
         ("speakers", "S2", "speechocean"),
     ]
+    assert [(c.label, c.text) for c in read.train if c.text] == [("S1", "GOOD")]
     assert {c.group for c in read.selection if c.task == "events"} == {"fold3"}
     noise = [c.label for c in read.train if c.task == "noise" and c.group == "esc10"]
     assert len(noise) == 2 * 3 - 1  # the reserved one is missing
@@ -132,8 +135,66 @@ def test_a_voice_at_another_speed_is_another_speaker(corpus: Corpus) -> None:
         {**TINY, "tasks": {**TINY["tasks"], "speaker_speeds": [1.0, 0.8], "sizes": {"speakers": 64}}}
     )
     sampler = Sampler(corpus, recipe.tasks, seed=0)
-    assert sampler.speaker_classes == 6
+    assert sampler.classes.speakers == 6
     assert set(sampler.batch(0).speaker_labels.tolist()) == set(range(6))
+
+
+def spoken(corpus: Corpus) -> Corpus:
+    """Voices that say something, and a synthesised one."""
+    said = [replace(c, phonemes=tuple("aba")) for c in corpus.train if c.task == "speakers"]
+    others = [c for c in corpus.train if c.task != "speakers"]
+    long = replace(said[0], samples=np.zeros(99_999, np.int16), phonemes=("never",))
+    synthesised = replace(said[0], task="utterances", label="", group="synthesised", phonemes=tuple("cab"))
+    return Corpus((*others, *said, long, synthesised), ())
+
+
+SPOKEN = {**TINY["tasks"], "sizes": {**TINY["tasks"]["sizes"], "utterances": 4, "utterance_window": 12_000}}
+
+
+def test_utterances_are_whole_and_numbered_by_phoneme(corpus: Corpus) -> None:
+    recipe = PretrainRecipe.model_validate({**TINY, "tasks": SPOKEN})
+    sampler = Sampler(spoken(corpus), recipe.tasks, seed=0)
+    assert sampler.symbols == ["a", "b", "c"]
+    batches = [sampler.batch(step).utterances for step in range(6)]
+    assert {tuple(row) for said in batches if said for row in said.phonemes.tolist()} == {(1, 2, 1), (3, 1, 2)}
+    for said in batches:
+        assert said is not None
+        assert said.waveform.shape == (4, 12_000)
+        assert said.counts.tolist() == [3] * 4
+        assert (said.samples <= 12_000).all()
+
+
+def test_phonemes_are_learnt(corpus: Corpus, tmp_path: Path) -> None:
+    tasks = {**SPOKEN, "recorded_share": 1.0, "weights": {"phonemes": 3.0}}
+    geometry = {**TINY["geometry"], "conv_stride": [80, 2, 1, 2]}
+    recipe = PretrainRecipe.model_validate({**TINY, "geometry": geometry, "tasks": tasks})
+    journal = Journal()
+    run(recipe, spoken(corpus), tmp_path, resume=True, report=journal)
+    learnt = journal.parts["phonemes"]
+    assert np.mean(learnt[-5:]) < 0.6 * np.mean(learnt[:3])
+
+
+def test_a_run_starts_from_a_backbone(finished: tuple[Path, Journal], corpus: Corpus, tmp_path: Path) -> None:
+    journal, tasks = Journal(), {**TINY["tasks"], "steps": 1, "learning_rate": 1e-9}
+    started = {**TINY, "start": str(finished[0]), "tasks": tasks}
+    run(PretrainRecipe.model_validate(started), corpus, tmp_path, resume=True, report=journal)
+    assert journal.losses["filter bank"] == []
+    before, after = (load_file(folder / "model.safetensors") for folder in (finished[0], tmp_path))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"start": "embedded"}, "geometry of the recipe"),
+        ({"start": "/nowhere"}, "nowhere"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_named(
+    given: dict[str, Any], message: str, corpus: Corpus, tmp_path: Path
+) -> None:
+    with pytest.raises((ValueError, OSError), match=message):
+        run(PretrainRecipe.model_validate({**TINY, **given}), corpus, tmp_path, resume=True)
 
 
 def test_windows_have_their_length_and_levels() -> None:

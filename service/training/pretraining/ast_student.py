@@ -18,9 +18,9 @@ from service.audio.features import FRAME_SAMPLES, HOP_SAMPLES, MEL_BINS, POWER_F
 from service.model.loading import load_backbone_checkpoint
 from service.model.spec import ModelType
 from service.training.pretraining.recipe import ASTGeometry
+from service.training.pretraining.sampling import Classes
 from service.training.pretraining.student import (
     SPECTRUM_BANDS,
-    Classes,
     DenseLoss,
     Heads,
     LogMel,

@@ -10,21 +10,22 @@ It does not know windows, augmentation or losses.
 import csv
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
 from service.training.pretraining.recipe import HeldOut
-from service.training.speech import synthesise
+from service.training.speech import phonemes, synthesise
 
 SAMPLE_RATE = 16_000
 EVENT_FOLDS = (1, 2, 3)
 DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DIGIT_ROW = (2, 6)  # digits that are said in one breath
 
-Samples = npt.NDArray[np.int16]
+Samples = NDArray[np.int16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Source:
     task: str  # "words", "speakers", "events" or "noise"
     label: str
     group: str
+    text: str = ""  # what is said, where that is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Clip:
     task: str
     label: str
     group: str
+    text: str = ""
+    phonemes: tuple[str, ...] = ()  # of the text, once they are asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +103,10 @@ def _speakers(data: Path, held_out: HeldOut) -> Iterator[tuple[Source, bool]]:
     root = data / "speechocean762-sv"
     pairs = [line.split() for line in (root / "train_list.txt").read_text(encoding="utf-8").split("\n") if line.strip()]
     kept_out = _last((speaker for speaker, _ in pairs), held_out.verification_speakers)
+    texts = {row["path"]: row["text"] for row in _rows(root / "train_utterances.csv")}
     for speaker, path in pairs:
-        yield Source(root / "wav" / path, "speakers", speaker, "speechocean"), speaker in kept_out
+        source = Source(root / "wav" / path, "speakers", speaker, "speechocean", texts.get(path, ""))
+        yield source, speaker in kept_out
 
     extra = data / "pretraining-speech"
     for row in _rows(extra / "clips.csv"):
@@ -139,7 +145,7 @@ def read_corpus(data: Path, held_out: HeldOut, threads: int = 2) -> Corpus:
     with ThreadPoolExecutor(threads) as pool:
         samples = list(pool.map(lambda pair: decode_file(pair[0].path), listed))
     clips = [
-        (Clip(decoded, source.task, source.label, source.group), kept_out)
+        (Clip(decoded, source.task, source.label, source.group, source.text), kept_out)
         for (source, kept_out), decoded in zip(listed, samples, strict=True)
     ]
     return Corpus(
@@ -151,6 +157,35 @@ def read_corpus(data: Path, held_out: HeldOut, threads: int = 2) -> Corpus:
 def synthesised_words(clips: int, seed: int, telephone: float = 0.0) -> tuple[Clip, ...]:
     """English digits by speech synthesisers, of the same classes as the recorded ones. Raises FileNotFoundError."""
     return tuple(
-        Clip((samples * 32767).round().astype(np.int16), "words", f"en:{word}", "synthesised")
+        Clip(_int16(samples), "words", f"en:{word}", "synthesised")
         for word, samples in synthesise(DIGIT_WORDS, clips, seed, telephone=telephone)
     )
+
+
+def synthesised_utterances(
+    corpus: Corpus, clips: int, seed: int, telephone: float = 0.0, digits: float = 0.5
+) -> tuple[Clip, ...]:
+    """What the corpus's speakers read, and rows of digits (a share of `digits`). Raises FileNotFoundError."""
+    rng = np.random.default_rng((seed, 3))
+    texts = sorted({clip.text for clip in corpus.train if clip.text})
+    rows = [
+        " ".join(rng.choice(DIGIT_WORDS, int(rng.integers(*DIGIT_ROW, endpoint=True))))
+        if not texts or rng.random() < digits
+        else str(rng.choice(texts))
+        for _ in range(clips)
+    ]
+    return tuple(
+        Clip(_int16(samples), "utterances", "", "synthesised", text)
+        for text, samples in synthesise(rows, clips, seed, telephone=telephone)
+    )
+
+
+def _int16(samples: NDArray[np.float32]) -> Samples:
+    return (samples * 32767).round().astype(np.int16)
+
+
+def with_phonemes(corpus: Corpus) -> Corpus:
+    """The corpus with the phonemes of every text of its training clips. Raises FileNotFoundError."""
+    texts = sorted({clip.text for clip in corpus.train if clip.text})
+    spelt = dict(zip(texts, phonemes(texts), strict=True))
+    return replace(corpus, train=tuple(replace(clip, phonemes=spelt.get(clip.text, ())) for clip in corpus.train))

@@ -72,6 +72,7 @@ class Synthesis(_Section):
     """English digits said by speech synthesisers, as one more group of words; 0 clips for none."""
 
     clips: int = Field(default=0, ge=0)
+    utterances: int = Field(default=0, ge=0, description="transcripts of the corpora and rows of digits, said anew")
     telephone: float = Field(default=0.0, ge=0, le=1, description="chance of a clip to be cut off at 4 kHz")
 
 
@@ -84,6 +85,8 @@ class Sizes(_Section):
     events: Count = 3
     sounds: Count = 2
     long_window: Count = 40_000
+    utterances: int = Field(default=0, ge=0, description="whole ones, whose phonemes are learnt; wav2vec 2.0 only")
+    utterance_window: Count = 80_000
 
 
 class Weights(_Section):
@@ -95,6 +98,7 @@ class Weights(_Section):
     sounds: Weight = 0.3
     spectrum: Weight = 1.0
     statistics: Weight = 0.0
+    phonemes: Weight = 1.0
     imitation: Weight = Field(default=1.0, description="of the teacher, where there is one")
     middle: Weight = 0.5
 
@@ -122,6 +126,9 @@ class TaskStage(_Section):
     speaker_speeds: tuple[Positive, ...] = Field(
         default=(1.0,), description="a voice played at another speed is taken for another speaker"
     )
+    recorded_share: float = Field(
+        default=0.5, ge=0, le=1, description="of the utterances whose phonemes are learnt; the others are synthesised"
+    )
     word_speed: float = Field(default=0.12, ge=0, lt=0.5, description="largest relative change of a word's speed")
     sizes: Sizes = Sizes()
     weights: Weights = Weights()
@@ -147,6 +154,10 @@ class PretrainRecipe(_Section):
     )
     architecture: Literal["wav2vec2", "ast"] = "wav2vec2"
     geometry: Geometry = Field(default=Geometry(), description="of wav2vec 2.0")
+    start: str | None = Field(
+        default=None,
+        description="a wav2vec 2.0 directory of this geometry, or embedded, to go on from instead of a filter bank",
+    )
     ast_geometry: ASTGeometry = ASTGeometry()
     teacher: str | None = Field(
         default=None,
@@ -159,7 +170,7 @@ class PretrainRecipe(_Section):
 
     @model_validator(mode="after")
     def _check_architecture(self) -> Self:
-        others = ("geometry", "filter_bank") if self.architecture == "ast" else ("ast_geometry", "teacher")
+        others = ("geometry", "filter_bank", "start") if self.architecture == "ast" else ("ast_geometry", "teacher")
         if unused := [name for name in others if name in self.model_fields_set]:
             raise ValueError(f"{' and '.join(unused)}: not for architecture {self.architecture!r}; leave it out")
         return self
@@ -169,6 +180,8 @@ class PretrainRecipe(_Section):
         given, sizes = self.ast_geometry, self.tasks.sizes
         if self.architecture != "ast":
             return self
+        if sizes.utterances:
+            raise ValueError("tasks.sizes.utterances: an AST's columns are too few for phonemes; leave it out")
         if given.width % given.heads:
             raise ValueError(f"ast_geometry.heads: {given.heads} do not divide a width of {given.width}")
         for name in ("word_window", "long_window"):

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from service.training.pretraining.augment import Distortion, cut, distort, mix_up, noise_bank
 from service.training.pretraining.corpus import Clip, Corpus
 from service.training.pretraining.recipe import FilterBankStage, TaskStage
-from service.training.pretraining.sounds import synthetic_bank
+from service.training.pretraining.sounds import SOUNDS, synthetic_bank
 
 Signal = npt.NDArray[np.float32]
 Random = np.random.Generator
@@ -23,11 +24,33 @@ WORD_DISTORTION = Distortion(noise_chance=0.35, noise_low=8)
 SPEAKER_DISTORTION = Distortion(
     speed=0.0, gain=6.0, noise_chance=0.75, noise_low=5, noise_high=25, equaliser_chance=0.5, tilt=0.7
 )
+UTTERANCE_DISTORTION = Distortion(speed=0.15, noise_chance=0.35, noise_low=8, band_limit_chance=0.3)
 EVENT_DISTORTION = Distortion(speed=0.2, noise_chance=0.3, noise_low=10)
 ANY_DISTORTION = Distortion(
     gain=20, noise_chance=0.4, noise_low=0, noise_high=40, equaliser=9, tilt=0.7, band_limit_chance=0.15
 )
 EVENT_TRIES = 3  # windows of a sound event that are drawn to keep the loudest: the events may be short
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """How many classes each head tells apart; no phonemes where none are learnt."""
+
+    words: int
+    events: int
+    sounds: int
+    speakers: int
+    phonemes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Utterances:
+    """Whole utterances `[U, N]` with silence after them, and what is said as numbers from 1 `[U, L]`, filled with 0."""
+
+    waveform: Tensor
+    samples: Tensor  # [U], without the silence
+    phonemes: Tensor
+    counts: Tensor  # [U], of the phonemes
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +63,7 @@ class Batch:
     speaker_labels: Tensor
     event_targets: Tensor  # [events, classes], sums to one
     sound_labels: Tensor
+    utterances: Utterances | None = None
 
 
 class Sampler:
@@ -60,15 +84,24 @@ class Sampler:
             group: by_class([clip for clip in corpus.of("speakers") if clip.group == group])
             for group in ("speechocean", "librispeech")
         }
+        said = [clip for clip in corpus.train if clip.phonemes and self._fits(clip)] if self.sizes.utterances else []
+        self.symbols = sorted({symbol for clip in said for symbol in clip.phonemes})
+        recorded = [clip for clip in said if clip.group != "synthesised"]
+        self.utterances = (recorded, [clip for clip in said if clip.group == "synthesised"])
         self.sounds, self.sound_labels = synthetic_bank(sounds_per_class, 3 * self.sizes.long_window // 2, rng)
         self.speech = [clip.samples for clip in corpus.train if clip.task != "noise"]
         self.noises = [clip.samples for clip in corpus.of("noise")]
         self.noises += noise_bank(max(8, len(self.noises)), 4 * self.sizes.long_window, rng)
 
     @property
-    def speaker_classes(self) -> int:
+    def classes(self) -> Classes:
         """A speaker counts once for every speed that the voice is played at."""
-        return len(self.speaker_names) * len(self.stage.speaker_speeds)
+        speakers = len(self.speaker_names) * len(self.stage.speaker_speeds)
+        return Classes(len(self.word_names), len(self.event_names), len(SOUNDS), speakers, len(self.symbols))
+
+    def _fits(self, clip: Clip) -> bool:
+        """Whether the slowest that an utterance is played at fits the window."""
+        return len(clip.samples) <= self.sizes.utterance_window * (1 - UTTERANCE_DISTORTION.speed)
 
     def plain(self, step: int, stage: FilterBankStage) -> Tensor:
         """Any audio, strongly distorted `[rows, window]`: what the filter bank learns from."""
@@ -99,6 +132,7 @@ class Sampler:
             speaker_labels=torch.tensor(speaker_labels),
             event_targets=targets,
             sound_labels=torch.tensor(sound_labels),
+            utterances=self._utterances(rng) if self.symbols else None,
         )
 
     def _words(self, rng: Random) -> tuple[Signal, list[int]]:
@@ -138,6 +172,25 @@ class Sampler:
         drawn = rng.integers(0, len(self.sounds), self.sizes.sounds)
         rows = [cut(self.sounds[row], self.sizes.long_window, _speed(EVENT_DISTORTION, rng), rng) for row in drawn]
         return np.stack(rows), [int(self.sound_labels[row]) for row in drawn]
+
+    def _utterances(self, rng: Random) -> Utterances:
+        recorded, synthesised = self.utterances
+        share = self.stage.recorded_share if recorded and synthesised else float(bool(recorded))
+        rows = np.zeros((self.sizes.utterances, self.sizes.utterance_window), np.float32)
+        samples, spelt = [], []
+        for row in rows:
+            clips = recorded if rng.random() < share else synthesised
+            clip = clips[int(rng.integers(0, len(clips)))]
+            speed = _speed(UTTERANCE_DISTORTION, rng)
+            samples.append(int(len(clip.samples) / speed))
+            row[: samples[-1]] = cut(clip.samples, samples[-1], speed, rng)
+            spelt.append(torch.tensor([self.symbols.index(symbol) + 1 for symbol in clip.phonemes]))
+        return Utterances(
+            waveform=distort(rows, self.noises, UTTERANCE_DISTORTION, rng),
+            samples=torch.tensor(samples),
+            phonemes=pad_sequence(spelt, batch_first=True),
+            counts=torch.tensor([len(each) for each in spelt]),
+        )
 
 
 def by_class(clips: tuple[Clip, ...] | list[Clip]) -> list[list[Clip]]:

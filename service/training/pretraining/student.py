@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
+from service.model.loading import load_backbone_checkpoint
 from service.training.pretraining.recipe import Geometry
+from service.training.pretraining.sampling import Classes, Utterances
 
 SAMPLE_RATE = 16_000
 PHASES = 3
@@ -61,6 +63,13 @@ class LogMel(nn.Module):
         return torch.cat([mean, variance.clamp_min(1e-6).sqrt()], dim=1)
 
 
+class ContiguousGELU(nn.GELU):
+    """GELU behind a layer norm over channels, whose transposed output makes the library's backward slow."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return super().forward(hidden.contiguous())
+
+
 def make_backbone(geometry: Geometry) -> Any:
     """A fresh `Wav2Vec2Model`: random but for its first convolution."""
     config = Wav2Vec2Config(
@@ -84,8 +93,11 @@ def make_backbone(geometry: Geometry) -> Any:
         layerdrop=0.0,
         apply_spec_augment=False,
         mask_time_prob=0.0,
+        attn_implementation="eager",  # on short windows, and in bfloat16 on a CPU, the faster one
     )
     backbone = Wav2Vec2Model(config)
+    for layer in backbone.feature_extractor.conv_layers:
+        layer.activation = ContiguousGELU()
     _start_as_sinusoids(backbone.feature_extractor.conv_layers[0], geometry)
     return backbone
 
@@ -151,16 +163,6 @@ class FilterBank(nn.Module):
         following.conv.bias.copy_(torch.einsum("obk,b->o", start, self.readout.bias))
 
 
-@dataclass(frozen=True, slots=True)
-class Classes:
-    """How many classes each head tells apart."""
-
-    words: int
-    events: int
-    sounds: int
-    speakers: int
-
-
 class Heads(nn.Module):
     """What is read off the pooled output `[B, size]` of one place in the backbone."""
 
@@ -217,6 +219,10 @@ class Student(nn.Module):
         with torch.autocast(waveform.device.type, enabled=False):
             return functional.mse_loss(self.statistics(seen.top), self.log_mel.statistics(waveform))
 
+    def phoneme_losses(self, said: Utterances) -> dict[str, Tensor]:
+        """Connectionist temporal classification, for each phoneme: none where frames are too few for it."""
+        return {}
+
     def export(self, out: Path) -> None:
         """Write the backbone alone as a Hugging Face directory in float16; the student itself stays as it is."""
         state = {name: value.half() for name, value in self.backbone.state_dict().items()}
@@ -237,12 +243,37 @@ class Wav2Vec2Student(Student):
         self.spectrum = nn.Linear(geometry.width, SPECTRUM_BANDS * self.frames_per_step)
         self.log_mel = LogMel(SPECTRUM_BANDS)
         self.statistics = nn.Linear(2 * geometry.width, 2 * SPECTRUM_BANDS)
+        if classes.phonemes:
+            self.phonemes = nn.Linear(geometry.width, 1 + classes.phonemes)
+            self.phonemes_middle = nn.Linear(geometry.conv_dim[-1], 1 + classes.phonemes)
 
     def forward(self, waveform: Tensor) -> Seen:
         """Windows `[B, N]`."""
         out = self.backbone(waveform)
         frames = out.last_hidden_state.float()
         return Seen(frames, pool(frames), pool(out.extract_features.float()))
+
+    def start_from(self, name: str) -> None:
+        """Take over a backbone's weights. Raises ValueError or OSError where it has none of this geometry."""
+        checkpoint = load_backbone_checkpoint(name)
+        try:
+            self.backbone.load_state_dict(checkpoint.module.state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"start {name!r} has not the geometry of the recipe: {error}") from None
+
+    def phoneme_losses(self, said: Utterances) -> dict[str, Tensor]:
+        out = self.backbone(said.waveform)
+        frames = ((said.samples - self.geometry.receptive_field()) // self.geometry.hop() + 1).clamp_min(1)
+
+        def loss(hidden: Tensor, head: nn.Linear) -> Tensor:
+            with torch.autocast(hidden.device.type, enabled=False):
+                scores = head(hidden.float()).log_softmax(dim=2).transpose(0, 1)
+                return functional.ctc_loss(scores, said.phonemes, frames, said.counts, zero_infinity=True)
+
+        return {
+            "phonemes": loss(out.last_hidden_state, self.phonemes),
+            "phonemes_middle": loss(out.extract_features, self.phonemes_middle),
+        }
 
     def dense_losses(self) -> dict[str, DenseLoss]:
         return {"spectrum": self.spectrum_loss, **super().dense_losses()}
