@@ -44,7 +44,7 @@ class SmokeTest:
         Raises:
             InvalidBundle: the outputs are not finite, or there are none.
             DeadlineExceeded: it took too long.
-            NotReady: one before it took too long, and goes on.
+            NotReady: one before it took too long, and goes on; or the device's memory is full.
         """
         if self._overdue is not None and not self._overdue.done():
             raise NotReady(
@@ -59,6 +59,10 @@ class SmokeTest:
             raise DeadlineExceeded(
                 f"the adapter's first inference was not done within {self._seconds:g} s; try again when the service "
                 "is less busy"
+            ) from None
+        except torch.OutOfMemoryError:
+            raise NotReady(
+                "the device has no memory left for the adapter's first inference; try again when it is less busy"
             ) from None
         except RuntimeError as error:
             raise InvalidBundle(f"the backbone cannot run the adapter: {error}") from error

@@ -16,7 +16,7 @@ from service.model.backbone import Backbone
 from service.model.spec import TaskType
 from service.registry.manifest import Manifest, build_manifest
 from tests.bundles import config_of
-from tests.engine.faults import Hang, faulty
+from tests.engine.faults import Hang, Memory, faulty
 
 SECONDS = 0.5  # a first inference of the tiny backbone takes milliseconds
 Candidate = tuple[Manifest, AdapterWeights]
@@ -68,6 +68,11 @@ def test_what_the_backbone_cannot_run_is_refused(tiny_ast: Backbone) -> None:
 
     with pytest.raises(InvalidBundle, match="the backbone cannot run the adapter: mat1 and mat2"):
         SmokeTest(faulty(tiny_ast, fault), 30)(*candidate(tiny_ast))
+
+
+def test_a_full_device_is_no_fault_of_the_adapter(tiny_ast: Backbone) -> None:
+    with pytest.raises(NotReady, match="no memory left"):
+        SmokeTest(faulty(tiny_ast, Memory(rows=0)), 30)(*candidate(tiny_ast))
 
 
 def test_one_that_hangs_costs_its_upload_its_time_and_the_next_ones_none(tiny_ast: Backbone, hang: Hang) -> None:
