@@ -31,6 +31,7 @@ from service.training.pretraining.corpus import (
     synthesised_words,
     with_phonemes,
 )
+from service.training.pretraining.optimiser import Moments, Optimiser
 from service.training.pretraining.pace import Pace
 from service.training.pretraining.recipe import PretrainRecipe, TaskStage, read_recipe
 from service.training.pretraining.sampling import Batch, Classes, Sampler
@@ -49,7 +50,7 @@ class _State:
     stage: str
     step: int
     student: dict[str, Tensor]
-    moments: dict[int, dict[str, Tensor]]
+    moments: Moments
 
 
 Report = Callable[[str, int, dict[str, float]], None]
@@ -123,7 +124,7 @@ def _learn_filter_bank(
     report: Report | None,
 ) -> None:
     stage = recipe.filter_bank
-    optimizer = torch.optim.AdamW(bank.parameters(), lr=stage.learning_rate, weight_decay=1e-3, betas=(0.9, 0.98))
+    optimizer = Optimiser([{"params": list(bank.parameters())}], [], 1e-3, 1.0)
     first = _restore(optimizer, state)
     for step, windows in _ahead(lambda step: sampler.plain(step, stage), range(first, stage.steps)):
         with pace.step():
@@ -148,12 +149,13 @@ def _learn_tasks(
 ) -> None:
     stage = recipe.tasks
     front = [] if student.filter_bank is None else list(student.filter_bank.layers.parameters())
-    in_front = {id(parameter) for parameter in front}
-    rest = [parameter for parameter in student.parameters() if id(parameter) not in in_front]
+    matrices = student.matrices() if stage.matrix_rate else []
+    apart = {id(parameter) for parameter in front + matrices}
+    rest = [parameter for parameter in student.parameters() if id(parameter) not in apart]
     groups = [{"params": rest, "scale": 1.0}]
     if front:
         groups.append({"params": front, "scale": stage.filter_bank_rate})
-    optimizer = torch.optim.AdamW(groups, lr=stage.learning_rate, weight_decay=stage.weight_decay, betas=(0.9, 0.98))
+    optimizer = Optimiser(groups, matrices, stage.weight_decay, stage.matrix_rate / stage.learning_rate)
     dtype = pick_dtype(recipe.dtype, torch.device("cpu"))
     for step, batch in _ahead(sampler.batch, range(_restore(optimizer, state), stage.steps)):
         torch.manual_seed(recipe.seed * stage.steps + step)  # dropout
@@ -165,7 +167,7 @@ def _learn_tasks(
             with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
                 losses = task_losses(student, batch, stage, step)
             loss = torch.stack(list(losses.values())).sum()
-            _descend(optimizer, loss, rest + front)
+            _descend(optimizer, loss, rest + front + matrices)
         if report:
             report("tasks", step + 1, {name: value.item() for name, value in losses.items()})
         if (step + 1) % recipe.checkpoint_steps == 0 or step + 1 == stage.steps:
@@ -222,25 +224,23 @@ def _head_losses(
     }
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float, step: int, steps: int, warm_up: int) -> None:
+def _set_rate(optimizer: Optimiser, rate: float, step: int, steps: int, warm_up: int) -> None:
     """Linear warm-up, then a cosine to LAST_RATE."""
     cosine = 0.5 + 0.5 * math.cos(math.pi * step / steps)
-    now = rate * min(1.0, (step + 1) / warm_up) * (cosine + LAST_RATE)
-    for group in optimizer.param_groups:
-        group["lr"] = now * group.get("scale", 1.0)
+    optimizer.set_rate(rate * min(1.0, (step + 1) / warm_up) * (cosine + LAST_RATE))
 
 
-def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, parameters: list[torch.nn.Parameter]) -> None:
+def _descend(optimizer: Optimiser, loss: Tensor, parameters: list[torch.nn.Parameter]) -> None:
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
     optimizer.step()
 
 
-def _save(out: Path, stage: str, step: int, student: Student, optimizer: torch.optim.Optimizer) -> None:
+def _save(out: Path, stage: str, step: int, student: Student, optimizer: Optimiser) -> None:
     """Write the checkpoint whole or not at all: tensors `student.*` and `optimizer.<parameter>.<moment>`."""
     tensors = {f"student.{name}": value.contiguous() for name, value in student.state_dict().items()}
-    for number, moments in optimizer.state_dict()["state"].items():
+    for number, moments in optimizer.moments().items():
         tensors |= {f"optimizer.{number}.{name}": value.contiguous() for name, value in moments.items()}
     partial = out / (CHECKPOINT + ".partial")
     save_file(_unshared(tensors), partial, metadata={"stage": stage, "step": str(step)})
@@ -263,7 +263,7 @@ def _load(out: Path) -> _State | None:
         return None
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-    moments: dict[int, dict[str, Tensor]] = {}
+    moments: Moments = {}
     student = {}
     for name, value in load_file(path).items():
         owner, rest = name.split(".", 1)
@@ -275,11 +275,11 @@ def _load(out: Path) -> _State | None:
     return _State(metadata["stage"], int(metadata["step"]), student, moments)
 
 
-def _restore(optimizer: torch.optim.Optimizer, state: _State | None) -> int:
+def _restore(optimizer: Optimiser, state: _State | None) -> int:
     """Put the optimiser back where it was and answer the step to go on with."""
     if state is None:
         return 0
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state.moments})
+    optimizer.restore(state.moments)
     return state.step
 
 

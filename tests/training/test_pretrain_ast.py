@@ -19,7 +19,7 @@ from service.training.pretrain import CHECKPOINT, run
 from service.training.pretraining.ast_student import ASTStudent, Teacher, make_ast, standardised
 from service.training.pretraining.corpus import Corpus
 from service.training.pretraining.recipe import ASTGeometry, PretrainRecipe, read_recipe
-from service.training.pretraining.student import Classes
+from service.training.pretraining.sampling import Classes
 from service.training.recipe import Input
 from service.training.recipe import read_recipe as read_training_recipe
 from service.training.shipped import find_recipe, shipped_recipes
@@ -60,6 +60,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> PretrainRecipe:
                 "steps": 30,
                 "warm_up": 5,
                 "learning_rate": 3e-3,
+                "matrix_rate": 0.02,
                 "sizes": {
                     "words": 8,
                     "word_window": 6000,
@@ -161,6 +162,18 @@ def test_imitation_compares_frames_of_the_same_moment(recipe: PretrainRecipe) ->
         moved = (teacher(click).extract_features - teacher(silence).extract_features).abs().sum(dim=2)[0]
         assert moved.shape == (45,)
         assert moved.argmax() == frame
+
+
+def test_layers_climb_the_teacher_from_its_convolutions_to_its_last_layer(recipe: PretrainRecipe) -> None:
+    assert recipe.teacher is not None
+    levels = Teacher(recipe.teacher).levels(torch.randn(2, 8000) / 10)
+    heights = {}
+    for layers in (1, 2, 4):
+        student = ASTStudent(recipe.ast_geometry.model_copy(update={"layers": layers}), CLASSES, recipe.teacher)
+        heights[layers] = student.heights
+        assert torch.isfinite(student.imitation_loss(student(torch.randn(2, 8000) / 10), torch.randn(2, 8000) / 10))
+    assert len(levels) == 1 + 3
+    assert heights == {1: [], 2: [0], 4: [0, 2, 3]}
 
 
 def test_standardised_over_rows_and_frames() -> None:

@@ -2,7 +2,9 @@
 
 A transformer on patches learns little from a few hours of labels. Two things help: positions that start as
 two-dimensional sinusoids (the library's start at zero, which makes all bands alike), and a pre-trained wav2vec 2.0
-whose frames and pooled embeddings are a target that is dense and needs no labels. It knows no corpora and no schedule.
+whose frames and pooled embeddings are a target that is dense and needs no labels. What the teacher's last layer holds
+is far from a spectrogram, so every layer of the student has a level of the teacher to learn, the lowest first. It
+knows no corpora and no schedule.
 """
 
 import math
@@ -44,7 +46,7 @@ class Teacher:
         if checkpoint.model_type is not ModelType.WAV2VEC2:
             raise ValueError(f"teacher {name!r} has model_type {checkpoint.model_type!s}; it has to be a wav2vec2")
         self.model, config = checkpoint.module, checkpoint.config
-        self.width: int = config.hidden_size
+        self.sizes = [config.conv_dim[-1]] + config.num_hidden_layers * [config.hidden_size]  # of the levels
         self.hop: int = math.prod(config.conv_stride)
         field, step = 1, 1
         for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
@@ -52,9 +54,32 @@ class Teacher:
         self.centre = field // 2  # of the first frame, samples
 
     @torch.no_grad()
-    def frames(self, waveform: Tensor) -> Tensor:
-        """`[B, N]` -> `[B, T, width]`."""
-        return torch.as_tensor(self.model(waveform).last_hidden_state).float()
+    def levels(self, waveform: Tensor) -> list[Tensor]:
+        """`[B, N]` -> `[B, T, size]` of what the convolutions make of it, and then of each layer."""
+        out = self.model(waveform, output_hidden_states=True)
+        return [level.float() for level in (out.extract_features, *out.hidden_states[1:])]
+
+
+class Rung(nn.Module):
+    """Reads a level of the teacher off the tokens behind a layer of the student."""
+
+    def __init__(self, width: int, rows: int, target: int) -> None:
+        super().__init__()
+        self.rows = rows
+        self.norm = nn.LayerNorm(width)
+        self.frames = nn.Linear(rows * width, target)
+        self.pooled = nn.Linear(width, 2 * target)
+
+    def forward(self, tokens: Tensor, level: Tensor, nearest: Tensor) -> Tensor:
+        """Mean squared errors of the level `[B, T, size]`, standardised over the batch.
+
+        Its frames are read off all patches of a column, its pooled frames off the mean of the other two tokens.
+        """
+        normed = self.norm(tokens.float())
+        columns = normed[:, EXTRA_TOKENS:].unflatten(1, (self.rows, -1)).transpose(1, 2).flatten(2)
+        frames = functional.mse_loss(self.frames(columns).float(), standardised(level[:, nearest]))
+        pooled = self.pooled(normed[:, :EXTRA_TOKENS].mean(dim=1)).float()
+        return frames + functional.mse_loss(pooled, standardised(pool(level)))
 
 
 class ASTStudent(Student):
@@ -74,8 +99,11 @@ class ASTStudent(Student):
         self.statistics = nn.Linear(geometry.width, 2 * SPECTRUM_BANDS)
         self.teacher = Teacher(teacher) if teacher is not None else None
         if self.teacher is not None:
-            self.teacher_frames = nn.Linear(geometry.width, self.teacher.width)
-            self.teacher_pooled = nn.Linear(geometry.width, 2 * self.teacher.width)
+            rows, sizes = grid(geometry, geometry.max_length)[0], self.teacher.sizes
+            # The last layer's patches reach nothing, so the layer before it is the one to know the teacher's last.
+            self.heights = torch.linspace(0, len(sizes) - 1, geometry.layers - 1).round().int().tolist()
+            self.ladder = nn.ModuleList(Rung(geometry.width, rows, sizes[height]) for height in self.heights)
+            self.teacher_pooled = nn.Linear(geometry.width, 2 * sizes[-1])
 
     def forward(self, waveform: Tensor) -> Seen:
         """Windows `[B, N]`; they get the positions of a random part of the longest window."""
@@ -86,7 +114,7 @@ class ASTStudent(Student):
         out = functional_call(self.backbone, replaced, (features,), {"output_hidden_states": True})
         patches = out.hidden_states[-2][:, EXTRA_TOKENS:].float()
         frames = self.frame_norm(patches.reshape(len(patches), rows, columns, -1).mean(dim=1))
-        return Seen(frames, out.pooler_output.float(), pool(frames))
+        return Seen(frames, out.pooler_output.float(), pool(frames), tuple(out.hidden_states[1:-1]))
 
     @torch.no_grad()
     def features(self, waveform: Tensor) -> Tensor:
@@ -113,13 +141,15 @@ class ASTStudent(Student):
         return known if self.teacher is None else {**known, "imitation": self.imitation_loss}
 
     def imitation_loss(self, seen: Seen, waveform: Tensor) -> Tensor:
-        """Mean squared errors of the teacher's frames and pooled embedding, each standardised over the batch."""
+        """Mean squared errors of the teacher: each rung's of its level, and the top's of the pooled last one."""
         if self.teacher is None:
             raise ValueError("there is no teacher")
-        target = self.teacher.frames(waveform)
-        nearest = self.nearest_frames(seen.frames.shape[1], target.shape[1])
-        frames = functional.mse_loss(self.teacher_frames(seen.frames), standardised(target[:, nearest]))
-        return frames + functional.mse_loss(self.teacher_pooled(seen.top), standardised(pool(target)))
+        levels = self.teacher.levels(waveform)
+        nearest = self.nearest_frames(seen.frames.shape[1], levels[-1].shape[1])
+        losses = [functional.mse_loss(self.teacher_pooled(seen.top).float(), standardised(pool(levels[-1])))]
+        for rung, tokens, height in zip(self.ladder, seen.layers, self.heights, strict=True):
+            losses.append(rung(tokens, levels[height], nearest))
+        return torch.stack(losses).sum()
 
     def nearest_frames(self, columns: int, frames: int) -> Tensor:
         """The teacher's frame, of so many, whose centre is nearest to that of each column of patches."""

@@ -108,6 +108,10 @@ class TaskStage(_Section):
 
     steps: Count = 5000
     learning_rate: Positive = 1.5e-3
+    matrix_rate: Weight = Field(
+        default=0.0,
+        description="learning rate of the backbone's matrices by Muon; 0: they learn by AdamW like the rest",
+    )
     warm_up: Count = 150
     weight_decay: Weight = 0.02
     thaw: float = Field(

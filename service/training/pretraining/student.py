@@ -183,11 +183,15 @@ class Heads(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a student makes of windows: frames `[B, T, D]`, and pooled `[B, E]` what two places in it hold."""
+    """What a student makes of windows: frames `[B, T, D]`, and pooled `[B, E]` what two places in it hold.
+
+    `layers`: the tokens `[B, L, D]` between two layers, where they have targets of their own.
+    """
 
     frames: Tensor
     top: Tensor
     middle: Tensor
+    layers: tuple[Tensor, ...] = ()
 
 
 DenseLoss = Callable[[Seen, Tensor], Tensor]
@@ -206,6 +210,10 @@ class Student(nn.Module):
     middle: Heads
     log_mel: LogMel
     statistics: nn.Linear
+
+    def matrices(self) -> list[nn.Parameter]:
+        """The backbone's weights that multiply vectors, which an optimiser for matrices can have."""
+        return [parameter for parameter in self.backbone.parameters() if parameter.ndim == 2]
 
     def dense_losses(self) -> dict[str, DenseLoss]:
         """The losses that need no labels, by the names of their weights."""
