@@ -124,7 +124,7 @@ def test_corpora_hold_out_what_is_asked_and_never_the_report_parts(tmp_path: Pat
         ("words", "en:three", "digits"),
         ("speakers", "S2", "speechocean"),
     ]
-    assert [(c.label, c.text) for c in read.train if c.text] == [("S1", "GOOD")]
+    assert [(c.label, c.text) for c in read.train if c.text] == [("en:bed", "bed"), ("S1", "GOOD")]
     assert {c.group for c in read.selection if c.task == "events"} == {"fold3"}
     noise = [c.label for c in read.train if c.task == "noise" and c.group == "esc10"]
     assert len(noise) == 2 * 3 - 1  # the reserved one is missing

@@ -91,7 +91,8 @@ def _words(data: Path, held_out: HeldOut) -> Iterator[tuple[Source, bool]]:
     commands = data / "speech-commands-v0.01-sample"
     for line in (commands / "training_list.txt").read_text(encoding="utf-8").split("\n"):
         if line.strip():
-            yield Source(commands / line.strip(), "words", f"en:{line.split('/')[0]}", "commands"), False
+            word = line.split("/")[0]
+            yield Source(commands / line.strip(), "words", f"en:{word}", "commands", word), False
 
     extra = data / "pretraining-speech"
     for row in _rows(extra / "clips.csv"):
@@ -157,7 +158,7 @@ def read_corpus(data: Path, held_out: HeldOut, threads: int = 2) -> Corpus:
 def synthesised_words(clips: int, seed: int, telephone: float = 0.0) -> tuple[Clip, ...]:
     """English digits by speech synthesisers, of the same classes as the recorded ones. Raises FileNotFoundError."""
     return tuple(
-        Clip(_int16(samples), "words", f"en:{word}", "synthesised")
+        Clip(_int16(samples), "words", f"en:{word}", "synthesised", word)
         for word, samples in synthesise(DIGIT_WORDS, clips, seed, telephone=telephone)
     )
 
@@ -167,7 +168,7 @@ def synthesised_utterances(
 ) -> tuple[Clip, ...]:
     """What the corpus's speakers read, and rows of digits (a share of `digits`). Raises FileNotFoundError."""
     rng = np.random.default_rng((seed, 3))
-    texts = sorted({clip.text for clip in corpus.train if clip.text})
+    texts = sorted({clip.text for clip in corpus.of("speakers") if clip.text})
     rows = [
         " ".join(rng.choice(DIGIT_WORDS, int(rng.integers(*DIGIT_ROW, endpoint=True))))
         if not texts or rng.random() < digits
