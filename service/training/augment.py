@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torchaudio.functional import resample
 
 from service.audio.features import HOP_SAMPLES
 from service.audio.waveform import MIN_SAMPLES, SAMPLING_RATE
@@ -52,6 +53,8 @@ class Augmenter:
             piece = shifted(piece, int(rng.uniform(-recipe.shift, recipe.shift) * SAMPLING_RATE), self.window)
         if recipe.noise and rng.random() < recipe.noise:
             piece = with_noise(piece, self._noise(len(piece), rng), float(rng.uniform(*recipe.noise_snr)))
+        if recipe.telephone and rng.random() < recipe.telephone:
+            piece = narrowed(piece)
         if recipe.tilt:
             piece = tilted(piece, float(rng.uniform(-recipe.tilt, recipe.tilt)))
         if recipe.gain:
@@ -100,6 +103,13 @@ def tilted(samples: Samples, a: float) -> Samples:
     out = samples.copy()
     out[1:] += np.float32(a) * samples[:-1]
     return out
+
+
+def narrowed(samples: Samples) -> Samples:
+    """The clip without what is above 4 kHz, as a telephone leaves it."""
+    half = resample(torch.from_numpy(samples.copy()), SAMPLING_RATE, SAMPLING_RATE // 2)
+    narrow: Samples = resample(half, SAMPLING_RATE // 2, SAMPLING_RATE).numpy()
+    return narrow[: len(samples)]
 
 
 def coloured_noise(length: int, exponent: float, rng: Random) -> Samples:

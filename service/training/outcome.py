@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from service.errors import InvalidBundle
 from service.registry.bundle import read_bundle
 from service.registry.manifest import Manifest, parse_manifest
@@ -86,7 +88,10 @@ def finished(directory: Path, recipe: Recipe) -> Outcome | None:
         outcome = read_outcome(directory)
     except InvalidBundle:  # the run ended between its figures and its bundle
         return None
-    same = outcome.recipe == json.loads(json.dumps(recipe.model_dump(mode="json")))
+    try:
+        same = Recipe.model_validate(outcome.recipe) == recipe  # also where a newer recipe knows more keys
+    except ValidationError:
+        return None
     return outcome if same and outcome.report else None
 
 

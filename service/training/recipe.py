@@ -95,6 +95,7 @@ class Augmentation(Section):
     speed: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     gain: float = Field(default=0.0, ge=0)
     tilt: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, description="Largest |a| of y[t] = x[t] + a x[t-1].")
+    telephone: Share = Field(default=0.0, description="Chance of a clip to be cut off at 4 kHz, its noise with it.")
     noise: Share = Field(default=0.0, description="Chance of added noise.")
     noise_snr: tuple[float, float] = (5.0, 25.0)
     noise_files: tuple[str, ...] = Field(
@@ -132,6 +133,14 @@ class Synthesis(Section):
         return self
 
 
+class Borrowed(Section):
+    """Clips of another data set, a folder for each word, as training clips beside the recordings."""
+
+    folder: str = Field(min_length=1, description="Seen from the data folder.")
+    list: str | None = Field(default=None, description="Text file in it, `word/file` a line: those alone are taken.")
+    words: dict[str, str] = Field(min_length=1, description="Name of the folder, by label.")
+
+
 class Recipe(Section):
     """One adapter's training, whole."""
 
@@ -154,6 +163,7 @@ class Recipe(Section):
     augment: Augmentation = Augmentation()
     calibration: CalibrationSection = CalibrationSection()
     synthesis: Synthesis = Synthesis()
+    borrowed: tuple[Borrowed, ...] = ()
 
     @property
     def task_type(self) -> TaskType:
@@ -175,6 +185,8 @@ class Recipe(Section):
             raise ValueError("calibration.false_accept_rate does not go with classification")
         if self.synthesis.clips and speakers:
             raise ValueError("synthesis does not go with verification: a synthesiser's voices are no speakers")
+        if self.borrowed and speakers:
+            raise ValueError("borrowed does not go with verification: words are no speakers")
         return self
 
     @model_validator(mode="after")

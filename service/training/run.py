@@ -19,6 +19,7 @@ from service.training.batches import Batches
 from service.training.cache import ArrayCache
 from service.training.checkpoint import CHECKPOINT, load_progress, save_progress
 from service.training.checkpoint import Progress as RunProgress
+from service.training.datasets.borrowed import BORROWED
 from service.training.datasets.dataset import Clip
 from service.training.datasets.spoken import SYNTHESISED
 from service.training.export import (
@@ -244,10 +245,12 @@ class Run:
 
     def _counts(self, metrics: dict[str, Any]) -> dict[str, int]:
         dataset = self._dataset
-        spoken = sum(clip.group == SYNTHESISED for clip in dataset.train)
+        added = {
+            f"of them {group}": sum(clip.group == group for clip in dataset.train) for group in (BORROWED, SYNTHESISED)
+        }
         counts = {
             "training clips": len(dataset.train),
-            **({"of them synthesised": spoken} if spoken else {}),
+            **{name: count for name, count in added.items() if count},
             "selection clips": len(dataset.selection),
             "speakers" if dataset.verification else "classes": len(dataset.labels),
         }

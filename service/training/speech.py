@@ -13,12 +13,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torchaudio.functional import resample
 
 from service.audio.decode import DecodeLimits, decode
-from service.audio.waveform import SAMPLING_RATE
+from service.training.augment import narrowed
 
 Random = np.random.Generator
 Samples = NDArray[np.float32]
@@ -65,7 +63,7 @@ def synthesise(
         list(pool.map(_run, commands))
         samples = [_trimmed(decode(path.read_bytes(), DecodeLimits()).samples) for path in paths]
     narrow = rng.random(clips) < telephone
-    return [(word, _narrowed(each) if cut else each) for word, each, cut in zip(spoken, samples, narrow, strict=True)]
+    return [(word, narrowed(each) if cut else each) for word, each, cut in zip(spoken, samples, narrow, strict=True)]
 
 
 def phonemes(texts: Sequence[str], *, threads: int = 2) -> list[tuple[str, ...]]:
@@ -116,9 +114,3 @@ def _run(command: list[str]) -> None:
 def _trimmed(samples: Samples) -> Samples:
     loud = np.flatnonzero(np.abs(samples) > QUIET * np.abs(samples).max())
     return samples[loud[0] : loud[-1] + 1]
-
-
-def _narrowed(samples: Samples) -> Samples:
-    half = resample(torch.from_numpy(samples.copy()), SAMPLING_RATE, SAMPLING_RATE // 2)
-    narrow: Samples = resample(half, SAMPLING_RATE // 2, SAMPLING_RATE).numpy()
-    return narrow

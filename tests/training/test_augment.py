@@ -102,6 +102,16 @@ def test_tilt_keeps_the_first_sample() -> None:
     np.testing.assert_allclose(tilted(np.array([1, 2, 3], np.float32), 0.5), [1, 2.5, 4])
 
 
+def test_a_telephone_cuts_off_at_4_khz() -> None:
+    white = coloured_noise(16_000, 0.0, np.random.default_rng(0))
+    recipe = Augmentation(telephone=1.0)
+    narrow = augmenter(recipe, 16_000)(white, np.random.default_rng(0))
+    before, after = np.abs(np.fft.rfft(white)), np.abs(np.fft.rfft(narrow))
+    assert len(narrow) == len(white)
+    assert after[5_000:].max() < 0.02 * before[4_400:].max()
+    np.testing.assert_allclose(after[:3_000], before[:3_000], rtol=0.2, atol=3)
+
+
 def test_coloured_noise_falls_with_frequency() -> None:
     power = np.abs(np.fft.rfft(coloured_noise(2**15, 1.0, np.random.default_rng(0)))) ** 2
     octaves = [power[2**k : 2 ** (k + 1)].mean() for k in (6, 8, 10, 12)]
