@@ -6,7 +6,7 @@ from service.training.comparison import Entry, markdown_overview, markdown_table
 
 _SMALL = """\
 Each cell is one run of a recipe in `adapters/recipes/small/`: minutes of training, so the figures rank methods under
-this budget and are below those of the bundles that ship. Every method of a task has the same epochs, batches, windows,
+this budget and are not those of the bundles that ship. Every method of a task has the same epochs, batches, windows,
 views and augmentation, on the same training part; `full` has a lower learning rate, which its recipe names."""
 _PAPER = """\
 Each cell is one run of a recipe in `adapters/recipes/paper/`; ESC-50 has one for each fold. The authors' own figures
