@@ -8,7 +8,7 @@ from torch import Tensor
 from service.model.attention import Attention
 from service.model.backbone import Backbone
 from service.model.checkpoint import Checkpoint
-from service.model.front_end import Convolution, Norming, PositionConvolution
+from service.model.front_end import Convolution, Norming, PositionConvolution, convolution_dtype
 from service.model.kernels import Kernels
 from service.model.layers import Activation, Norm, Projection, RowAdapters, activation_named
 from service.model.spec import BackboneSpec
@@ -56,9 +56,11 @@ class Wav2Vec2Backbone(Backbone):
             tensor = self._tensors.get(f"{name}.{part}")
             return None if tensor is None else tensor.to(self.device, self.dtype)
 
+        weight, bias = self._tensors[f"{name}.conv.weight"], take("conv.bias")
+        dtype = convolution_dtype(weight, self.dtype, self.device, stride, groups=1)
         return Convolution(
-            weight=self._tensors[f"{name}.conv.weight"].to(self.device, self.dtype),
-            bias=take("conv.bias"),
+            weight=weight.to(self.device, dtype),
+            bias=None if bias is None else bias.to(dtype),
             stride=stride,
             norming=Norming.NONE if norming is Norming.GROUP and i > 0 else norming,
             norm_weight=take("layer_norm.weight"),
@@ -69,9 +71,11 @@ class Wav2Vec2Backbone(Backbone):
     def _load_positions(self, groups: int) -> PositionConvolution:
         name = "encoder.pos_conv_embed.conv"
         direction, length = self._tensors[f"{name}.weight_v"], self._tensors[f"{name}.weight_g"]
+        weight = torch._weight_norm(direction, length, dim=2)
+        dtype = convolution_dtype(weight, self.dtype, self.device, 1, groups)
         return PositionConvolution(
-            weight=torch._weight_norm(direction, length, dim=2).to(self.device, self.dtype),
-            bias=self._tensors[f"{name}.bias"].to(self.device, self.dtype),
+            weight=weight.to(self.device, dtype),
+            bias=self._tensors[f"{name}.bias"].to(self.device, dtype),
             groups=groups,
         )
 

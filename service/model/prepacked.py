@@ -56,6 +56,8 @@ class PrepackedConvolution:
 
 
 def prepack_convolution(plain: Convolution) -> Projection:
+    if plain.weight.dtype is not torch.bfloat16:
+        return plain
     weight = plain.weight.unsqueeze(2).to(memory_format=torch.channels_last)  # [out, in, 1, kernel]
     packed = torch.ops.mkldnn._reorder_convolution_weight(weight, [0, 0], [1, plain.stride], [1, 1], 1)
     return PrepackedConvolution(plain, packed, plain.norming is Norming.NONE and is_gelu(plain.activation))
