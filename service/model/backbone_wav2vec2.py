@@ -52,19 +52,19 @@ class Wav2Vec2Backbone(Backbone):
     def _load_convolution(self, i: int, stride: int, norming: Norming) -> Convolution:
         name = f"feature_extractor.conv_layers.{i}"
 
-        def take(part: str) -> Tensor | None:
+        def take(part: str, dtype: torch.dtype) -> Tensor | None:
             tensor = self._tensors.get(f"{name}.{part}")
-            return None if tensor is None else tensor.to(self.device, self.dtype)
+            return None if tensor is None else tensor.to(self.device, dtype)
 
-        weight, bias = self._tensors[f"{name}.conv.weight"], take("conv.bias")
+        weight = self._tensors[f"{name}.conv.weight"]
         dtype = convolution_dtype(weight, self.dtype, self.device, stride, groups=1)
         return Convolution(
             weight=weight.to(self.device, dtype),
-            bias=None if bias is None else bias.to(dtype),
+            bias=take("conv.bias", dtype),
             stride=stride,
             norming=Norming.NONE if norming is Norming.GROUP and i > 0 else norming,
-            norm_weight=take("layer_norm.weight"),
-            norm_bias=take("layer_norm.bias"),
+            norm_weight=take("layer_norm.weight", self.dtype),
+            norm_bias=take("layer_norm.bias", self.dtype),
             activation=self._front_activation,
         )
 

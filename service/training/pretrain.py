@@ -124,7 +124,7 @@ def _learn_filter_bank(
     report: Report | None,
 ) -> None:
     stage = recipe.filter_bank
-    optimizer = Optimiser([{"params": list(bank.parameters())}], [], 1e-3, 1.0)
+    optimizer = Optimiser([{"params": list(bank.parameters())}], weight_decay=1e-3)
     first = _restore(optimizer, state)
     for step, windows in _ahead(lambda step: sampler.plain(step, stage), range(first, stage.steps)):
         with pace.step():
@@ -155,7 +155,9 @@ def _learn_tasks(
     groups = [{"params": rest, "scale": 1.0}]
     if front:
         groups.append({"params": front, "scale": stage.filter_bank_rate})
-    optimizer = Optimiser(groups, matrices, stage.weight_decay, stage.matrix_rate / stage.learning_rate)
+    optimizer = Optimiser(
+        groups, matrices, weight_decay=stage.weight_decay, scale=stage.matrix_rate / stage.learning_rate
+    )
     dtype = pick_dtype(recipe.dtype, torch.device("cpu"))
     for step, batch in _ahead(sampler.batch, range(_restore(optimizer, state), stage.steps)):
         torch.manual_seed(recipe.seed * stage.steps + step)  # dropout

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -245,12 +246,10 @@ class Run:
 
     def _counts(self, metrics: dict[str, Any]) -> dict[str, int]:
         dataset = self._dataset
-        added = {
-            f"of them {group}": sum(clip.group == group for clip in dataset.train) for group in (BORROWED, SYNTHESISED)
-        }
+        groups = Counter(clip.group for clip in dataset.train)
         counts = {
             "training clips": len(dataset.train),
-            **{name: count for name, count in added.items() if count},
+            **{f"of them {group}": groups[group] for group in (BORROWED, SYNTHESISED) if groups[group]},
             "selection clips": len(dataset.selection),
             "speakers" if dataset.verification else "classes": len(dataset.labels),
         }

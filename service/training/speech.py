@@ -54,7 +54,7 @@ def synthesise(
         FileNotFoundError: a synthesiser is not installed.
         subprocess.CalledProcessError: a synthesiser failed.
     """
-    _find(PROGRAMS)
+    _require(PROGRAMS)
     rng = np.random.default_rng((seed, 2))
     spoken = [words[number % len(words)] for number in range(clips)]
     with TemporaryDirectory() as folder, ThreadPoolExecutor(threads) as pool:
@@ -73,7 +73,7 @@ def phonemes(texts: Sequence[str], *, threads: int = 2) -> list[tuple[str, ...]]
         FileNotFoundError: espeak-ng is not installed.
         subprocess.CalledProcessError: it failed.
     """
-    _find((SPELLER,))
+    _require((SPELLER,))
 
     def spelt(text: str) -> tuple[str, ...]:
         command = [SPELLER, "-q", "--ipa", "--sep=_", "-v", "en-us", text]
@@ -84,7 +84,12 @@ def phonemes(texts: Sequence[str], *, threads: int = 2) -> list[tuple[str, ...]]
         return list(pool.map(spelt, texts))
 
 
-def _find(programs: Sequence[str]) -> None:
+def as_int16(samples: Samples) -> NDArray[np.int16]:
+    """16-bit samples; what a filter took beyond the range is cut off at it."""
+    return (samples.clip(-1, 1) * 32767).round().astype(np.int16)
+
+
+def _require(programs: Sequence[str]) -> None:
     lacking = [program for program in programs if shutil.which(program) is None]
     if lacking:
         raise FileNotFoundError(f"synthesis needs {' and '.join(lacking)} (Debian packages of these names)")

@@ -20,7 +20,7 @@ from service.training.pretraining.corpus import (
 )
 from service.training.recipe import BadRecipe, Synthesis, parse_recipe
 from service.training.sources import DigitSource
-from service.training.speech import PROGRAMS, phonemes, synthesise
+from service.training.speech import PROGRAMS, as_int16, phonemes, synthesise
 from tests.training.miniature import make_digits
 
 speaking = pytest.mark.skipif(any(shutil.which(name) is None for name in PROGRAMS), reason="needs espeak-ng and flite")
@@ -65,6 +65,17 @@ def test_a_telephone_cuts_off_at_4_khz() -> None:
     (_, wide), (_, narrow) = (synthesise(("six",), 1, seed=3, telephone=chance)[0] for chance in (0.0, 1.0))
     assert len(wide) == len(narrow)
     assert above(narrow) < 1e-3 < above(wide)
+
+
+def test_what_a_filter_takes_beyond_the_range_does_not_wrap() -> None:
+    assert as_int16(np.array([-1.1, -1, 0, 0.5, 1, 1.1], np.float32)).tolist() == [
+        -32767,
+        -32767,
+        0,
+        16384,
+        32767,
+        32767,
+    ]
 
 
 def test_lacking_synthesisers_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -150,6 +150,11 @@ def read_lines(path: Path, fields: int, form: str) -> list[list[str]]:
     return rows
 
 
+def read_names(path: Path, form: str) -> list[str]:
+    """The lines of a text file that names one clip in each. Raises BadDataset."""
+    return [name for (name,) in read_lines(path, 1, form)]
+
+
 def last_groups(groups: Iterable[str], count: int) -> frozenset[str]:
     """The last `count` of the sorted distinct groups: a split that needs no seed.
 

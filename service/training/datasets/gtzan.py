@@ -7,7 +7,7 @@ is split alike. The fault-filtered lists (Kereliuk, Sturm, Larsen 2015) leave ou
 import re
 from pathlib import Path
 
-from service.training.datasets.dataset import BadDataset, Clip, Dataset, Report, read_lines, target_of
+from service.training.datasets.dataset import BadDataset, Clip, Dataset, Report, read_names, target_of
 from service.training.datasets.folders import audio_files, class_folders
 from service.training.sources import GtzanSource
 
@@ -67,7 +67,7 @@ def _listed(path: Path, clips: list[Clip], labels: tuple[str, ...]) -> tuple[Cli
     """The clips of a list, whatever their suffixes; a file that is not there is skipped later, by name."""
     by_name = {(labels[clip.target], clip.path.stem): clip for clip in clips}
     listed = []
-    for (name,) in read_lines(path, 1, "genre/file"):
+    for name in read_names(path, "genre/file"):
         genre, stem = Path(name).parent.name, Path(name).stem
         missing = Clip(path.parent / name, target_of(genre, labels, path), "")
         listed.append(by_name.get((genre, stem), missing))

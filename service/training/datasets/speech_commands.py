@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from service.training.datasets.dataset import BadDataset, Clip, Dataset, Report, read_lines, target_of
+from service.training.datasets.dataset import BadDataset, Clip, Dataset, Report, read_names, target_of
 from service.training.datasets.folders import audio_files, class_folders
 from service.training.sources import SpeechCommandsSource
 
+FORM = "word/file"  # a line of the lists
 TRAIN, SELECTION, REPORT = "training_list.txt", "validation_list.txt", "testing_list.txt"
 
 
@@ -20,7 +21,7 @@ def read_speech_commands(root: Path, source: SpeechCommandsSource) -> Dataset:
     if (root / TRAIN).exists():
         train = _clips(root, TRAIN, labels, source)
     else:
-        held_out = {name for file in (SELECTION, REPORT) for name in _names(root / file)}
+        held_out = {name for file in (SELECTION, REPORT) for name in read_names(root / file, FORM)}
         train = tuple(
             Clip(path, target, _speaker(path))
             for target, word in enumerate(labels)
@@ -30,13 +31,9 @@ def read_speech_commands(root: Path, source: SpeechCommandsSource) -> Dataset:
     return Dataset(root, labels, train, selection, report=lambda: Report(clips=_clips(root, REPORT, labels, source)))
 
 
-def _names(path: Path) -> list[str]:
-    return [name for (name,) in read_lines(path, 1, "word/file")]
-
-
 def _clips(root: Path, file: str, labels: tuple[str, ...], source: SpeechCommandsSource) -> tuple[Clip, ...]:
     """Clips of a list; words that the recipe does not name are left out."""
-    names = [(Path(name).parent.name, root / name) for name in _names(root / file)]
+    names = [(Path(name).parent.name, root / name) for name in read_names(root / file, FORM)]
     return tuple(
         Clip(path, target_of(word, labels, root / file), _speaker(path))
         for word, path in names

@@ -7,7 +7,7 @@ from pathlib import Path
 from service.audio.waveform import SAMPLING_RATE
 from service.training.datasets.dataset import BadDataset, Clip, Dataset, target_of
 from service.training.recipe import Synthesis
-from service.training.speech import Samples, synthesise
+from service.training.speech import Samples, as_int16, synthesise
 
 SYNTHESISED = "synthesised"  # the group of its clips
 
@@ -40,4 +40,4 @@ def _write(path: Path, samples: Samples) -> None:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(SAMPLING_RATE)
-        file.writeframes((samples.clip(-1, 1) * 32767).round().astype("<i2").tobytes())
+        file.writeframes(as_int16(samples).astype("<i2").tobytes())

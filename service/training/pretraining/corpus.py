@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.training.pretraining.recipe import HeldOut
-from service.training.speech import phonemes, synthesise
+from service.training.speech import as_int16, phonemes, synthesise
 
 SAMPLE_RATE = 16_000
 EVENT_FOLDS = (1, 2, 3)
@@ -158,7 +158,7 @@ def read_corpus(data: Path, held_out: HeldOut, threads: int = 2) -> Corpus:
 def synthesised_words(clips: int, seed: int, telephone: float = 0.0) -> tuple[Clip, ...]:
     """English digits by speech synthesisers, of the same classes as the recorded ones. Raises FileNotFoundError."""
     return tuple(
-        Clip(_int16(samples), "words", f"en:{word}", "synthesised", word)
+        Clip(as_int16(samples), "words", f"en:{word}", "synthesised", word)
         for word, samples in synthesise(DIGIT_WORDS, clips, seed, telephone=telephone)
     )
 
@@ -176,13 +176,9 @@ def synthesised_utterances(
         for _ in range(clips)
     ]
     return tuple(
-        Clip(_int16(samples), "utterances", "", "synthesised", text)
+        Clip(as_int16(samples), "utterances", "", "synthesised", text)
         for text, samples in synthesise(rows, clips, seed, telephone=telephone)
     )
-
-
-def _int16(samples: NDArray[np.float32]) -> Samples:
-    return (samples * 32767).round().astype(np.int16)
 
 
 def with_phonemes(corpus: Corpus) -> Corpus:

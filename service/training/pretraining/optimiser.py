@@ -17,7 +17,12 @@ class Optimiser:
     """
 
     def __init__(
-        self, groups: Sequence[dict[str, Any]], matrices: Sequence[nn.Parameter], weight_decay: float, scale: float
+        self,
+        groups: Sequence[dict[str, Any]],
+        matrices: Sequence[nn.Parameter] = (),
+        *,
+        weight_decay: float,
+        scale: float = 1.0,
     ) -> None:
         """`scale`: the learning rate of `matrices`, relative to that of the others; groups may have one too."""
         self._parts: list[torch.optim.Optimizer] = [
