@@ -14,13 +14,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, delete, func, insert, select, update
 
-from service.errors import Internal
+from service.database import Database, open_database
 from service.registry.audit import ANONYMOUS, Action, Event, record, utc
-from service.registry.database import Database
 from service.registry.tables import adapters, aliases, changes, identity, metadata, versions
 from service.settings import Settings
 
-CATALOGUE_FILE = "registry.sqlite"
 LIVE = "live"  # the alias that a bare name means
 _NAMES_AT_ONCE = 500  # in one query
 
@@ -51,9 +49,12 @@ class Catalogue:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        with self.write() as transaction:
-            metadata.create_all(transaction.connection)
-            transaction.identify()
+        database.prepare(metadata)
+        with self.read() as transaction:
+            is_new = transaction.connection.scalar(select(identity.c.id)) is None
+        if is_new:
+            with self.write() as transaction:
+                transaction.identify()
 
     @contextmanager
     def write(self, actor: str = ANONYMOUS) -> Iterator["Transaction"]:
@@ -233,11 +234,7 @@ def open_catalogue(settings: Settings) -> Catalogue:
 
 def catalogue_of(data_dir: Path, database_url: str = "") -> Catalogue:
     """The catalogue of a data directory: SQLite in it, unless a URL is given."""
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Internal(f"the data directory {data_dir} cannot be made: {error.strerror}") from error
-    return Catalogue(Database(database_url or f"sqlite:///{data_dir / CATALOGUE_FILE}"))
+    return Catalogue(open_database(data_dir, database_url))
 
 
 def _versions_there() -> Select[Any]:

@@ -80,6 +80,19 @@ class AdapterRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Addition:
+    """A version that is about to be added, for whoever limits what may be stored.
+
+    Args:
+        bytes: of all its files.
+    """
+
+    name: str
+    digest: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
     """Answer to an upload: `created` is False when the version was there before.
 

@@ -31,12 +31,12 @@ from service.registry.follower import Follower
 from service.registry.inspection import inspect
 from service.registry.manifest import Manifest, ManifestLimits, parse_manifest
 from service.registry.objects import ObjectStore
-from service.registry.records import AdapterRecord, AdapterVersion, Published, Registration
+from service.registry.records import AdapterRecord, AdapterVersion, Addition, Published, Registration
 from service.registry.tensor_header import WEIGHTS_FILE
 from service.registry.upload import Upload
 from service.registry.view import RegistryView
 
-__all__ = ["AdapterRecord", "AdapterVersion", "Published", "Registration", "Registry"]
+__all__ = ["AdapterRecord", "AdapterVersion", "Addition", "Published", "Quota", "Registration", "Registry"]
 
 SERVER = "server"  # the actor of bundles that are registered at start
 _CHECKS_AT_ONCE = 2  # uploads whose weights are in memory
@@ -44,6 +44,7 @@ _CHECKS_AT_ONCE = 2  # uploads whose weights are in memory
 _logger = logging.getLogger(__name__)
 
 Smoke = Callable[[Manifest, AdapterWeights], None]
+Quota = Callable[[Transaction, Addition], None]
 
 
 class Registry(RegistryView):
@@ -134,12 +135,22 @@ class Registry(RegistryView):
         return Upload(name, self._admission, self._objects.quarantine.stage())
 
     def publish_upload(
-        self, upload: Upload, *, activate: bool = True, actor: str = ANONYMOUS, key: str | None = None
+        self,
+        upload: Upload,
+        *,
+        activate: bool = True,
+        actor: str = ANONYMOUS,
+        key: str | None = None,
+        quota: Quota | None = None,
     ) -> Published:
         """Check a bundle and make it the adapter's next version; the first one becomes `live` in any case.
 
         The same bytes again answer the version they have and move nothing; if that version was deleted, they
         become a new one. The same `key` of the same actor again answers what it was answered.
+
+        Args:
+            quota: called within the publishing transaction where a version would be added, before it is; what it
+                raises, a ServiceError, ends the upload with nothing published.
 
         Raises:
             InvalidRequest, InvalidBundle, BackboneMismatch: it is refused.
@@ -159,7 +170,7 @@ class Registry(RegistryView):
             with self._writing(upload.name, actor) as transaction:
                 if attempt is not None and (known := self._recall(transaction, attempt)) is not None:
                     return known
-                answer = self._add(transaction, upload, manifest.task_type, activate)
+                answer = self._add(transaction, upload, manifest.task_type, activate, quota)
                 if attempt is not None:
                     answers.remember(transaction.connection, attempt, answer)
         except ServiceError:
@@ -176,6 +187,7 @@ class Registry(RegistryView):
         *,
         activate: bool = True,
         actor: str = ANONYMOUS,
+        quota: Quota | None = None,
     ) -> Published:
         """As `publish_upload`, of bytes."""
         upload = self.receive(name)
@@ -184,7 +196,7 @@ class Registry(RegistryView):
                 if content is not None:
                     upload.begin(part)
                     upload.write(part, content)
-            return self.publish_upload(upload, activate=activate, actor=actor)
+            return self.publish_upload(upload, activate=activate, actor=actor, quota=quota)
         finally:
             upload.discard()
 
@@ -276,7 +288,9 @@ class Registry(RegistryView):
             if self._smoke is not None and is_new:
                 self._smoke(manifest, weights)
 
-    def _add(self, transaction: Transaction, upload: Upload, task: TaskType, activate: bool) -> Answer:
+    def _add(
+        self, transaction: Transaction, upload: Upload, task: TaskType, activate: bool, quota: Quota | None
+    ) -> Answer:
         """Files, then rows: the bundle's version, and whether that is new."""
         name, digest = upload.name, upload.staging.digest
         rows = transaction.adapter(name)
@@ -290,6 +304,8 @@ class Registry(RegistryView):
                 self._damage.pop(digest, None)
             return Answer(name, known, False, live == known)
         self._check_task(name, task)
+        if quota is not None:
+            quota(transaction, Addition(name, digest, sum(upload.staging.sizes.values())))
         self._objects.publish(upload.staging)
         self._damage.pop(digest, None)
         size = upload.staging.sizes[WEIGHTS_FILE]

@@ -3,11 +3,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Column, Integer, MetaData, Table, inspect, select
 
+from service import database
+from service.database import Database
 from service.errors import Internal, InvalidRequest, NotReady
-from service.registry import audit, database
+from service.registry import audit
 from service.registry.catalogue import Catalogue
-from service.registry.database import Database
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -177,6 +179,31 @@ def test_durable_settings(tmp_path: Path) -> None:
         assert pragma("PRAGMA journal_mode").scalar() == "wal"
         assert pragma("PRAGMA synchronous").scalar() == 2  # FULL
         assert pragma("PRAGMA foreign_keys").scalar() == 1
+
+
+def test_tables_of_an_older_release_get_what_was_added(url: str) -> None:
+    old, new = MetaData(), MetaData()
+    Table("things", old, Column("id", Integer, primary_key=True))
+    added = Column("size", Integer, nullable=False, server_default="7", index=True)
+    things = Table("things", new, Column("id", Integer, primary_key=True), added)
+    Table("others", new, Column("id", Integer, primary_key=True))
+    known = Database(url)
+    known.prepare(old)
+    with known.write() as connection:
+        connection.exec_driver_sql("INSERT INTO things VALUES (1)")
+    for _ in range(2):
+        known.prepare(new)
+    with known.read() as connection:
+        assert connection.execute(select(things)).one() == (1, 7)
+        schema = inspect(connection)
+        assert set(schema.get_table_names()) == {"others", "things"}
+        assert [index["column_names"] for index in schema.get_indexes("things")] == [["size"]]
+
+
+def test_preparing_what_is_there_writes_nothing(url: str) -> None:
+    known = Catalogue(Database(url))
+    with known.write():  # would keep every other writer out
+        Catalogue(Database(url))
 
 
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:

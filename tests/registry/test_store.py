@@ -23,7 +23,8 @@ from service.errors import (
 )
 from service.model.spec import TaskType
 from service.registry.bundle import read_weights
-from service.registry.store import Published, Registry
+from service.registry.catalogue import Transaction
+from service.registry.store import Addition, Published, Registry
 from tests.registry.bundles import AST, FINGERPRINT, VERIFICATION, WAV2VEC2, bundle, fields, write_files
 from tests.registry.publishing import publish
 
@@ -123,6 +124,28 @@ def test_refused_uploads_leave_nothing(
         registry.publish(name, config, bundle().weights)
     assert registry.records() == []
     assert list((tmp_path / "data" / "objects").glob("[!.]*")) == []
+
+
+def test_a_quota_is_judged_where_a_version_would_be_added(registry: Registry, tmp_path: Path) -> None:
+    judged: list[tuple[int, Addition]] = []
+
+    def one(transaction: Transaction, addition: Addition) -> None:
+        there = len(transaction.adapter(addition.name).versions)
+        judged.append((there, addition))
+        if there:
+            raise StorageFull("one version is allowed")
+
+    files, other = bundle(seed=1), bundle(seed=2)
+    for _ in range(2):  # the second time nothing would be added
+        registry.publish("events", files.config, files.weights, files.card, quota=one)
+    with pytest.raises(StorageFull, match="one version is allowed"):
+        registry.publish("events", other.config, other.weights, quota=one)
+    assert judged == [
+        (0, Addition("events", files.digest, len(files.config + files.weights + (files.card or b"")))),
+        (1, Addition("events", other.digest, len(other.config + other.weights))),
+    ]
+    assert [version.version for version in registry.record("events").versions] == [1]
+    assert objects(registry, registry.resolve("events")) == {files.digest.removeprefix("sha256:")}
 
 
 def test_oversized_cards_are_refused(registry: Registry) -> None:

@@ -1,4 +1,4 @@
-"""The SQL database behind the registry: SQLite in WAL mode, or PostgreSQL by URL. Knows no tables.
+"""The SQL database of the service: SQLite in WAL mode, or PostgreSQL by URL; rooms bring their own tables.
 
 Only one writer runs at a time, across processes and machines: SQLite's own write lock, an advisory lock of
 PostgreSQL. Readers see one snapshot and wait for nobody.
@@ -11,12 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Column, Connection, Engine, MetaData, Table, create_engine, event, make_url
+from sqlalchemy import inspect as inspect_schema
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
+from sqlalchemy.schema import CreateColumn
 
 from service.errors import Internal, InvalidRequest, NotReady, RegistryUnavailable, ServiceError, StorageFull
 
+DATABASE_FILE = "registry.sqlite"
 BUSY_SECONDS = 30.0  # how long a writer waits for another process
 CONNECT_SECONDS = 3
 _DEAD_PEER_MS = 10_000  # after so long without an acknowledgement a connection counts as lost
@@ -76,6 +79,23 @@ class Database:
             with connection.begin():
                 yield connection
 
+    def prepare(self, metadata: MetaData) -> None:
+        """Make the tables and columns that are missing, of a new database or one that an older release left.
+
+        Where nothing is missing, nothing is written. A column that was added later is nullable or has a
+        `server_default`, which the rows that are there take.
+        """
+        with self.read() as connection:
+            if not _missing(connection, metadata):
+                return
+        with self.write() as connection:  # another process may have been first
+            metadata.create_all(connection)
+            for table, column in _missing(connection, metadata):
+                definition = CreateColumn(column).compile(dialect=connection.dialect)
+                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {definition}")
+                for index in table.indexes:
+                    index.create(connection, checkfirst=True)
+
     def close(self) -> None:
         """Nothing is held between transactions; for whoever wants to say that it is done."""
         self._engine.dispose()
@@ -91,6 +111,27 @@ class Database:
 
     def _translate(self, error: BaseException) -> ServiceError:
         return _of_sqlite(error, self._url) if self.is_sqlite else _of_postgresql(error)
+
+
+def open_database(data_dir: Path, url: str = "") -> Database:
+    """The database of a data directory, which is made where it is missing: SQLite in it, unless a URL is given."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Internal(f"the data directory {data_dir} cannot be made: {error.strerror}") from error
+    return Database(url or f"sqlite:///{data_dir / DATABASE_FILE}")
+
+
+def _missing(connection: Connection, metadata: MetaData) -> list[tuple[Table, Column[Any]]]:
+    """Columns that the tables of a database do not have, those of missing tables included."""
+    schema = inspect_schema(connection)
+    known = {name: {column["name"] for column in schema.get_columns(name)} for name in schema.get_table_names()}
+    return [
+        (table, column)
+        for table in metadata.sorted_tables
+        for column in table.columns
+        if column.name not in known.get(table.name, set())
+    ]
 
 
 def _parse(url: str) -> URL:
