@@ -62,6 +62,10 @@ class Backbone(ABC):
     def input_shape(self, window_frames: int) -> tuple[int, ...]:
         """Shape of one window's input, without the batch: `[frames, mel bins]` or `[samples]`."""
 
+    @abstractmethod
+    def token_count(self, window_frames: int) -> int:
+        """T, the length of the sequence that the layers see of one window."""
+
     def forward(self, inputs: Tensor, bank: Bank, slots: Sequence[int], rows: Sequence[int] | None = None) -> Tensor:
         """Embeddings of a batch whose every row names its adapter's slot.
 

@@ -1,5 +1,6 @@
 """The Audio Spectrogram Transformer (arXiv 2104.01778) as an explicit loop over frozen layers."""
 
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from service.model.layers import Activation, Norm, Projection, RowAdapters, acti
 from service.model.spec import MEL_BINS, BackboneSpec
 
 _EXTRA_TOKENS = 2  # CLS and distillation
+_LENGTHS_KEPT = 8  # of interpolated positions: 36 MiB each at 300 s and a width of 768
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class ASTBackbone(Backbone):
         config, tensors = checkpoint.config, checkpoint.tensors
         eps = config.layer_norm_eps
         self._patch_size = _square(config.patch_size)
+        self._time_stride = config.time_stride
         self._strides = (config.frequency_stride, config.time_stride)
         self._patch_weight = tensors["embeddings.patch_embeddings.projection.weight"].to(device, dtype)
         self._patch_bias = tensors["embeddings.patch_embeddings.projection.bias"].to(device, dtype)
@@ -46,7 +49,7 @@ class ASTBackbone(Backbone):
         self.layout = TokenLayout(_EXTRA_TOKENS, self._rows)
         grid = positions[:, _EXTRA_TOKENS:].to(device)
         self._grid = grid.view(1, self._rows, -1, spec.hidden_size).permute(0, 3, 1, 2)  # [1, D, rows, columns]
-        self._positions: dict[int, Tensor] = {}
+        self._interpolated: OrderedDict[int, Tensor] = OrderedDict()
         activation = activation_named(config.hidden_act)
         self._norm_last = self._norm("layernorm", eps)
         self._layers = [self._load_layer(f"encoder.layer.{i}", eps, activation) for i in range(spec.num_hidden_layers)]
@@ -75,15 +78,17 @@ class ASTBackbone(Backbone):
 
         Fewer than the checkpoint has: cropped around its middle; more: bilinear interpolation.
         """
-        if columns not in self._positions:
-            have = self._grid.shape[3]
-            if columns <= have:
-                start = have // 2 - columns // 2
-                positions = self._grid[..., start : start + columns]
-            else:
-                positions = functional.interpolate(self._grid, (self._rows, columns), mode="bilinear")
-            self._positions[columns] = positions
-        return self._positions[columns]
+        have = self._grid.shape[3]
+        if columns <= have:
+            start = have // 2 - columns // 2
+            return self._grid[..., start : start + columns]
+        positions = self._interpolated.get(columns)
+        if positions is None:
+            positions = functional.interpolate(self._grid, (self._rows, columns), mode="bilinear")
+            self._interpolated[columns] = positions
+            if len(self._interpolated) > _LENGTHS_KEPT:
+                self._interpolated.popitem(last=False)
+        return positions
 
     def run_layer(self, i: int, hidden: Tensor, rows: RowAdapters) -> Tensor:
         layer = self._layers[i]
@@ -107,6 +112,10 @@ class ASTBackbone(Backbone):
 
     def input_shape(self, window_frames: int) -> tuple[int, ...]:
         return (window_frames, MEL_BINS)
+
+    def token_count(self, window_frames: int) -> int:
+        columns = (window_frames - self._patch_size) // self._time_stride + 1
+        return int(_EXTRA_TOKENS + self._rows * columns)
 
 
 def check_ast(checkpoint: Checkpoint) -> int:

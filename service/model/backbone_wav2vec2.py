@@ -41,6 +41,7 @@ class Wav2Vec2Backbone(Backbone):
             kernels.convolution(self._load_convolution(i, stride, Norming(config.feat_extract_norm)))
             for i, stride in enumerate(config.conv_stride)
         ]
+        self._convolution_shapes = list(zip(config.conv_kernel, config.conv_stride, strict=True))
         self._projection_norm = self._norm("feature_projection.layer_norm", eps)
         self._projection = self._linear("feature_projection.projection")
         self._positions = kernels.positions(self._load_positions(config.num_conv_pos_embedding_groups))
@@ -113,6 +114,12 @@ class Wav2Vec2Backbone(Backbone):
 
     def input_shape(self, window_frames: int) -> tuple[int, ...]:
         return (window_frames * SAMPLES_PER_FRAME,)
+
+    def token_count(self, window_frames: int) -> int:
+        length = window_frames * SAMPLES_PER_FRAME
+        for kernel, stride in self._convolution_shapes:
+            length = (length - kernel) // stride + 1
+        return length
 
 
 def check_wav2vec2(checkpoint: Checkpoint) -> int:

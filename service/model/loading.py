@@ -8,7 +8,7 @@ from service.model.backbone_ast import ASTBackbone, check_ast
 from service.model.backbone_wav2vec2 import Wav2Vec2Backbone, check_wav2vec2
 from service.model.checkpoint import Checkpoint, load_checkpoint
 from service.model.kernels import PLAIN, Kernels, Weights, pick_kernels
-from service.model.precision import pick_device, pick_dtype
+from service.model.precision import pick_device, pick_dtype, use_true_float32
 from service.model.spec import BackboneSpec, ModelType
 
 
@@ -37,6 +37,7 @@ def load_backbone(
     checkpoint = load_backbone_checkpoint(name)
     where = pick_device(device)
     precision = pick_dtype(dtype, where)
+    use_true_float32(where, precision)
     kernels = pick_kernels(where, precision, weights) if for_inference else PLAIN
     return build_backbone(checkpoint, describe(checkpoint, name), where, precision, kernels)
 

@@ -22,3 +22,10 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32
+
+
+def use_true_float32(device: torch.device, dtype: torch.dtype) -> None:
+    """Has CUDA multiply and convolve in float32 where that was asked for: PyTorch's convolutions default to TF32."""
+    if device.type == "cuda" and dtype is torch.float32:
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False

@@ -14,6 +14,7 @@ from service.audio.features import (
     fbank,
     frame_count,
     wav2vec2_windows,
+    window_count,
     window_starts,
 )
 from service.audio.waveform import Waveform
@@ -92,6 +93,7 @@ def test_fbank_needs_a_frame() -> None:
 )
 def test_window_starts(length: int, window: int, windows: int | None, hop: int | None, starts: list[int]) -> None:
     assert window_starts(length, window, windows, hop) == starts
+    assert window_count(length, window, windows, hop) == len(starts)
 
 
 @given(
@@ -102,6 +104,7 @@ def test_window_starts(length: int, window: int, windows: int | None, hop: int |
 )
 def test_windows_lie_inside_and_cover_the_ends(length: int, window: int, windows: int | None, hop: int | None) -> None:
     starts = window_starts(length, window, windows, hop)
+    assert window_count(length, window, windows, hop) == len(starts)
     assert starts[0] == 0
     assert starts == sorted(starts)
     if length <= window:

@@ -1,7 +1,9 @@
 """Loading, the fingerprint, and what is refused."""
 
+import gc
 import hashlib
 import json
+import weakref
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from transformers import ASTConfig, ASTForAudioClassification, BertConfig, BertM
 
 from service.model.checkpoint import load_checkpoint
 from service.model.loading import load_backbone
-from service.model.precision import pick_device, pick_dtype
+from service.model.precision import pick_device, pick_dtype, use_true_float32
 from tests.backbones import save_tiny_ast, save_tiny_wav2vec2
 
 
@@ -79,6 +81,36 @@ def test_the_shortest_window_is_one_that_runs(tiny_ast_dir: Path, tiny_wav2vec2_
         frames = backbone.spec.min_window_frames
         hidden = backbone.embed(torch.randn((1, *backbone.input_shape(frames))))
         assert backbone.pool(hidden).isfinite().all()
+
+
+def test_tokens_are_counted_without_running_the_front_end(tiny_ast_dir: Path, tiny_wav2vec2_dir: Path) -> None:
+    for directory in (tiny_ast_dir, tiny_wav2vec2_dir):
+        backbone = load_backbone(str(directory), "cpu", "float32")
+        for frames in (backbone.spec.min_window_frames, 96, 128, 301):
+            hidden = backbone.embed(torch.zeros((1, *backbone.input_shape(frames))))
+            assert backbone.token_count(frames) == hidden.shape[1]
+
+
+def test_positions_of_many_window_lengths_are_not_all_kept(tiny_ast_dir: Path) -> None:
+    backbone = load_backbone(str(tiny_ast_dir), "cpu", "float32")
+    made = [weakref.ref(backbone.positions(columns)) for columns in range(20, 120)]  # the checkpoint has 12
+    gc.collect()
+    assert sum(positions() is not None for positions in made) <= 16
+
+
+def test_float32_on_cuda_is_true_float32() -> None:
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = True
+        use_true_float32(torch.device("cuda"), torch.bfloat16)
+        assert all(backend.allow_tf32 for backend in backends)
+        use_true_float32(torch.device("cuda"), torch.float32)
+        assert not any(backend.allow_tf32 for backend in backends)
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
 
 
 def test_precision() -> None:
