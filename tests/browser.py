@@ -1,5 +1,7 @@
 """A headless Chromium, driven through its own debugging protocol. Knows nothing of the service."""
 
+import base64
+import io
 import json
 import shutil
 import subprocess
@@ -9,7 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import av
 import httpx
+import numpy as np
+from numpy.typing import NDArray
 from websockets.sync.client import ClientConnection, connect
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -75,6 +80,20 @@ class Page:
 
     def text(self, selector: str) -> str:
         return str(self.evaluate(f"document.querySelector({json.dumps(selector)})?.innerText ?? ''"))
+
+    def picture(self, selector: str) -> NDArray[np.int16]:
+        """What is drawn of an element, [height, width, rgb]."""
+        box = "const box = document.querySelector({}).getBoundingClientRect();"
+        where = "({{x: box.x + scrollX, y: box.y + scrollY, width: box.width, height: box.height, scale: 1}})"
+        clip = self.evaluate(f"(() => {{ {box.format(json.dumps(selector))} return {where.format()} }})()")
+        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
+        with av.open(io.BytesIO(base64.b64decode(shot["data"])), format="png_pipe") as png:
+            return next(png.decode(video=0)).to_ndarray(format="rgb24").astype(np.int16)
+
+    def in_sight(self, selector: str) -> bool:
+        """Whether all of an element is within the window as it is scrolled now."""
+        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
+        return bool(self.evaluate(f"(box => box.height > 0 && box.top >= 0 && box.bottom <= innerHeight)({box})"))
 
     def click(self, selector: str) -> None:
         self.until(f"document.querySelector({json.dumps(selector)}) !== null")

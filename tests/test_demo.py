@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from service import demo
+from service.client import Client
 from service.model.backbone import Backbone
 from service.model.spec import TaskType
 from tests.bundles import random_bundle
+from tests.cli.process import serving
 
 
 @pytest.fixture
@@ -51,3 +53,14 @@ def test_demo_names_the_bundles_that_it_misses(
     monkeypatch.setattr(demo, "BUNDLES", tmp_path)
     assert demo.main() == 1
     assert "sound-events, keywords, digits, speaker" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_shipped_speaker_adapter_accepts_and_rejects(tmp_path: Path) -> None:
+    """The demo's trials end as it says, one of them with a reject."""
+    with serving("embedded", tmp_path / "data", adapters=demo.BUNDLES) as served, Client(served.url) as client:
+        decided = [
+            client.score(demo.EXAMPLES / enrolment, demo.EXAMPLES / test, "speaker")["decision"]
+            for _, enrolment, test, _ in demo.TRIALS
+        ]
+    assert decided == [expected for *_, expected in demo.TRIALS]
+    assert set(decided) == {"accept", "reject"}

@@ -51,16 +51,20 @@ say digit-five  en-gb    35 130 five;  encode digit-five.opus  -c:a libopus -b:a
 say digit-seven en-us+f2 60 140 seven; encode digit-seven.m4a  -c:a aac -b:a 64k
 say digit-eight en-us+m3 50 150 eight; encode digit-eight.flac -ar 8000
 
-# Two made-up speakers, two sentences each
+# Three made-up speakers, two sentences each
 pad=0.1
 utter speaker-ann-1   slt 'The weather was warm, so we walked along the river until evening.'
 utter speaker-ann-2   slt 'Please remember to bring the tickets and a bottle of water.'
 utter speaker-brian-1 kal 'Please remember to bring the tickets and a bottle of water.'
 utter speaker-brian-2 kal 'The weather was warm, so we walked along the river until evening.'
+say   speaker-cora-1  en-us+f2 50 175 'The weather was warm, so we walked along the river until evening.'
+say   speaker-cora-2  en-us+f2 50 175 'Please remember to bring the tickets and a bottle of water.'
 encode speaker-ann-1.ogg    -c:a libvorbis -q:a 4
 encode speaker-ann-2.opus   -c:a libopus -b:a 32k
 encode speaker-brian-1.mp3  -b:a 64k
 encode speaker-brian-2.webm -c:a libopus -b:a 32k
+encode speaker-cora-1.ogg     -c:a libvorbis -q:a 4
+encode speaker-cora-2.m4a   -c:a aac -b:a 64k
 
 # Sound events of five seconds
 # rain: steady hiss, and a drop wherever a slow random number passes its threshold

@@ -32,7 +32,7 @@ function drawAdapter(adapter) {
   return make("li", {}, details);
 }
 
-function drawVersion(adapter, { version, state, verified, created, digest }) {
+function drawVersion(adapter, { version, state, reason, verified, created, digest }) {
   const aliases = Object.entries(adapter.aliases).filter(([, target]) => target === version).map(([alias]) => alias);
   const tags = aliases.sort().map((alias) => make("span", { class: alias === "live" ? "badge live" : "badge" }, alias));
   const name = encodeURIComponent(adapter.name);
@@ -44,7 +44,7 @@ function drawVersion(adapter, { version, state, verified, created, digest }) {
   ].filter(Boolean);
   return make("tr", {},
     make("th", { scope: "row" }, String(version)),
-    make("td", {}, badge(state)),
+    make("td", {}, badge(state), reason ? make("p", { class: "reason" }, reason) : ""),
     make("td", {}, ...tags),
     make("td", {}, verified ? "verified" : make("span", { title: "The bundle names no fingerprint of its backbone." }, "unverified")),
     make("td", {}, make("time", { datetime: created }, new Date(created).toLocaleString())),

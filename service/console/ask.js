@@ -3,18 +3,23 @@ import { api, byId, drawProblem, make } from "./api.js";
 import { dropZone } from "./drop.js";
 
 const VERIFICATION = "SPEAKER_VERIFICATION";
+const VERDICTS = { accept: "Same speaker", reject: "Not the same speaker", not_enough_speech: "Not enough speech to tell" };
 let adapters = [];
+let listed = true; // else the key may not read the list, and an adapter is named by hand
 let preview = "";
 
 const clip = dropZone(byId("clip-zone"), hear);
 const enrolment = dropZone(byId("enrolment-zone"));
 const test = dropZone(byId("test-zone"));
 
-// Shows the adapters to choose from, and keeps what is chosen.
+// Shows the adapters to choose from, and keeps what is chosen; null asks for a name.
 export function offer(list) {
-  adapters = list.filter((adapter) => adapter.live !== null);
+  listed = list !== null;
+  byId("listed").hidden = !listed;
+  byId("named").hidden = listed;
+  adapters = (list ?? []).filter((adapter) => adapter.live !== null);
   choose(byId("adapter"), adapters.map((adapter) => [adapter.name, adapter.name]));
-  byId("run").disabled = adapters.length === 0;
+  byId("run").disabled = listed && adapters.length === 0;
   showVersions();
 }
 
@@ -34,13 +39,21 @@ function showVersions() {
   const versions = (adapter?.versions ?? []).map((one) => String(one.version));
   const live = ["", adapter ? `live (${adapter.live})` : "live"];
   choose(byId("version"), [live, ...aliases.map((alias) => [alias, alias]), ...versions.map((one) => [one, one])]);
-  const verifies = adapter?.task_type === VERIFICATION;
-  byId("classifying").hidden = byId("windows-choice").hidden = verifies;
-  byId("verifying").hidden = !verifies;
-  byId("run").textContent = verifies ? "Compare" : "Classify";
+  showTask();
+}
+
+function verifies() {
+  return (listed ? chosen()?.task_type : byId("task").value) === VERIFICATION;
+}
+
+function showTask() {
+  byId("classifying").hidden = byId("windows-choice").hidden = verifies();
+  byId("verifying").hidden = !verifies();
+  byId("run").textContent = verifies() ? "Compare" : "Classify";
 }
 
 function reference() {
+  if (!listed) return byId("adapter-name").value.trim();
   const version = byId("version").value;
   return version ? `${byId("adapter").value}@${version}` : byId("adapter").value;
 }
@@ -56,17 +69,13 @@ function hear(files) {
 
 async function run(event) {
   event.preventDefault();
-  const verifies = chosen()?.task_type === VERIFICATION;
-  const lacking = verifies ? [enrolment, test].find((zone) => !zone.input.files.length) : !clip.input.files.length && clip;
-  if (lacking) {
-    lacking.input.focus();
-    byId("answer").replaceChildren(make("p", { class: "hint" }, "Choose a clip first, or drop one."));
-    return;
-  }
+  const lacking = (verifies() ? [enrolment, test] : [clip]).find((zone) => !zone.input.files.length);
+  if (!reference()) return ask(byId("adapter-name"), "Name the adapter first.");
+  if (lacking) return ask(lacking.input, "Choose a clip first, or drop one.");
   byId("run").disabled = true;
   byId("answer").setAttribute("aria-busy", "true");
   try {
-    byId("answer").replaceChildren(...(await (verifies ? verify() : classify())));
+    byId("answer").replaceChildren(...(await (verifies() ? verify() : classify())));
   } catch (error) {
     byId("answer").replaceChildren(drawProblem(error));
   } finally {
@@ -74,6 +83,11 @@ async function run(event) {
     byId("answer").removeAttribute("aria-busy");
     document.dispatchEvent(new Event("asked"));
   }
+}
+
+function ask(input, what) {
+  input.focus();
+  byId("answer").replaceChildren(make("p", { class: "hint" }, what));
 }
 
 async function classify() {
@@ -95,10 +109,19 @@ async function classify() {
 function bars(labels) {
   const list = make("ol", { class: "bars", "aria-label": "Labels, best first" });
   for (const { label, score } of labels) {
-    const meter = make("meter", { min: 0, max: 1, value: score, "aria-hidden": "true" });
-    list.append(make("li", {}, make("span", { class: "label" }, label), meter, make("span", { class: "score" }, score.toFixed(3))));
+    list.append(make("li", {}, make("span", { class: "label" }, label), bar(score), make("span", { class: "score" }, score.toFixed(3))));
   }
   return list;
+}
+
+// A bar filled to `share` of its width; `mark` is a place on it. The figures beside it say the same in words.
+function bar(share, kind = "", mark = null) {
+  const percent = (value) => `${100 * Math.min(Math.max(value, 0), 1)}%`;
+  const drawn = make("span", { class: `bar ${kind}`, "aria-hidden": "true" }, make("span", { class: "fill" }));
+  drawn.firstChild.style.width = percent(share);
+  if (mark !== null) drawn.append(make("span", { class: "mark" }));
+  if (mark !== null) drawn.lastChild.style.left = percent(mark);
+  return drawn;
 }
 
 function timeline(windows) {
@@ -113,17 +136,21 @@ async function verify() {
   for (const file of enrolment.input.files) form.append("enrolment", file);
   form.append("test", test.input.files[0]);
   const query = new URLSearchParams({ adapter: reference() });
-  const { decision, score, threshold, version } = await api.call(`/v1/score?${query}`, { method: "POST", body: form });
-  const verdict = decision === "accept" ? "Same speaker" : "Not the same speaker";
+  const answer = await api.call(`/v1/score?${query}`, { method: "POST", body: form });
   const parts = [...enrolment.input.files].map((file) => `-F enrolment=@${quoted(file.name)}`);
   parts.push(`-F test=@${quoted(test.input.files[0].name)}`);
-  const scale = make("meter", { min: -1, max: 1, low: threshold, value: score, "aria-hidden": "true" });
-  return [
-    make("p", { class: `decision ${decision}` }, verdict),
-    make("div", { class: "scale" }, "−1", scale, "1"),
-    make("p", { class: "hint" }, `score ${score.toFixed(3)} against threshold ${threshold.toFixed(3)} · version ${version}`),
-    curl(parts.join(" "), `/v1/score?${query}`),
-  ];
+  return [...verdict(answer), curl(parts.join(" "), `/v1/score?${query}`)];
+}
+
+function verdict({ decision, score, threshold, version }) {
+  const drawn = [make("p", { class: `decision ${decision}` }, VERDICTS[decision] ?? decision)];
+  const facts = [`threshold ${threshold.toFixed(3)}`, `version ${version}`];
+  if (score !== null) {
+    const share = (cosine) => (cosine + 1) / 2;
+    drawn.push(make("div", { class: "scale" }, "−1", bar(share(score), decision, share(threshold)), "1"));
+    facts[0] = `score ${score.toFixed(3)} against ${facts[0]}`;
+  }
+  return [...drawn, make("p", { class: "hint" }, facts.join(" · "))];
 }
 
 const quoted = (name) => (/^[\w.-]+$/.test(name) ? name : `'${name.replaceAll("'", "'\\''")}'`);
@@ -135,3 +162,4 @@ function curl(body, path) {
 
 byId("ask").addEventListener("submit", run);
 byId("adapter").addEventListener("change", showVersions);
+byId("task").addEventListener("change", showTask);

@@ -13,9 +13,9 @@ async function refresh() {
   clearTimeout(timer);
   let wait = REFRESH;
   try {
-    showBackbone(await api.call("/v1/backbone"));
-    const adapters = await everyAdapter();
-    showAdapters(adapters);
+    const adapters = await readable();
+    byId("adapters-section").hidden = adapters === null;
+    showAdapters(adapters ?? []);
     offer(adapters);
     status("ready", "Ready");
     byId("key-section").hidden = true;
@@ -26,6 +26,18 @@ async function refresh() {
     else status("gone", error.message);
   }
   if (!document.hidden) timer = setTimeout(refresh, wait);
+}
+
+// Shows the backbone and answers the adapters, or null to a key that may not read them: it may infer all the same.
+async function readable() {
+  try {
+    showBackbone(await api.call("/v1/backbone"));
+    return await everyAdapter();
+  } catch (error) {
+    if (error.status !== 403) throw error;
+    byId("backbone").replaceChildren();
+    return null;
+  }
 }
 
 async function everyAdapter() {

@@ -1,10 +1,15 @@
 """The console in a real browser: it classifies, compares, uploads and rolls back, by keyboard too, without a fault."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from service.model.spec import TaskType
 from service.registry.bundle import BundleFiles
 from tests import browser
 from tests.api.live import Live, running, settings_for
@@ -92,16 +97,86 @@ def test_takes_a_dropped_file_and_tells_what_is_wrong(page: Page) -> None:
     assert "bad_audio" in told
 
 
+def greens(picture: NDArray[np.int16]) -> NDArray[np.bool_]:
+    return picture[..., 1] - picture[..., 0] > 40
+
+
+def reds(picture: NDArray[np.int16]) -> NDArray[np.bool_]:
+    return picture[..., 0] - picture[..., 1] > 40
+
+
+def test_a_bar_is_filled_as_far_as_its_score(page: Page, clips: tuple[Path, Path]) -> None:
+    choose_adapter(page, "alpha")
+    page.choose_files("#clip", clips[0])
+    page.click("#run")
+    shown_labels(page)
+    score = float(page.text("#answer .bars li:first-child .score"))
+    bar = "document.querySelector('#answer .bars li').children[1].getBoundingClientRect()"
+    width, height = page.evaluate(f"{bar}.width"), page.evaluate(f"{bar}.height")
+    green = greens(page.picture("#answer .bars li:first-child"))
+    assert abs(green.any(axis=0).sum() / width - score) < 0.02
+    assert green.any(axis=1).sum() > 0.85 * height
+
+
+def compare(page: Page, adapter: str, enrolment: Path, test: Path) -> NDArray[np.int16]:
+    """The picture of the scale that is drawn under the verdict."""
+    choose_adapter(page, adapter)
+    page.evaluate("document.querySelector('#answer').replaceChildren()")
+    page.choose_files("#enrolment", enrolment)
+    page.choose_files("#test", test)
+    page.click("#run")
+    page.until("document.querySelector('#answer .decision') !== null")
+    return page.picture("#answer .scale")
+
+
 def test_compares_two_clips(page: Page, clips: tuple[Path, Path]) -> None:
     choose_adapter(page, "gamma")
     page.choose_files("#enrolment", clips[0])
     page.click("#run")
     assert "Choose a clip first" in page.text("#answer")
-    page.choose_files("#test", clips[0])
-    page.click("#run")
-    page.until("document.querySelector('#answer .decision') !== null")
+    scale = compare(page, "gamma", clips[0], clips[0])
     assert "Same speaker" in page.text("#answer")
     assert "score 1.000 against threshold 0.250" in page.text("#answer")
+    assert greens(scale).sum() > 1000
+    assert not reds(scale).any()
+
+
+def test_a_rejected_clip_is_drawn_as_one(page: Page, live: Live, clips: tuple[Path, Path], tmp_path: Path) -> None:
+    live.publish(tmp_path, "strict", task=TaskType.VERIFICATION, threshold=0.99999)
+    scale = compare(page, "strict", *clips)
+    assert "Not the same speaker" in page.text("#answer")
+    assert reds(scale).sum() > 1000
+    assert not greens(scale).any()
+    live.http.delete("/v1/adapters/strict")
+
+
+def test_what_was_done_is_told_in_sight(page: Page) -> None:
+    page.call("Emulation.setDeviceMetricsOverride", width=1000, height=220, deviceScaleFactor=1, mobile=False)
+    page.until("document.querySelectorAll('.adapter').length >= 3")
+    page.evaluate("document.querySelectorAll('.adapter').forEach(adapter => { adapter.open = true })")
+    button = "document.querySelector(\"[data-key^='alpha/1/']\")"
+    page.evaluate(f"{button}.scrollIntoView()")
+    page.evaluate(f"{button}.click()")
+    page.until("document.querySelector('#adapters-notice .done') !== null")
+    assert page.in_sight("#adapters-notice .done")
+    page.call("Emulation.clearDeviceMetricsOverride")
+
+
+def test_the_reason_of_a_failure_is_shown(page: Page, live: Live, tmp_path: Path, clip: bytes) -> None:
+    live.publish(tmp_path, "broken-file", seed=31)
+    registry = live.context.runtime.registry
+    path = registry.weights_path(registry.resolve("broken-file"))
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    live.http.post("/v1/adapters/broken-file/unload")
+    assert live.http.post("/v1/classify?adapter=broken-file", content=clip).status_code == 503
+    page.until("document.querySelector('[data-key=broken-file]') !== null")
+    page.click("[data-key=broken-file]")
+    page.until("document.querySelector('[data-key=broken-file]').innerText.includes('failed')")
+    assert "its digest is sha256:" in page.evaluate(
+        "document.querySelector('[data-key=broken-file]').closest('details').innerText"
+    )
+    live.http.delete("/v1/adapters/broken-file")
 
 
 def saved(files: BundleFiles, directory: Path) -> tuple[Path, Path]:
@@ -141,6 +216,37 @@ def test_asks_for_a_key(chromium: Page, tiny_ast_dir: Path, tmp_path: Path) -> N
             chromium.until(f"document.querySelector('#status').textContent === '{expected}'")
         assert chromium.evaluate("document.querySelector('#key-section').hidden")
         assert chromium.evaluate("document.cookie + localStorage.length + sessionStorage.length") == "00"
+        chromium.open("about:blank")
+
+
+def test_a_key_that_only_infers_names_its_adapter(
+    chromium: Page, tiny_ast_dir: Path, tmp_path: Path, clips: tuple[Path, Path]
+) -> None:
+    with running(settings_for(tiny_ast_dir, tmp_path / "data", admin_keys="root")) as service:
+        service.http.headers["Authorization"] = "Bearer root"
+        service.publish(tmp_path, "only")
+        service.publish(tmp_path, "voice", task=TaskType.VERIFICATION)
+        words = ["keys", "create", "--scopes", "infer", "--data-dir", str(tmp_path / "data")]
+        made = subprocess.run([sys.executable, "-m", "service", *words], capture_output=True, text=True, check=True)
+        chromium.open(service.url)
+        chromium.until("!document.querySelector('#key-section').hidden")
+        chromium.evaluate(f"document.querySelector('#key').value = '{made.stdout.strip()}'")
+        chromium.click("#key-form button")
+        chromium.until("document.querySelector('#status').textContent === 'Ready'")
+        chromium.choose_files("#clip", clips[0])
+        chromium.click("#run")
+        assert "Name the adapter first" in chromium.text("#answer")
+        chromium.evaluate("document.querySelector('#adapter-name').value = 'only@1'")
+        chromium.click("#run")
+        assert set(shown_labels(chromium)) <= {"dog", "rain", "clock", "siren", "cat", "wind", "door"}
+        chromium.evaluate("document.querySelector('#adapter-name').value = 'voice'")
+        chromium.evaluate("document.querySelector('#task').value = 'SPEAKER_VERIFICATION'")
+        chromium.evaluate("document.querySelector('#task').dispatchEvent(new Event('change'))")
+        for zone in ("#enrolment", "#test"):
+            chromium.choose_files(zone, clips[0])
+        chromium.click("#run")
+        chromium.until("document.querySelector('#answer .decision') !== null")
+        assert "Same speaker" in chromium.text("#answer")
         chromium.open("about:blank")
 
 

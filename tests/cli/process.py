@@ -27,7 +27,7 @@ class Served:
 
 @contextmanager
 def serving(
-    backbone: Path, data_dir: Path, log: TextIO | int = subprocess.PIPE, **settings: object
+    backbone: Path | str, data_dir: Path, log: TextIO | int = subprocess.PIPE, **settings: object
 ) -> Iterator[Served]:
     """A server on a free port of loopback, ready; `settings` are those of `ipet serve`, `log` gets its errors."""
     given = {"backbone": backbone, "data_dir": data_dir, "port": 0, "device": "cpu", "dtype": "float32"} | settings
