@@ -44,6 +44,10 @@ class Settings(BaseSettings):
     )
     host_cache_mb: int = Field(512, ge=0, description="Host memory for adapters evicted from the device, MiB.")
 
+    load_timeout: float = Field(
+        30.0, gt=0, description="Seconds after which an adapter that is still being loaded has failed."
+    )
+
     max_audio_seconds: float = Field(300.0, gt=0, description="Longest clip, seconds.")
     max_body_bytes: int = Field(64 * 2**20, gt=0, description="Largest request body, bytes.")
     inflight_mb: int = Field(

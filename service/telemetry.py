@@ -92,6 +92,9 @@ class Telemetry:
 
         self.adapter_loads_total = counter("ipet_adapter_loads_total", "Adapters loaded into a slot.")
         self.adapter_load_failures_total = counter("ipet_adapter_load_failures_total", "Adapters that did not load.")
+        self.adapter_loads_hung = gauge(
+            "ipet_adapter_loads_hung", "Loads that were given up after --load-timeout and have not ended yet."
+        )
         self.adapter_load_seconds = histogram("ipet_adapter_load_seconds", "Loading one adapter into a slot.")
         self.registry_up = gauge("ipet_registry_up", "Whether the registry's database answers: 1, or 0.")
         self.adapters_resident = gauge("ipet_adapters_resident", "Adapters resident on the device.")
