@@ -83,8 +83,12 @@ class Settings(BaseSettings):
     admin_keys: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Comma-separated keys that may also write."
     )
-    metrics_key: str | None = Field(None, description="Key that /metrics asks for.")
+    metrics_key: str | None = Field(None, description="Key that /metrics shows every series for.")
     allow_anonymous: bool = Field(False, description="Listen on any address without keys.")
+    max_domain_mb: int = Field(
+        10240, ge=0, description="Most that the versions of one domain may take up, MiB; admin keys know no quota."
+    )
+    max_domain_versions: int = Field(1000, ge=0, description="Most versions of one domain; admin keys know no quota.")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Comma-separated origins whose pages may call the API, as in https://app.example."
     )
