@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
-from service.access.keyring import Keyring
-from service.access.limits import Gate
 from service.api.bodies import Budget
+from service.api.keyring import Keyring
+from service.api.limits import Gate
+from service.api.pools import DISK_THREADS, WRITE_THREADS, Pool
 from service.engine.engine import Engine
 from service.engine.turns import Turns
 from service.errors import NotReady
@@ -60,6 +61,9 @@ class Context:
         self.gate = Gate()
         self.decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
         self.decoding = Turns(settings.decode_threads)  # before the decoders
+        self.writers = Pool("changes of adapters", WRITE_THREADS)
+        self.disk = Pool("reads of the registry", DISK_THREADS)
+        self.scrapes = Pool("readings of the metrics", 1)
         self._opener = ThreadPoolExecutor(1, thread_name_prefix="open")
         self._runtime: Runtime | None = None
         self._closed = False
@@ -125,6 +129,8 @@ class Context:
             self.device_stopped = runtime.engine.stop(max(0.0, seconds))
             runtime.registry.close()
         self.decoders.shutdown(wait=False, cancel_futures=True)
+        for pool in (self.writers, self.disk, self.scrapes):
+            pool.close()
         self._opener.shutdown(wait=False)
 
 

@@ -1,10 +1,11 @@
 """Adapters as the API shows them: what the registry holds, where the device has it, and pages of both."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from service.api.context import Runtime
-from service.api.schemas import AdapterInfo, AdapterList, Change, History, Residency, VersionInfo
+from service.api.schemas import AdapterInfo, Change, History, Residency, VersionInfo
 from service.engine.slots import Residence, State
 from service.model.spec import TaskType
 from service.registry.audit import Event
@@ -34,14 +35,21 @@ class Search:
         return self.state is None or any(version.state is self.state for version in info.versions)
 
 
-def page(runtime: Runtime, records: Iterable[AdapterRecord], limit: int | None, search: Search) -> AdapterList:
-    """The first `limit` adapters that are wanted, and where the next page begins."""
-    found: list[AdapterInfo] = []
+def page(runtime: Runtime, records: Iterable[AdapterRecord], limit: int | None, search: Search) -> bytes:
+    """The first `limit` adapters that are wanted, and where the next page begins: an AdapterList as JSON.
+
+    It may be thousands: each is written by itself, so that no one call keeps the interpreter from everybody else.
+    """
+    found: list[bytes] = []
+    last: str | None = None
+    more: str | None = None
     for info in _found(runtime, records, search):
         if limit is not None and len(found) == limit:
-            return AdapterList(adapters=found, next=found[-1].name)
-        found.append(info)
-    return AdapterList(adapters=found)
+            more = last
+            break
+        found.append(info.model_dump_json().encode())
+        last = info.name
+    return b'{"adapters":[' + b",".join(found) + b'],"next":' + json.dumps(more).encode() + b"}"
 
 
 def adapter_info(runtime: Runtime, record: AdapterRecord) -> AdapterInfo:

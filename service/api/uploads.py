@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from fastapi.concurrency import run_in_threadpool
-
 from service.api.bodies import Piece, stream_parts
 from service.api.lifetime import Admission
 from service.errors import ServiceError
@@ -41,7 +39,7 @@ async def _receive(admission: Admission, upload: Upload, timer: asyncio.Timeout,
 
     async def flush() -> None:
         try:
-            await run_in_threadpool(_write, upload, waiting)
+            await admission.context.disk.run(_write, upload, waiting)
         except ServiceError as error:
             refusals.append(error)
             timer.reschedule(asyncio.get_running_loop().time() + _DRAIN_SECONDS)

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, NoReturn
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -16,12 +16,28 @@ from service.api.problems import problem
 
 MAX_HEAD_BYTES: Final = 32 * 2**10  # of the request line and the header fields together
 MAX_FIELDS: Final = 100  # header fields, and trailers
+MAX_PIPELINED: Final = 16  # requests sent before the answers to those before them
 
 _log = logging.getLogger("service.access")
 
 
-class HeadTooLarge(Exception):
-    """Ends the parsing of a head."""
+class Fault(NamedTuple):
+    """Why a connection is not read on: the code of its answer, and the detail."""
+
+    code: str
+    detail: str
+
+
+class GivenUp(Exception):
+    """Ends the parser's work on a connection."""
+
+
+HEAD_TOO_LARGE: Final = Fault(
+    "head_too_large", f"a request's head is at most {MAX_HEAD_BYTES} bytes and {MAX_FIELDS} fields"
+)
+NO_HTTP: Final = Fault("bad_http", "what arrived is no HTTP/1.1 request")
+HOSTS: Final = Fault("bad_http", "an HTTP/1.1 request has one Host field (RFC 9112, section 3.2)")
+PIPELINED: Final = Fault("bad_http", f"at most {MAX_PIPELINED} requests may be sent ahead of their answers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +73,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._loose = 0  # bytes since the last head, piece of body or end of a message
         self._head_bytes = 0
         self._fields = 0
+        self._hosts = 0
+        self._fault = NO_HTTP  # what the parser gives up for, unless a callback below says otherwise
         self._in_body = False
 
     # Asyncio's side
@@ -82,7 +100,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().data_received(data)
         # A field that does not end is kept by the parser, which calls nobody; one of a trailer just as well.
         if self._loose > MAX_HEAD_BYTES:
-            self._refuse("head_too_large", f"a request's head is at most {MAX_HEAD_BYTES} bytes")
+            self._refuse(HEAD_TOO_LARGE)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -111,7 +129,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_bytes = self._fields = 0
+        self._head_bytes = self._fields = self._hosts = 0
+        if len(self.pipeline) >= MAX_PIPELINED:  # all that one read brought are begun in one go
+            self._give_up(PIPELINED)
 
     def on_url(self, url: bytes) -> None:
         self._count(len(url))
@@ -120,11 +140,14 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields += 1
         if self._fields > MAX_FIELDS:
-            raise HeadTooLarge
+            self._give_up(HEAD_TOO_LARGE)
         self._count(len(name) + len(value))
+        self._hosts += name.lower() == b"host"
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self._hosts != 1 and (self._hosts or self.parser.get_http_version() == "1.1"):
+            self._give_up(HOSTS)
         self._loose = 0
         self._in_body = True
         self._expect(self._limits.body_seconds)
@@ -144,18 +167,18 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Called where the parser gave up, and where a callback above did."""
-        if self._head_bytes > MAX_HEAD_BYTES or self._fields > MAX_FIELDS:
-            detail = f"a request's head is at most {MAX_HEAD_BYTES} bytes and {MAX_FIELDS} fields"
-            self._refuse("head_too_large", detail)
-        else:
-            self._refuse("bad_http", "what arrived is no HTTP/1.1 request")
+        self._refuse(self._fault)
 
     # Behind them
 
     def _count(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES:
-            raise HeadTooLarge
+            self._give_up(HEAD_TOO_LARGE)
+
+    def _give_up(self, fault: Fault) -> NoReturn:
+        self._fault = fault
+        raise GivenUp
 
     def _abort_later(self) -> None:
         """Unless the client takes something until then, or the connection ends."""
@@ -179,20 +202,21 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self._in_body and not self._loose:  # connected, and never said a word
             self._close()
             return
-        self._refuse("request_too_slow", f"the request's {'body' if self._in_body else 'head'} took too long")
+        part = "body" if self._in_body else "head"
+        self._refuse(Fault("request_too_slow", f"the request's {part} took too long"))
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _refuse(self, code: str, detail: str) -> None:
+    def _refuse(self, fault: Fault) -> None:
         """Answers in the place of the routes, unless one of them answers this request, and closes."""
         if self.transport.is_closing():
             return
-        answer = problem(code, detail, {"Connection": "close", "X-Content-Type-Options": "nosniff"})
+        answer = problem(fault.code, fault.detail, {"Connection": "close", "X-Content-Type-Options": "nosniff"})
         begun = self.cycle is not None and self.cycle.response_started
         if not (begun if self._in_body else self._is_answering()):
             fields = b"".join(b"%b: %b\r\n" % field for field in answer.raw_headers)
             self.transport.write(STATUS_LINE[answer.status_code] + fields + b"\r\n" + bytes(answer.body))
         self._close()
         self._on_refusal(answer.status_code)
-        _log.info("request refused", extra={"code": code, "status": answer.status_code})
+        _log.info("request refused", extra={"code": fault.code, "status": answer.status_code})

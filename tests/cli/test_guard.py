@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from service.cli.guard import MAX_FIELDS, MAX_HEAD_BYTES
+from service.cli.guard import MAX_FIELDS, MAX_HEAD_BYTES, MAX_PIPELINED
 from tests.api.live import Live, running, settings_for
 
 HEAD_SECONDS = 0.4
@@ -113,6 +113,31 @@ def test_what_is_allowed_is_answered(guarded: Live) -> None:
 def test_what_is_no_http(connection: socket.socket, sent: bytes) -> None:
     connection.sendall(sent)
     assert answer(connection) == (400, "bad_http")
+
+
+@pytest.mark.parametrize("hosts", [b"", b"Host: localhost\r\nHost: localhost\r\n"], ids=["none", "two"])
+def test_a_request_names_one_host(connection: socket.socket, hosts: bytes) -> None:
+    connection.sendall(b"GET /healthz HTTP/1.1\r\n" + hosts + b"\r\n")
+    assert answer(connection) == (400, "bad_http")
+
+
+def test_http_before_hosts_needs_none(connection: socket.socket) -> None:
+    connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+    assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_requests_sent_ahead_are_answered_in_turn_up_to_a_number(guarded: Live) -> None:
+    ask = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    for sent, answered in ((MAX_PIPELINED, MAX_PIPELINED), (5_000, 0)):
+        with connect(guarded) as connection:
+            connection.sendall(ask * (sent - 1) + ask[:-2] + b"Connection: close\r\n\r\n")
+            received = b""
+            try:
+                while chunk := connection.recv(65_536):
+                    received += chunk
+            except ConnectionResetError:  # closed while what was sent is still unread
+                pass
+        assert received.count(b"HTTP/1.1 200 ") == answered
 
 
 def test_who_says_nothing_is_left_without_a_word(connection: socket.socket) -> None:

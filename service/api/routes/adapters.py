@@ -1,25 +1,24 @@
 """Adapters, their versions and aliases: what the registry holds and what the device does."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Header, Query, Request
-from fastapi.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, Response
 
-from service.access.keys import Scope
-from service.access.quotas import Quota
 from service.api import listing
 from service.api.auth import ADMIN, READ, WRITE, caller_of
 from service.api.bodies import MAX_JSON_BYTES, parse_json, read_body
-from service.api.context import Runtime, context_of
-from service.api.lifetime import admitted
+from service.api.context import context_of
+from service.api.lifetime import Admission, admitted
 from service.api.listing import Search
 from service.api.openapi import ALIAS_BODY, BUNDLE_BODY, errors
+from service.api.pools import Pool
 from service.api.schemas import AdapterInfo, AdapterList, AliasRequest, History, Residency, Uploaded
 from service.api.uploads import receive_bundle
+from service.engine.engine import Engine
 from service.engine.slots import State
-from service.errors import Forbidden
 from service.model.spec import TaskType
 from service.registry.store import AdapterVersion
 
@@ -29,7 +28,7 @@ _READ: Final[dict[str, Any]] = {
     "dependencies": [Depends(READ)],
     "responses": errors(
         *("unknown_adapter", "unknown_version", "invalid_request", "unauthorized", "forbidden", "not_ready"),
-        *("adapter_failed", "registry_unavailable"),
+        *("adapter_failed", "registry_unavailable", "overloaded"),
     ),
 }
 _WRITE: Final[dict[str, Any]] = {
@@ -37,14 +36,14 @@ _WRITE: Final[dict[str, Any]] = {
     "responses": errors(
         *("unknown_adapter", "unknown_version", "invalid_request", "version_is_live", "no_free_slot"),
         *("adapter_failed", "backbone_mismatch", "unauthorized", "forbidden", "not_ready", "storage_full"),
-        *("payload_too_large", "deadline_exceeded", "registry_unavailable"),
+        *("payload_too_large", "deadline_exceeded", "registry_unavailable", "overloaded"),
     ),
 }
 _PIN: Final[dict[str, Any]] = _WRITE | {"dependencies": [Depends(ADMIN)]}  # takes a slot from everyone
 
 
 @router.get("/v1/adapters", response_model=AdapterList, **_READ)
-def list_adapters(
+async def list_adapters(
     request: Request,
     limit: Annotated[int | None, Query(ge=1, description="Adapters in one answer; all without it.")] = None,
     after: Annotated[str, Query(description="`next` of the answer before.")] = "",
@@ -53,28 +52,31 @@ def list_adapters(
     state: Annotated[State | None, Query(description="Only adapters with a version in this state.")] = None,
 ) -> Response:
     """The adapters that the key is bound to, by name, with where the device has them."""
-    runtime, grant = context_of(request).runtime, caller_of(request).grant
+    context, grant = context_of(request), caller_of(request).grant
+    runtime = context.runtime
     records = (record for record in runtime.registry.walk(after) if grant.covers(record.name))
-    found = listing.page(runtime, records, limit, Search(q, task, state))
-    return Response(found.model_dump_json(), media_type="application/json")  # as it is: it may be thousands
+    content = await context.disk.once(listing.page, runtime, records, limit, Search(q, task, state))
+    return Response(content, media_type="application/json")
 
 
 @router.get("/v1/adapters/{name}", **_READ)
-def get_adapter(request: Request, name: str) -> AdapterInfo:
+async def get_adapter(request: Request, name: str) -> AdapterInfo:
     """One adapter, its versions and aliases."""
-    runtime = context_of(request).runtime
-    return listing.adapter_info(runtime, runtime.registry.record(name))
+    context = context_of(request)
+    runtime = context.runtime
+    return await context.disk.once(listing.adapter_info, runtime, runtime.registry.record(name))
 
 
 @router.get("/v1/adapters/{name}/history", **_READ)
-def get_history(
+async def get_history(
     request: Request,
     name: str,
     limit: Annotated[int, Query(ge=1, le=1000, description="Changes in one answer.")] = 100,
     after: Annotated[int | None, Query(ge=1, le=2**62, description="`next` of the answer before.")] = None,
 ) -> History:
     """Who changed the adapter, when and what, newest first; also of a deleted adapter."""
-    events = context_of(request).runtime.registry.history(name, limit + 1, after)
+    context = context_of(request)
+    events = await context.disk.once(context.runtime.registry.history, name, limit + 1, after)
     return listing.history(events, limit)
 
 
@@ -88,7 +90,7 @@ def get_history(
         **errors(
             *("invalid_request", "invalid_bundle", "backbone_mismatch", "wrong_task", "payload_too_large"),
             *("unknown_adapter", "unauthorized", "forbidden", "not_ready", "storage_full", "deadline_exceeded"),
-            "registry_unavailable",
+            *("registry_unavailable", "overloaded"),
         ),
     },
     openapi_extra=BUNDLE_BODY,
@@ -103,23 +105,16 @@ async def upload_version(
     ] = None,
 ) -> Response:
     """Stores a bundle as the adapter's next version, once it is whole, fits the backbone and has run on it."""
-    async with admitted(request) as admission:
-        registry = admission.runtime.registry
-        upload = await run_in_threadpool(registry.receive, name)
+    async with writing(request) as (admission, writers):
+        registry, disk = admission.runtime.registry, admission.context.disk
+        upload = await disk.run(registry.receive, name)
         try:
             await receive_bundle(admission, upload)
-            caller = caller_of(request)
-            published = await run_in_threadpool(
-                registry.publish_upload,
-                upload,
-                activate=activate,
-                actor=caller.actor,
-                key=idempotency_key,
-                domain=caller.grant.domain,
-                quota=Quota.of(caller.grant, admission.context.settings),
+            published = await writers.run(
+                registry.publish_upload, upload, activate=activate, actor=caller_of(request).actor, key=idempotency_key
             )
         finally:
-            await run_in_threadpool(upload.discard)
+            await disk.run(upload.discard)
     version = published.version
     answer = Uploaded(name=version.name, version=version.version, digest=version.digest, live=published.live)
     headers = (
@@ -131,7 +126,7 @@ async def upload_version(
 
 
 @router.get("/v1/adapters/{name}/versions/{version}/config", response_class=Response, **_READ)
-def download_config(request: Request, name: str, version: int) -> Response:
+async def download_config(request: Request, name: str, version: int) -> Response:
     """adapter_config.json, byte for byte."""
     registry = context_of(request).runtime.registry
     found = registry.version(name, version)
@@ -139,12 +134,13 @@ def download_config(request: Request, name: str, version: int) -> Response:
 
 
 @router.get("/v1/adapters/{name}/versions/{version}/weights", response_class=FileResponse, **_READ)
-def download_weights(request: Request, name: str, version: int) -> FileResponse:
+async def download_weights(request: Request, name: str, version: int) -> FileResponse:
     """adapter_model.safetensors, byte for byte."""
-    registry = context_of(request).runtime.registry
+    context = context_of(request)
+    registry = context.runtime.registry
     found = registry.version(name, version)
     return FileResponse(
-        registry.whole_weights(found),
+        await context.disk.once(registry.whole_weights, found),
         media_type="application/octet-stream",
         filename="adapter_model.safetensors",
         headers={"ETag": f'"{found.digest}"'},
@@ -154,85 +150,77 @@ def download_weights(request: Request, name: str, version: int) -> FileResponse:
 @router.put("/v1/adapters/{name}/aliases/{alias}", openapi_extra=ALIAS_BODY, **_WRITE)
 async def set_alias(request: Request, name: str, alias: str) -> AdapterInfo:
     """Points an alias at a version. `live` is what the bare name means: this rolls forward or back at once."""
-    async with admitted(request) as admission:  # as a parameter, the body would be read whole, before any key is asked
+    async with writing(request) as (admission, writers):
+        # As a parameter, the body would be read whole, before any key is asked.
         body = await read_body(request, MAX_JSON_BYTES, admission.reservation)
         wanted = parse_json(body, AliasRequest)
         runtime = admission.runtime
-        record = await run_in_threadpool(
-            runtime.registry.set_alias, name, alias, wanted.version, caller_of(request).actor
-        )
-    return await run_in_threadpool(listing.adapter_info, runtime, record)
+        record = await writers.run(runtime.registry.set_alias, name, alias, wanted.version, caller_of(request).actor)
+        return await admission.context.disk.run(listing.adapter_info, runtime, record)
 
 
 @router.delete("/v1/adapters/{name}/aliases/{alias}", status_code=204, **_WRITE)
-def delete_alias(request: Request, name: str, alias: str) -> None:
+async def delete_alias(request: Request, name: str, alias: str) -> None:
     """Removes an alias; `live` cannot be removed."""
-    context_of(request).runtime.registry.delete_alias(name, alias, caller_of(request).actor)
+    async with writing(request) as (admission, writers):
+        await writers.run(admission.runtime.registry.delete_alias, name, alias, caller_of(request).actor)
 
 
 @router.delete("/v1/adapters/{name}/versions/{version}", status_code=204, **_WRITE)
 async def delete_version(request: Request, name: str, version: int) -> None:
     """Deletes a version that is not live, for good: its number is never used again."""
-    runtime = context_of(request).runtime
-    _require_unpinned(
-        request, runtime, [one for one in runtime.registry.record(name).versions if one.version == version]
-    )
-    await run_in_threadpool(runtime.registry.delete_version, name, version, caller_of(request).actor)
+    async with writing(request) as (admission, writers):
+        await writers.run(admission.runtime.registry.delete_version, name, version, caller_of(request).actor)
 
 
 @router.delete("/v1/adapters/{name}", status_code=204, **_WRITE)
 async def delete_adapter(request: Request, name: str) -> None:
     """Deletes an adapter with all its versions and aliases; requests admitted before finish."""
-    runtime = context_of(request).runtime
-    _require_unpinned(request, runtime, runtime.registry.record(name).versions)
-    await run_in_threadpool(runtime.registry.delete_adapter, name, caller_of(request).actor)
+    async with writing(request) as (admission, writers):
+        await writers.run(admission.runtime.registry.delete_adapter, name, caller_of(request).actor)
 
 
 @router.post("/v1/adapters/{name}/load", **_WRITE)
 async def load(request: Request, name: str) -> Residency:
     """Loads a version (`name`, `name@2`, `name@alias`) into a slot now rather than at its first request."""
-    runtime, version = _named(request, name)
-    await runtime.engine.load(version)
-    return listing.residency(runtime, version)
+    return await _reside(request, name, Engine.load)
 
 
 @router.post("/v1/adapters/{name}/unload", **_WRITE)
 async def unload(request: Request, name: str) -> Residency:
-    """Frees the version's slot; the next request for it loads it again. Of a pinned version, only `admin` may."""
-    runtime, version = _named(request, name)
-    _require_unpinned(request, runtime, [version])
-    await runtime.engine.unload(version)
-    return listing.residency(runtime, version)
+    """Frees the version's slot; the next request for it loads it again."""
+    return await _reside(request, name, Engine.unload)
 
 
 @router.post("/v1/adapters/{name}/pin", **_PIN)
 async def pin(request: Request, name: str) -> Residency:
     """Loads the version and keeps it in its slot."""
-    runtime, version = _named(request, name)
-    await runtime.engine.pin(version)
-    return listing.residency(runtime, version)
+    return await _reside(request, name, Engine.pin)
 
 
 @router.post("/v1/adapters/{name}/unpin", **_PIN)
 async def unpin(request: Request, name: str) -> Residency:
     """Lets the version be evicted again."""
-    runtime, version = _named(request, name)
-    await runtime.engine.unpin(version)
-    return listing.residency(runtime, version)
+    return await _reside(request, name, Engine.unpin)
 
 
-def _require_unpinned(request: Request, runtime: Runtime, versions: Sequence[AdapterVersion]) -> None:
-    """Raises Forbidden where a caller without `admin` would end a pin, which is an administrator's."""
-    if caller_of(request).grant.allows(Scope.ADMIN):
-        return
-    for version, place in zip(versions, runtime.engine.residences(versions), strict=True):
-        if place.is_pinned:
-            raise Forbidden(
-                f"{version.reference} is pinned, and only a key with the scope admin may end that",
-                adapter=version.reference,
-            )
+@asynccontextmanager
+async def writing(request: Request) -> AsyncIterator[tuple[Admission, Pool]]:
+    """A request that changes adapters: until its deadline, with a place among the writers.
+
+    Raises:
+        Overloaded: too many write already; told before the body is read.
+    """
+    async with admitted(request) as admission:
+        with admission.context.writers.place():
+            yield admission, admission.context.writers
 
 
-def _named(request: Request, reference: str) -> tuple[Runtime, AdapterVersion]:
-    runtime = context_of(request).runtime
-    return runtime, runtime.registry.resolve(reference)
+async def _reside(
+    request: Request, reference: str, change: Callable[[Engine, AdapterVersion], Awaitable[None]]
+) -> Residency:
+    async with admitted(request) as admission:
+        runtime = admission.runtime
+        version = runtime.registry.resolve(reference)
+        await change(runtime.engine, version)
+        return listing.residency(runtime, version)

@@ -34,6 +34,7 @@ _READ: Final = errors(
         "unauthorized",
         "forbidden",
         "not_ready",
+        "overloaded",
     )
 )
 
@@ -72,13 +73,13 @@ async def model_version_metadata(request: Request, model: Model, version: Versio
 @router.get("/v2/models/{model}/ready", dependencies=[Depends(READ)], responses=_READ)
 async def model_ready(request: Request, model: Model) -> protocol.ModelReady:
     """Whether an adapter can be asked; one that is not on the device yet is loaded when it is."""
-    return _readiness(request, model, model)
+    return await _readiness(request, model, model)
 
 
 @router.get("/v2/models/{model}/versions/{version}/ready", dependencies=[Depends(READ)], responses=_READ)
 async def model_version_ready(request: Request, model: Model, version: Version) -> protocol.ModelReady:
     """Whether one version of an adapter can be asked."""
-    return _readiness(request, model, f"{model}@{version}")
+    return await _readiness(request, model, f"{model}@{version}")
 
 
 @router.post(
@@ -120,9 +121,10 @@ def _metadata(request: Request, model: str, version: AdapterVersion) -> protocol
     )
 
 
-def _readiness(request: Request, model: str, reference: str) -> protocol.ModelReady:
-    version, runtime = _resolved(request, reference), context_of(request).runtime
-    if fault := runtime.registry.problem(version) or runtime.engine.failure(version):
+async def _readiness(request: Request, model: str, reference: str) -> protocol.ModelReady:
+    version, context = _resolved(request, reference), context_of(request)
+    runtime = context.runtime
+    if fault := await context.disk.once(runtime.registry.problem, version) or runtime.engine.failure(version):
         raise AdapterFailed(fault, adapter=reference)
     return protocol.ModelReady(name=model, ready=True)
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.access.keys import (
+from service.errors import InvalidRequest
+from service.registry.keys import (
     Grant,
     Key,
     KeyState,
@@ -21,7 +22,6 @@ from service.access.keys import (
     require_key_id,
     require_key_name,
 )
-from service.errors import InvalidRequest
 from service.registry.manifest import is_name
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
