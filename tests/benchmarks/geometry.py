@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import ASTConfig, ASTModel, AutoModel, PreTrainedConfig, Wav2Vec2Config, Wav2Vec2Model
 
 from service.model.spec import AdapterSpec, BackboneSpec, ModelType, TaskType
+from tests.backbones import save_tiny_ast, save_tiny_wav2vec2
 
 SECONDS = (1.28, 3.0, 5.12, 10.24)
 ADAPTER_SCALE = 0.1  # the paper's
@@ -54,8 +55,17 @@ class Cell:
 
 
 @contextmanager
-def base_size_checkpoint(model_type: ModelType) -> Iterator[Path]:
-    """A directory with a backbone of AST-base or wav2vec2-base geometry and random weights."""
+def checkpoint(model_type: ModelType, tiny: bool = False) -> Iterator[Path]:
+    """A directory with a backbone of AST-base or wav2vec2-base geometry, or a tiny one, and random weights."""
+    with tempfile.TemporaryDirectory() as directory:
+        if tiny:
+            save_tiny = save_tiny_ast if model_type is ModelType.AST else save_tiny_wav2vec2
+            yield save_tiny(Path(directory))
+        else:
+            yield _save_base_size(model_type, Path(directory))
+
+
+def _save_base_size(model_type: ModelType, directory: Path) -> Path:
     config: PreTrainedConfig = ASTConfig() if model_type is ModelType.AST else Wav2Vec2Config()
     torch.manual_seed(0)
     model = ASTModel(config) if model_type is ModelType.AST else Wav2Vec2Model(config)
@@ -63,9 +73,8 @@ def base_size_checkpoint(model_type: ModelType) -> Iterator[Path]:
         for name, parameter in model.named_parameters():
             if "position_embeddings" in name or name.endswith("_token"):
                 parameter.normal_(std=0.02)  # zeros otherwise, which would hide a wrong crop
-    with tempfile.TemporaryDirectory() as directory:
-        model.save_pretrained(directory)
-        yield Path(directory)
+    model.save_pretrained(directory)
+    return directory
 
 
 def hugging_face_module(

@@ -28,6 +28,7 @@ _SWAP_GOAL = 20.0  # times swapping for each request, on a GPU
 
 def measure(cell: Cell, directory: Path, plan: Plan, results: Results) -> None:
     """Compares, then times, the contestants of one cell, and adds what was found to `results`."""
+    plan = plan.at(cell)
     field = Field.of(cell, directory, plan)
     entries = contestants(field)
     results.agreements.extend(compare(cell.name, entries))

@@ -21,7 +21,7 @@ from service.model.spec import ModelType
 from service.registry.store import AdapterVersion, Registry
 from service.settings import EMBEDDED, Settings
 from service.telemetry import Telemetry
-from tests.benchmarks.geometry import base_size_checkpoint
+from tests.benchmarks.geometry import checkpoint
 from tests.benchmarks.served import Connection, Served, post, serving
 from tests.benchmarks.tenants import show, write_json
 from tests.bundles import random_bundle
@@ -52,7 +52,7 @@ class Share:
 
 
 def main(seconds: float = 4.0) -> None:
-    with base_size_checkpoint(ModelType.AST) as base:
+    with checkpoint(ModelType.AST) as base:
         shares = [measure("embedded", EMBEDDED, seconds), measure("AST-base", str(base), seconds)]
     columns = ("backbone", "engine, clips/s", "HTTP, clips/s", "ratio", "engine, CPU ms a clip", "HTTP, CPU ms a clip")
     rows = [tuple(v if isinstance(v, str) else f"{v:.3g}" for v in asdict(share).values()) for share in shares]

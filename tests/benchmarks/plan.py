@@ -3,7 +3,9 @@
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -16,6 +18,9 @@ DEFAULT_SECONDS = (1.28, 5.12)
 TASKS = 32  # that the swapping contestants serve, and the most adapters in one batch
 CPU_BATCH = 8
 CUDA_BATCH = 32
+CPU_BATCH_SECONDS = 20.48  # of audio in a batch on a CPU: long inputs come in smaller ones, or a run takes too long
+TINY_BATCH = 3
+OUTPUT = Path("runs/bench")
 BUDGET = 40.0  # seconds of timing in a cell
 FULL_BUDGET = 180.0
 
@@ -27,10 +32,13 @@ class Plan:
     Args:
         batch: rows of every call, and adapters in a mixed one.
         counts: different adapters in a batch of the default dtype; more than `batch` make a batch of as many rows.
+        batch_seconds: of audio in a batch, at most.
         whole: float32 and int8 run at all of `counts`, not only at `batch`.
         budget: seconds of timing in a cell; `at_least` rounds are timed whatever they take.
         slots: of the bank, at least; adapters in use are few of them.
         cpu_time: of the process instead of wall time, which other work on the machine does not lengthen much.
+        tiny: backbones of no size, to try the benchmark itself.
+        out: directory of what the run leaves.
     """
 
     device: torch.device
@@ -42,6 +50,16 @@ class Plan:
     at_least: int = 3
     slots: int = 1
     cpu_time: bool = False
+    batch_seconds: float | None = None
+    tiny: bool = False
+    out: Path = OUTPUT
+
+    def at(self, cell: Cell) -> Self:
+        """This plan for one cell, with as many rows as may be in its batches."""
+        if self.batch_seconds is None or self.batch * cell.seconds <= self.batch_seconds:
+            return self
+        rows = round(self.batch_seconds / cell.seconds)
+        return replace(self, batch=rows, counts=tuple(rows if count == self.batch else count for count in self.counts))
 
     @property
     def clock(self) -> Clock:
@@ -58,11 +76,14 @@ def read_plan(arguments: Sequence[str] | None = None) -> Plan:
     parser.add_argument("--budget", type=float, help="seconds of timing in a cell")
     parser.add_argument("--slots", type=int, default=1, help="slots of the bank, at least")
     parser.add_argument("--cpu-time", action="store_true", help="CPU instead of wall time, for a busy machine")
+    parser.add_argument("--tiny", action="store_true", help="tiny backbones, one length and round: a try")
+    parser.add_argument("--out", type=Path, default=OUTPUT, help="directory of the JSON and the plots")
     options = parser.parse_args(arguments)
     device = pick_device(options.device)
-    batch = CUDA_BATCH if device.type == "cuda" else CPU_BATCH
+    batch = TINY_BATCH if options.tiny else CUDA_BATCH if device.type == "cuda" else CPU_BATCH
     counts = (1, 8, TASKS) if options.full or batch == TASKS else (1, batch)
-    lengths = options.seconds or (SECONDS if options.full else DEFAULT_SECONDS)
+    lengths = options.seconds or (SECONDS if options.full else DEFAULT_SECONDS[:1] if options.tiny else DEFAULT_SECONDS)
+    budget = 0.0 if options.tiny else FULL_BUDGET if options.full else BUDGET
     kinds = [kind for kind in ModelType if options.model in (None, kind.value)]
     return Plan(
         device=device,
@@ -70,7 +91,11 @@ def read_plan(arguments: Sequence[str] | None = None) -> Plan:
         batch=batch,
         counts=counts,
         whole=options.full,
-        budget=options.budget or (FULL_BUDGET if options.full else BUDGET),
+        budget=options.budget or budget,
+        at_least=1 if options.tiny else 3,
+        batch_seconds=None if options.full or device.type == "cuda" else CPU_BATCH_SECONDS,
+        tiny=options.tiny,
+        out=options.out,
         slots=options.slots,
         cpu_time=options.cpu_time,
     )

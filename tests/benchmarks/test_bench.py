@@ -1,5 +1,6 @@
 """The benchmark on tiny backbones: contestants agree, turns are fair, results come back from JSON and documents."""
 
+import io
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from rich.console import Console
 from transformers import AutoConfig
 
 from service.model.spec import ModelType
+from tests.benchmarks.__main__ import run
 from tests.benchmarks.contestants import AUTHORS, BARE, ENGINE, REQUESTS, SWAP_EACH, SWAP_SORTED
 from tests.benchmarks.document import DOCUMENT, with_results
 from tests.benchmarks.geometry import Cell, bare_flops
@@ -83,9 +85,29 @@ def test_plan_is_what_the_command_line_asks_for() -> None:
         "wav2vec 2.0 5.12 s",
     ]
     assert plan.counts == (1, 8)
+    assert [(plan.at(cell).batch, plan.at(cell).counts) for cell in plan.cells] == [(8, (1, 8)), (4, (1, 4))] * 2
     whole = read_plan(["--device", "cpu", "--full", "--model", "wav2vec2", "--seconds", "3", "--slots", "64"])
     assert [cell.name for cell in whole.cells] == ["wav2vec 2.0 3 s"]
     assert (whole.counts, whole.slots) == ((1, 8, 32), 64)
+    assert whole.at(whole.cells[0]) == whole
+
+
+def test_every_cell_is_told_as_soon_as_it_is_done(tmp_path: Path) -> None:
+    """Without a terminal too: a line for each cell, and what is found so far in the JSON."""
+    arguments = ["--device", "cpu", "--tiny", "--model", "wav2vec2", "--seconds", "1.28", "3", "--out", str(tmp_path)]
+    seen: list[tuple[str, int]] = []  # each line, and how many cells the JSON had by then
+
+    class Pipe(io.StringIO):
+        def write(self, text: str) -> int:
+            seen.extend((line, len(read_json(tmp_path / "bench.json").cells)) for line in text.splitlines() if line)
+            return len(text)
+
+    run(read_plan(arguments), Console(file=Pipe(), width=WIDTH))
+    assert [(line.partition(":")[0], cells) for line, cells in seen] == [
+        ("[1/2] wav2vec 2.0 1.28 s", 1),
+        ("[2/2] wav2vec 2.0 3 s", 2),
+    ]
+    assert "mixed : bare backbone" in seen[0][0]
 
 
 def test_turns_alternate_and_are_as_many() -> None:
