@@ -225,14 +225,14 @@ def end(served: Served, log: Path) -> list[str]:
     return [f"the server ended with {status}"] * (status != 0) + [f"log: {line[:500]}" for line in lines[:10]]
 
 
-def run(minutes: float, out: Path) -> list[str]:
+def run(minutes: float, out: Path, device: str = "cpu") -> list[str]:
     """The whole soak; what was wrong."""
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary, (out / "server.log").open("w") as log:
         directory = Path(temporary)
         backbone = save_tiny_ast(directory / "backbone")
         prepared = prepare(directory, backbone)
-        with serving(backbone, directory / "data", log, adapter_slots=SLOTS) as served:
+        with serving(backbone, directory / "data", log, adapter_slots=SLOTS, device=device) as served:
             report = asyncio.run(soak(served, prepared, minutes * 60))
             report.wrong += end(served, out / "server.log")
     faults = judge(report)

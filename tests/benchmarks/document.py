@@ -5,7 +5,7 @@
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tests.benchmarks.results import Results, read_json
@@ -22,12 +22,16 @@ def main() -> int:
 
 def with_results(text: str, results: Results) -> str:
     """The document with this run in place of the last one. Raises ValueError where the device has no marks."""
-    kind = results.machine["type"]
-    marks = re.compile(f"(<!-- bench {kind} -->\n).*?(<!-- end of bench -->)", flags=re.DOTALL)
+    return between(text, f"bench {results.machine['type']}", "end of bench", lines(results))
+
+
+def between(text: str, begin: str, end: str, body: Iterable[str]) -> str:
+    """The text with `body` between two comments. Raises ValueError where it does not have them."""
+    marks = re.compile(f"(<!-- {begin} -->\n).*?(<!-- {end} -->)", flags=re.DOTALL)
     if not marks.search(text):
-        raise ValueError(f"the document has no place for a run on {kind}: mark one as <!-- bench {kind} -->")
-    body = "\n".join(lines(results))
-    return marks.sub(lambda found: f"{found[1]}{body}\n{found[2]}", text)
+        raise ValueError(f"the document has no place for this: mark one as <!-- {begin} -->, <!-- {end} -->")
+    filling = "\n".join(body)
+    return marks.sub(lambda found: f"{found[1]}{filling}\n{found[2]}", text)
 
 
 def lines(results: Results) -> Iterator[str]:

@@ -172,13 +172,3 @@ def test_half_precision_stays_near(directory: Path, backbone: Backbone, dtype: s
     exact = backbone.forward(inputs, Bank.of(backbone, adapters), slots)
     assert relative_error(mixed, alone) < 1e-2
     assert relative_error(mixed, exact) < 3e-2
-
-
-@pytest.mark.gpu
-def test_cuda_equals_cpu(directory: Path, backbone: Backbone) -> None:
-    cuda = load_backbone(str(directory), "cuda", "float32")
-    adapters = adapters_of(backbone)
-    slots = [1, 2, 0, 6, 4, 3, *range(7, len(adapters) + 1)]
-    inputs = inputs_of(backbone, len(slots))
-    expected = backbone.forward(inputs, Bank.of(backbone, adapters), slots)
-    assert relative_error(cuda.forward(inputs, Bank.of(cuda, adapters), slots).cpu(), expected) < 1e-4
