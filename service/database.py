@@ -4,6 +4,7 @@ Only one writer runs at a time, across processes and machines: SQLite's own writ
 PostgreSQL. Readers see one snapshot and wait for nobody.
 """
 
+import logging
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -20,16 +21,20 @@ from sqlalchemy.schema import CreateColumn
 from service.errors import Internal, InvalidRequest, NotReady, RegistryUnavailable, ServiceError, StorageFull
 
 DATABASE_FILE = "registry.sqlite"
+FILL = "fill"  # in a column's `info`: the statement that fills it for the rows there are when it is added
 BUSY_SECONDS = 30.0  # how long a writer waits for another process
 CONNECT_SECONDS = 3
 _DEAD_PEER_MS = 10_000  # after so long without an acknowledgement a connection counts as lost
 _WRITER_LOCK = 0x69706574  # "ipet": the advisory lock of PostgreSQL's one writer
 _READ_ONLY = "ipet_read_only"
+_DIRECTORY_MODE, _FILE_MODE, _OTHERS = 0o700, 0o600, 0o077
 
 # Classes and codes of SQLSTATE, see PostgreSQL's appendix A.
 _GONE = ("08", "57P", "25P03")
 _NO_ROOM = ("53100", "53200")
 _BUSY = ("55P03", "40001", "40P01")
+
+_log = logging.getLogger(__name__)
 
 
 class Database:
@@ -48,10 +53,11 @@ class Database:
     def __init__(self, url: str) -> None:
         self._url = _parse(url)
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        self.file = Path(self._url.database) if self.is_sqlite and self._url.database else None
         self._engine = _sqlite(self._url) if self.is_sqlite else _postgresql(self._url)
 
     def __str__(self) -> str:
-        return self._url.render_as_string(hide_password=True)
+        return str(self.file.resolve()) if self.file else self._url.render_as_string(hide_password=True)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -93,8 +99,22 @@ class Database:
             for table, column in _missing(connection, metadata):
                 definition = CreateColumn(column).compile(dialect=connection.dialect)
                 connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {definition}")
+                if statement := column.info.get(FILL):
+                    connection.exec_driver_sql(statement)
                 for index in table.indexes:
                     index.create(connection, checkfirst=True)
+
+    def is_begun(self) -> bool:
+        """Whether anything was ever kept here; looking makes nothing."""
+        if self.file is not None and not (self.file.is_file() and self.file.stat().st_size):
+            return False
+        with self.read() as connection:
+            return bool(inspect_schema(connection).get_table_names())
+
+    def require_begun(self) -> None:
+        """Raise InvalidRequest where nothing was ever kept here."""
+        if not self.is_begun():
+            raise InvalidRequest(f"there is no registry in {self}; `ipet serve` and `ipet keys create` begin one")
 
     def close(self) -> None:
         """Nothing is held between transactions; for whoever wants to say that it is done."""
@@ -113,13 +133,46 @@ class Database:
         return _of_sqlite(error, self._url) if self.is_sqlite else _of_postgresql(error)
 
 
+def database_of(data_dir: Path, url: str = "") -> Database:
+    """The database of a data directory: SQLite in it, unless a URL is given. Makes nothing yet."""
+    return Database(url or f"sqlite:///{data_dir / DATABASE_FILE}")
+
+
 def open_database(data_dir: Path, url: str = "") -> Database:
-    """The database of a data directory, which is made where it is missing: SQLite in it, unless a URL is given."""
+    """As `database_of`, in a directory that is made where it is missing, and closed to others."""
+    database = database_of(data_dir, url)
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
+        make_private(data_dir)
+        if database.file is not None:
+            database.file.touch(_FILE_MODE)
+            for beside in ("", "-wal", "-shm"):  # new ones get the mode of the first from SQLite
+                _make_private(database.file.with_name(database.file.name + beside), _FILE_MODE)
     except OSError as error:
         raise Internal(f"the data directory {data_dir} cannot be made: {error.strerror}") from error
-    return Database(url or f"sqlite:///{data_dir / DATABASE_FILE}")
+    return database
+
+
+def make_private(directory: Path, *, below: bool = False) -> None:
+    """Make a directory that nobody else on this machine can look into.
+
+    Args:
+        below: close also what an earlier release left open in it.
+    """
+    directory.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
+    if below and directory.stat().st_mode & _OTHERS:
+        for path in directory.rglob("*"):
+            _make_private(path, _DIRECTORY_MODE if path.is_dir() else _FILE_MODE)
+    _make_private(directory, _DIRECTORY_MODE)
+
+
+def _make_private(path: Path, mode: int) -> None:
+    try:
+        if path.stat().st_mode & _OTHERS:
+            path.chmod(mode)
+    except FileNotFoundError:
+        pass
+    except PermissionError:
+        _log.warning("other users of this machine can read %s, which is not this user's to close", path)
 
 
 def _missing(connection: Connection, metadata: MetaData) -> list[tuple[Table, Column[Any]]]:

@@ -44,6 +44,10 @@ class Settings(BaseSettings):
     )
     host_cache_mb: int = Field(512, ge=0, description="Host memory for adapters evicted from the device, MiB.")
 
+    load_timeout: float = Field(
+        30.0, gt=0, description="Seconds after which an adapter that is still being loaded has failed."
+    )
+
     max_audio_seconds: float = Field(300.0, gt=0, description="Longest clip, seconds.")
     max_body_bytes: int = Field(64 * 2**20, gt=0, description="Largest request body, bytes.")
     inflight_mb: int = Field(
@@ -79,8 +83,12 @@ class Settings(BaseSettings):
     admin_keys: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Comma-separated keys that may also write."
     )
-    metrics_key: str | None = Field(None, description="Key that /metrics asks for.")
+    metrics_key: str | None = Field(None, description="Key that /metrics shows every series for.")
     allow_anonymous: bool = Field(False, description="Listen on any address without keys.")
+    max_domain_mb: int = Field(
+        10240, ge=0, description="Most that the versions of one domain may take up, MiB; admin keys know no quota."
+    )
+    max_domain_versions: int = Field(1000, ge=0, description="Most versions of one domain; admin keys know no quota.")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Comma-separated origins whose pages may call the API, as in https://app.example."
     )

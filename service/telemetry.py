@@ -9,6 +9,7 @@ import logging
 import re
 import sys
 import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Final, TextIO
@@ -19,6 +20,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
@@ -28,6 +30,7 @@ from prometheus_client import (
 MAX_ADAPTER_LABELS: Final = 1000  # adapters with a series of their own; the rest count as OTHERS
 MAX_KEY_LABELS: Final = 200  # keys likewise
 OTHERS: Final = "other"
+TENANTS_LABELS: Final = ("adapter", "key")  # whose values not everybody may see
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody reads
 
@@ -51,6 +54,22 @@ class _Labels:
                 return OTHERS
             self._known.add(value)
         return value
+
+
+class _Shown:
+    """What one reader sees of a registry: no series that names an adapter or a key of others."""
+
+    def __init__(self, registry: CollectorRegistry, sees: Callable[[str, str], bool]) -> None:
+        self._registry = registry
+        self._sees = sees
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._registry.collect():
+            family.samples = [sample for sample in family.samples if self._is_shown(sample.labels)]
+            yield family
+
+    def _is_shown(self, labels: Mapping[str, str]) -> bool:
+        return all(self._sees(label, labels[label]) for label in TENANTS_LABELS if label in labels)
 
 
 class Telemetry:
@@ -92,6 +111,9 @@ class Telemetry:
 
         self.adapter_loads_total = counter("ipet_adapter_loads_total", "Adapters loaded into a slot.")
         self.adapter_load_failures_total = counter("ipet_adapter_load_failures_total", "Adapters that did not load.")
+        self.adapter_loads_hung = gauge(
+            "ipet_adapter_loads_hung", "Loads that were given up after --load-timeout and have not ended yet."
+        )
         self.adapter_load_seconds = histogram("ipet_adapter_load_seconds", "Loading one adapter into a slot.")
         self.registry_up = gauge("ipet_registry_up", "Whether the registry's database answers: 1, or 0.")
         self.adapters_resident = gauge("ipet_adapters_resident", "Adapters resident on the device.")
@@ -130,9 +152,13 @@ class Telemetry:
         """Counts one request that a key's `limit`, rate or concurrency, refused."""
         self._key_refusals.labels(self._key_labels.bounded(actor), limit).inc()
 
-    def exposition(self) -> tuple[bytes, str]:
-        """All metrics in Prometheus's text format, and its content type."""
-        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+    def exposition(self, sees: Callable[[str, str], bool]) -> tuple[bytes, str]:
+        """The metrics in Prometheus's text format, and its content type.
+
+        Args:
+            sees: whether a series with this label, `adapter` or `key`, and this value of it is shown.
+        """
+        return generate_latest(_Shown(self.registry, sees)), CONTENT_TYPE_LATEST
 
 
 REQUEST_ID: Final[ContextVar[str | None]] = ContextVar("request_id", default=None)

@@ -16,7 +16,7 @@ def test_adapter_names_are_bounded() -> None:
     for index in range(MAX_ADAPTER_LABELS + 50):
         telemetry.count_adapter(f"a{index}")
     telemetry.count_adapter("a3", 4)
-    text = telemetry.exposition()[0].decode()
+    text = telemetry.exposition(lambda label, value: True)[0].decode()
     assert text.count("\nipet_adapter_requests_total{") == MAX_ADAPTER_LABELS + 1
     assert 'ipet_adapter_requests_total{adapter="other"} 50.0' in text
     assert 'ipet_adapter_requests_total{adapter="a3"} 5.0' in text
@@ -27,7 +27,7 @@ def test_ids_of_keys_are_bounded() -> None:
     for index in range(MAX_KEY_LABELS + 50):
         telemetry.count_key(f"{index:012x}")
         telemetry.count_key_refusal(f"{index:012x}", "rate")
-    text = telemetry.exposition()[0].decode()
+    text = telemetry.exposition(lambda label, value: True)[0].decode()
     for metric in ("ipet_key_requests_total", "ipet_key_refusals_total"):
         assert text.count(f"\n{metric}{{") == MAX_KEY_LABELS + 1
     assert 'ipet_key_requests_total{key="other"} 50.0' in text
@@ -36,8 +36,8 @@ def test_ids_of_keys_are_bounded() -> None:
 def test_two_services_in_one_process_count_apart() -> None:
     one, two = Telemetry(), Telemetry()
     one.count_request("/healthz", 200)
-    assert b'route="/healthz"' in one.exposition()[0]
-    assert b'route="/healthz"' not in two.exposition()[0]
+    assert b'route="/healthz"' in one.exposition(lambda label, value: True)[0]
+    assert b'route="/healthz"' not in two.exposition(lambda label, value: True)[0]
 
 
 @pytest.fixture

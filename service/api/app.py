@@ -14,7 +14,7 @@ from service.api import openapi, problems
 from service.api.context import Context, Opener, Runtime
 from service.api.lifetime import TIMEOUT_HEADER
 from service.api.middleware import Surroundings
-from service.api.routes import adapters, backbone, console, health, huggingface, inference, open_inference
+from service.api.routes import adapters, backbone, console, health, huggingface, inference, key, open_inference
 from service.settings import Settings
 from service.telemetry import Telemetry
 
@@ -25,6 +25,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     open_inference.router,
     adapters.router,
     backbone.router,
+    key.router,
     console.router,
 )
 

@@ -1,7 +1,6 @@
-"""Who may call what: every route declares what it asks of its caller. Knows no routes."""
+"""Who may call what: every route declares what it asks of its caller."""
 
 import hmac
-import ipaddress
 from collections.abc import AsyncIterator
 from typing import Final
 from urllib.parse import urlsplit
@@ -10,10 +9,10 @@ from fastapi import Request
 from fastapi.openapi.models import HTTPBearer
 from fastapi.security.base import SecurityBase
 
+from service.access.keyring import ANONYMOUS, Caller, bearer, is_loopback
+from service.access.keys import Scope
 from service.api.context import Context, context_of
-from service.api.keyring import ANONYMOUS, Caller, bearer
-from service.errors import Forbidden, RateLimited, Unauthorized
-from service.registry.keys import Scope
+from service.errors import Forbidden, NotReady, RateLimited
 from service.settings import Settings
 
 ADAPTER_PARAMETERS: Final = ("name", "adapter", "model")  # of paths; `adapter` of queries
@@ -26,26 +25,37 @@ class Open:
         return None
 
 
-class MetricsKey:
-    """Dependency of the metrics: anyone may read them, unless IPET_METRICS_KEY names their key."""
+class MetricsAccess:
+    """Dependency of the metrics, which anyone may read: `request.state.reader` is who sees series of adapters and keys.
+
+    None is somebody who sees none of them: without a key while keys are in force, or before that is known.
+    """
 
     async def __call__(self, request: Request) -> None:
-        key = context_of(request).settings.metrics_key
-        if key is None:
-            return
-        header = request.headers.get("authorization")
-        if not hmac.compare_digest(bearer(header).encode(), key.encode()):
-            raise Unauthorized("the metrics need the key of IPET_METRICS_KEY: Authorization: Bearer ...")
+        """Raises Unauthorized for a key that is none; Forbidden for a page of another site, where there are no keys."""
+        request.state.reader = self._reader(context_of(request), request)
+
+    def _reader(self, context: Context, request: Request) -> Caller | None:
+        given, own = bearer(request.headers.get("authorization")), context.settings.metrics_key
+        if own is not None and hmac.compare_digest(given.encode(), own.encode()):
+            return ANONYMOUS
+        try:
+            if own is None and not context.keys.closed:
+                return identify(context, request)
+            return context.keys.caller(f"Bearer {given}") if given else None
+        except NotReady:
+            return None
 
 
 class KeyRequired(SecurityBase):
-    """Dependency of a route that needs a key of `scope`.
+    """Dependency of a route that needs a key of `scope`; of any, where that is None.
 
     Where the request names adapters, they are among those that the key is bound to. `request.state.caller` is who
-    calls, `request.state.actor` its name for logs. The key's limits hold until the answer is out.
+    calls, `request.state.actor` its name for logs. The key's limits hold until the answer is out, and count what is
+    refused, too.
     """
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope | None) -> None:
         self.scope = scope
         self.scheme_name = "key"
         self.model = HTTPBearer(
@@ -63,9 +73,6 @@ class KeyRequired(SecurityBase):
         context, state = context_of(request), request.state
         state.caller = caller = identify(context, request)
         state.actor = caller.actor
-        require_scope(caller, self.scope)
-        for reference in adapters_of(request):
-            caller.require(reference)
         verdict = context.gate.enter(caller.actor, caller.grant)
         state.answer_headers = verdict.headers
         context.telemetry.count_key(caller.actor)
@@ -76,6 +83,10 @@ class KeyRequired(SecurityBase):
                 retry_after=verdict.retry_after,
             )
         try:
+            if self.scope is not None:
+                require_scope(caller, self.scope)
+            for reference in adapters_of(request):
+                caller.require(reference)
             yield
         finally:
             context.gate.leave(caller.actor)
@@ -136,20 +147,10 @@ def _without_port(host: str) -> str:
         return ""
 
 
-def is_loopback(host: str) -> bool:
-    """Whether `host`, a name or an address, can only be this machine."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 OPEN: Final = Open()
-METRICS: Final = MetricsKey()
+METRICS: Final = MetricsAccess()
+ANY_KEY: Final = KeyRequired(None)
 INFER: Final = KeyRequired(Scope.INFER)
 READ: Final = KeyRequired(Scope.READ)
 WRITE: Final = KeyRequired(Scope.WRITE)
-SPEAKERS: Final = KeyRequired(Scope.SPEAKERS)
 ADMIN: Final = KeyRequired(Scope.ADMIN)

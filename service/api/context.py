@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from service.access.keyring import Keyring
+from service.access.limits import Gate
 from service.api.bodies import Budget
-from service.api.keyring import Keyring
-from service.api.limits import Gate
 from service.api.pools import DISK_THREADS, WRITE_THREADS, Pool
 from service.engine.engine import Engine
 from service.engine.turns import Turns

@@ -11,13 +11,15 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.context import Context
-from service.api.problems import of_unexpected
+from service.api.problems import of_unexpected, problem
 from service.telemetry import REQUEST_ID
 
 CLIENT_GONE: Final = 499  # nginx's status for a client that left before its answer; only in metrics and log
 UNMATCHED: Final = "unmatched"  # route label of paths that are no route
 QUIET_ROUTES: Final = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few seconds
 EXPECTED: Final = frozenset({200, 503})  # of those; anything else is logged
+
+TWO_CALLERS: Final = "a request has one Authorization header; a proxy and the service could each believe another one"
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HEADERS: Final = {  # of every answer that does not say otherwise itself, as the pages do
@@ -67,7 +69,8 @@ class Surroundings:
         self.telemetry.requests_in_flight.inc()
         try:
             try:
-                await self.app(scope, receive, send_with_headers)
+                app = self.app if _has_one_caller(scope) else problem("bad_http", TWO_CALLERS, path=scope["path"])
+                await app(scope, receive, send_with_headers)
             except ClientDisconnect:
                 pass
             except Exception as error:
@@ -94,6 +97,10 @@ def _state(scope: Scope) -> dict[str, Any]:
     """What the routes' dependencies noted of a request: `actor`, `answer_headers`."""
     state: dict[str, Any] = scope.get("state", {})
     return state
+
+
+def _has_one_caller(scope: Scope) -> bool:
+    return len([name for name, _ in scope["headers"] if name == b"authorization"]) <= 1
 
 
 def _request_id(scope: Scope) -> str:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
+from service.access.keys import Scope
 from service.engine.slots import State, Tier
 from service.model.spec import TaskType
 from service.registry.audit import Action
@@ -30,6 +31,22 @@ class BackboneInfo(Answer):
     parameters: int
     device: str
     dtype: str
+
+
+class KeyLimits(Answer):
+    rate: str | None = Field(description="Requests in a second, minute or hour, as in `10/s`.")
+    concurrency: int | None = Field(description="Requests in flight.")
+    domain_mb: int | None = Field(description="MiB of all versions of the domain.")
+    domain_versions: int | None = Field(description="Versions of the domain.")
+
+
+class KeyInfo(Answer):
+    id: str = Field(description="`env:admin-1` and the like for the variables' keys, `anonymous` without keys.")
+    name: str
+    scopes: list[Scope]
+    adapters: list[str] = Field(description="Names and patterns that the key is bound to; none is every adapter.")
+    domain: str
+    limits: KeyLimits = Field(description="Null where there is none.")
 
 
 class LabelScore(Answer):

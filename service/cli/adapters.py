@@ -9,7 +9,7 @@ from service.cli import at_rest
 from service.cli.connection import DEFAULT_URL, AsJson, Key, Url, connected, fail, print_json, print_table
 
 app = typer.Typer(
-    help="List, upload, fetch and switch the adapters of a running server; export, import and verify a registry.",
+    help="List, upload, fetch and switch the adapters of a running server; back up, restore and verify a registry.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -134,8 +134,10 @@ def delete(
     typer.echo(f"deleted {name}" + (f"@{version or alias}" if version or alias else ""))
 
 
-app.command("export")(at_rest.export_adapters)
-app.command("import")(at_rest.import_adapters)
+app.command()(at_rest.backup)
+app.command()(at_rest.restore)
+app.command("export", hidden=True)(at_rest.backup)  # the names of older releases
+app.command("import", hidden=True)(at_rest.restore)
 app.command()(at_rest.verify)
 
 

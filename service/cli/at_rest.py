@@ -1,4 +1,4 @@
-"""`ipet adapters export | import | verify`: on a registry's data directory and database, with or without a server."""
+"""`ipet adapters backup | restore | verify`: on a registry's data directory and database, with or without a server."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.connection import fail
+from service.cli.connection import fail, told
 
 if TYPE_CHECKING:
     from service.registry.catalogue import Catalogue
     from service.registry.objects import ObjectStore
+    from service.settings import Settings
 
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", envvar="IPET_DATA_DIR", file_okay=False, help="As for `ipet serve`.")
@@ -21,28 +22,28 @@ DatabaseUrl = Annotated[
 ]
 
 
-def export_adapters(
+def backup(
     out: Annotated[Path, typer.Argument(metavar="DIR", file_okay=False, help="New directory to write.")],
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
 ) -> None:
     """Write a whole registry to a directory: files, version numbers, aliases, history. Servers may go on."""
-    with _opened(data_dir, database_url) as (catalogue, objects), _progress("exporting") as progress:
+    with _opened(data_dir, database_url) as (catalogue, objects), _progress("backing up") as progress:
         from service.registry.transfer import export_registry
 
         moved = export_registry(catalogue, objects, out, progress)
     typer.echo(f"{moved.adapters} adapters, {moved.versions} versions in {out}")
     if moved.damaged:
-        fail("not exported, as they are damaged: " + "; ".join(f"{one}: {why}" for one, why in moved.damaged.items()))
+        fail("left out, as they are damaged: " + "; ".join(f"{one}: {why}" for one, why in moved.damaged.items()))
 
 
-def import_adapters(
-    source: Annotated[Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="What export wrote.")],
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="What backup wrote.")],
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Take over an exported registry as it was; running servers see it within a second. Again, it changes nothing."""
-    with _opened(data_dir, database_url) as (catalogue, objects), _progress("importing") as progress:
+    """Take over a registry as backup wrote it; running servers see it within a second. Again, it changes nothing."""
+    with _opened(data_dir, database_url, may_begin=True) as (catalogue, objects), _progress("restoring") as progress:
         from service.registry.transfer import import_registry
 
         moved = import_registry(catalogue, objects, source, progress)
@@ -73,17 +74,30 @@ def verify(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
         raise typer.Exit(1)
 
 
-@contextmanager
-def _opened(data_dir: Path | None, database_url: str | None) -> Iterator[tuple["Catalogue", "ObjectStore"]]:
-    """A registry at rest; what is wrong is told in one line and ends the command with 1."""
-    from service.errors import ServiceError
-    from service.registry.catalogue import open_catalogue
-    from service.registry.objects import ObjectStore
+def settings_of(data_dir: Path | None, database_url: str | None) -> "Settings":
+    """The settings of the service whose registry this is. Raises ValueError."""
     from service.settings import Settings
 
     given: dict[str, Any] = {"data_dir": data_dir, "database_url": database_url}
-    try:
-        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    return Settings(**{name: value for name, value in given.items() if value is not None})
+
+
+@contextmanager
+def _opened(
+    data_dir: Path | None, database_url: str | None, *, may_begin: bool = False
+) -> Iterator[tuple["Catalogue", "ObjectStore"]]:
+    """A registry at rest; what is wrong, one that is not there too, is told in one line and ends the command with 1."""
+    from service.database import database_of
+    from service.errors import InvalidRequest
+    from service.registry.catalogue import open_catalogue
+    from service.registry.objects import OBJECTS, ObjectStore
+
+    with told():
+        settings = settings_of(data_dir, database_url)
+        if not may_begin:
+            database_of(settings.data_dir, settings.database_url).require_begun()
+            if not (settings.data_dir / OBJECTS).is_dir():
+                raise InvalidRequest(f"there are no adapters in {settings.data_dir.resolve()}")
         catalogue, objects = open_catalogue(settings), ObjectStore(settings.data_dir)
         with catalogue.read() as transaction:
             objects.belong_to(transaction.identity())
@@ -91,8 +105,6 @@ def _opened(data_dir: Path | None, database_url: str | None) -> Iterator[tuple["
             yield catalogue, objects
         finally:
             objects.quarantine.close()
-    except (ServiceError, ValueError, OSError) as error:
-        fail(str(error))
 
 
 @contextmanager

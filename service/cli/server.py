@@ -2,10 +2,11 @@
 
 The first SIGTERM or SIGINT begins the drain: readiness turns off at once, new requests are taken for another
 `--shutdown-delay` seconds, then the port closes, idle connections with it, and what was admitted is finished within
-`--shutdown-timeout`. The second signal ends the process where it stands.
+`--shutdown-timeout`; soon after that the process has ended, whatever hangs. A second signal ends it where it stands.
 """
 
 import asyncio
+import faulthandler
 import os
 import signal
 import threading
@@ -26,6 +27,7 @@ from service.cli.guard import GuardedProtocol, Limits
 from service.settings import Settings
 
 KEEP_ALIVE_SECONDS: Final = 30
+LAST_SECONDS: Final = 3  # after that deadline: for a batch that runs, and for those beyond telling
 NET_SECONDS: Final = 1  # after the drain's deadline, at which every request has been told: for those beyond telling
 
 
@@ -65,7 +67,16 @@ class Server(uvicorn.Server):
         if self._closes_at is not None:
             os._exit(128 + sig)  # as a shell shows it; the default action is no way out for process 1 of a container
         self._context.draining = True
+        self.end_within(self._settings.shutdown_delay + self._settings.shutdown_timeout)
         self._closes_at = time.monotonic() + self._settings.shutdown_delay
+
+    def end_within(self, seconds: float) -> None:
+        """Ends the process with status 1 if it is still there `LAST_SECONDS` after these, whatever threads hang.
+
+        It is not Python that ends it then, so that not even one that holds the interpreter can keep it; where every
+        thread was is written to standard error first. What was answered is on disk: nothing else has to be flushed.
+        """
+        faulthandler.dump_traceback_later(seconds + LAST_SECONDS, exit=True)
 
     async def on_tick(self, counter: int) -> bool:
         if self._closes_at is not None and time.monotonic() >= self._closes_at:

@@ -109,7 +109,7 @@ def open_runtime(settings: Settings, telemetry: "Telemetry") -> "Runtime":
 
 def run(settings: Settings) -> None:
     """Serves until a signal ends it, and the process with it: status 0, or 1 when the service cannot start or stop."""
-    from service.api.auth import is_loopback
+    from service.access.keyring import is_loopback
 
     if not (settings.allow_anonymous or is_loopback(settings.host) or has_keys(settings)):
         typer.echo(
@@ -153,17 +153,16 @@ def leave(status: int) -> NoReturn:
 
 def has_keys(settings: Settings) -> bool:
     """Whether the service asks for keys: the environment's, or stored ones."""
-    if settings.inference_keys or settings.admin_keys:
-        return True
-    from service.errors import ServiceError
-    from service.registry.key_table import KeyTable
+    from service.access.keyring import Keyring
+    from service.errors import NotReady
 
+    keys = Keyring(settings)
+    keys.refresh()
     try:
-        with KeyTable.opened(settings) as table:
-            return table.revision() > 0
-    except ServiceError as error:
-        typer.echo(f"error: whether there are keys cannot be told: {error}", err=True)
-        raise typer.Exit(1) from error
+        return keys.in_force
+    except NotReady:
+        typer.echo(f"error: whether there are keys cannot be told: {keys.fault}", err=True)
+        raise typer.Exit(1) from None
 
 
 def make_server(app: "FastAPI", settings: Settings) -> "Server":

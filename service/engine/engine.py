@@ -27,7 +27,7 @@ from service.engine.scheduler import Scheduler
 from service.engine.slots import Residence, Slots, State, Tier
 from service.engine.turns import Turns
 from service.engine.worker import Worker
-from service.errors import DeadlineExceeded, NotReady
+from service.errors import DeadlineExceeded, NotReady, UnknownVersion
 from service.model.backbone import Backbone
 from service.model.bank import Bank
 from service.model.spec import ModelType
@@ -36,6 +36,7 @@ from service.settings import Settings
 from service.telemetry import Telemetry
 
 PACE_ROWS = (1, 4)  # batches that are timed at start
+_AT_ONE_MOMENT = 64  # adapters that are looked up while the lock is held
 LAST_BATCH_SECONDS = 2.0  # for a batch that runs when the time to stop is up; nobody waits for its answers
 
 
@@ -89,6 +90,7 @@ class Engine:
             telemetry,
             self._changed,
             settings.host_cache_mb * 2**20,
+            settings.load_timeout,
         )
         # The worker alone computes on all cores; one core each is best for the many small operations beside it.
         self._features = ThreadPoolExecutor(
@@ -115,6 +117,7 @@ class Engine:
         for rows in PACE_ROWS:
             started = time.monotonic()
             self._scheduler.observe(self._runner.warm_up(rows), time.monotonic() - started)
+        self._loader.start()
         self._worker.start()
         self._health.start()
         self._open = True
@@ -136,7 +139,7 @@ class Engine:
             self._worker.join(max(0.0, deadline - time.monotonic()) + LAST_BATCH_SECONDS)
         self._health.stop()
         stopped = not self._worker.is_alive()
-        self._loader.close(wait=stopped)
+        self._loader.close()
         self._features.shutdown(wait=stopped, cancel_futures=True)
         return stopped
 
@@ -215,9 +218,12 @@ class Engine:
             return self._slots.state(key_of(version))
 
     def residences(self, versions: Sequence[AdapterVersion]) -> list[Residence]:
-        """State, tier and pin of each of `versions`, at one moment."""
-        with self._changed:
-            return [self._residence(version) for version in versions]
+        """State, tier and pin of each of `versions`; a long list is looked up in parts, for others not to wait."""
+        found: list[Residence] = []
+        for at in range(0, len(versions), _AT_ONE_MOMENT):
+            with self._changed:
+                found += [self._residence(version) for version in versions[at : at + _AT_ONE_MOMENT]]
+        return found
 
     def failure(self, version: AdapterVersion) -> str | None:
         """Why the last load of `version` failed, where its state is FAILED."""
@@ -248,15 +254,36 @@ class Engine:
             self._loader.advance()
 
     async def pin(self, version: AdapterVersion) -> None:
-        """Makes `version` resident and keeps it from eviction. Raises AdapterFailed, NoFreeSlot and NotReady."""
-        await self.load(version)
+        """Makes `version` resident and keeps it from eviction, until it is unpinned, unloaded or deleted.
+
+        Raises:
+            UnknownVersion: it has been deleted.
+            AdapterFailed, NoFreeSlot, NotReady: it cannot be loaded, and is not pinned then.
+        """
+        key = key_of(version)
         with self._changed:
-            self._slots.pin(key_of(version))
+            self._check_known(version)
+            was_pinned = self._slots.is_pinned(key)
+            self._slots.pin(key)
+        try:
+            await self.load(version)
+        except BaseException:
+            if not was_pinned:
+                await self.unpin(version)
+            raise
+        with self._changed:
+            self._check_known(version)
 
     async def unpin(self, version: AdapterVersion) -> None:
         with self._changed:
             self._slots.unpin(key_of(version))
             self._loader.advance()
+
+    def _check_known(self, version: AdapterVersion) -> None:
+        """Raises UnknownVersion for one that was deleted; one that is deleted from now on is forgotten after this."""
+        if not self._loader.is_known(version):
+            reference = f"{version.name}@{version.version}"
+            raise UnknownVersion(f"{reference} has been deleted", adapter=reference)
 
     def _residence(self, version: AdapterVersion) -> Residence:
         key = key_of(version)

@@ -66,7 +66,7 @@ class Scheduler:
         self._batch_frames = batch_frames
         self._batch_seconds = batch_seconds
         self._flows: dict[str, _Flow] = {}
-        self._lanes: dict[tuple[AdapterKey, Hashable], _Lane] = {}
+        self._lanes: dict[AdapterKey, dict[Hashable, _Lane]] = {}  # by version and shape; no empty ones
         self._heaps: dict[Hashable, list[_Entry]] = {}
         self._parked: dict[AdapterKey, list[_Lane]] = {}
         self._queued: Counter[AdapterKey] = Counter()  # jobs; no zeros
@@ -115,10 +115,10 @@ class Scheduler:
 
     def push(self, job: Job) -> None:
         """Queues a job whose window-frames were admitted."""
-        lane = self._lanes.get((job.key, job.shape))
+        lanes = self._lanes.setdefault(job.key, {})
+        lane = lanes.get(job.shape)
         if lane is None:
-            lane = _Lane(job.key, job.shape, self._flows.setdefault(job.flow, _Flow()))
-            self._lanes[job.key, job.shape] = lane
+            lane = lanes[job.shape] = _Lane(job.key, job.shape, self._flows.setdefault(job.flow, _Flow()))
         self._sequence += 1
         lane.jobs[job] = self._sequence
         self._queued[job.key] += 1
@@ -127,7 +127,7 @@ class Scheduler:
 
     def discard(self, job: Job) -> None:
         """Takes a job that nobody waits for out of the queue, if it is there, and gives its room back at once."""
-        lane = self._lanes.get((job.key, job.shape))
+        lane = self._lanes.get(job.key, {}).get(job.shape)
         if lane is not None and job in lane.jobs:
             self._take(lane, job)
 
@@ -176,8 +176,7 @@ class Scheduler:
 
     def remove(self, key: AdapterKey) -> list[Job]:
         """Takes every job of one adapter version out of the queue."""
-        lanes = [lane for (of, _), lane in self._lanes.items() if of == key] if key in self._queued else []
-        removed = [job for lane in lanes for job in lane.jobs]
+        removed = [job for lane in self._lanes.get(key, {}).values() for job in lane.jobs]
         for job in removed:
             self.discard(job)
         self.wake(key)
@@ -234,12 +233,15 @@ class Scheduler:
         self._parked.setdefault(lane.key, []).append(lane)
 
     def _drop(self, lane: _Lane) -> None:
-        del self._lanes[lane.key, lane.shape]
+        lanes = self._lanes[lane.key]
+        del lanes[lane.shape]
+        if not lanes:
+            del self._lanes[lane.key]
 
     def _forget_idle_flows(self) -> None:
         """Forgets the tags that would be lifted anyway."""
         if len(self._flows) > self._flows_kept:
-            queued = {id(lane.flow) for lane in self._lanes.values()}
+            queued = {id(lane.flow) for lanes in self._lanes.values() for lane in lanes.values()}
             self._flows = {
                 name: flow for name, flow in self._flows.items() if flow.tag > self._virtual or id(flow) in queued
             }

@@ -4,12 +4,16 @@ REGISTERED -> LOADING -> RESIDENT -> (evicted) REGISTERED, or FAILED with the re
 nothing is evicted or replaced under them; pins keep an adapter until they are lifted.
 """
 
+from collections import OrderedDict
 from collections.abc import Container
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 
 from service.engine.job import AdapterKey
 from service.model.spec import NULL_SLOT
+
+_LOOKED_AT = 64
 
 
 class State(StrEnum):
@@ -43,31 +47,31 @@ class Residence:
 
 @dataclass(slots=True)
 class _Occupant:
-    key: AdapterKey
+    slot: int
     state: State = State.LOADING
     leases: int = 0
     served: bool = False  # whether a batch has used it since it was loaded
     doomed: bool = False  # to be evicted when the last lease ends
-    last_used: int = 0
 
 
 class Slots:
-    """The slots 1 to `count` of the bank. Callers hold one lock around every call."""
+    """The slots 1 to `count` of the bank. Callers hold one lock around every call; none costs more for more slots."""
 
     def __init__(self, count: int) -> None:
         self.count = count
+        self.resident = 0
         self._free = list(range(count, NULL_SLOT, -1))
-        self._occupants: dict[int, _Occupant] = {}
-        self._slot_of: dict[AdapterKey, int] = {}
-        self._failures: dict[AdapterKey, str] = {}
+        self._occupants: dict[AdapterKey, _Occupant] = {}
+        self._evictable: OrderedDict[AdapterKey, _Occupant] = OrderedDict()  # the least recently used first
         self._pins: set[AdapterKey] = set()
-        self._uses = 0
+        self._pinned = 0  # of the occupants
+        self._failures: dict[AdapterKey, str] = {}
 
     def state(self, key: AdapterKey) -> State:
         if key in self._failures:
             return State.FAILED
-        slot = self._slot_of.get(key)
-        return State.REGISTERED if slot is None else self._occupants[slot].state
+        occupant = self._occupants.get(key)
+        return State.REGISTERED if occupant is None else occupant.state
 
     def failure(self, key: AdapterKey) -> str | None:
         """Why the adapter is FAILED, where it is."""
@@ -77,96 +81,113 @@ class Slots:
         return key in self._pins
 
     @property
-    def resident(self) -> int:
-        return sum(occupant.state is State.RESIDENT for occupant in self._occupants.values())
-
-    @property
     def all_pinned(self) -> bool:
         """Whether every slot holds a pinned adapter, so that waiting for one is vain."""
-        return not self._free and all(occupant.key in self._pins for occupant in self._occupants.values())
+        return self._pinned == self.count
 
     def place(self, key: AdapterKey, waiting: Container[AdapterKey]) -> int | None:
         """Takes a slot for loading `key`, evicting the least recently used adapter that may go.
 
         Adapters in `waiting` have jobs queued and go only after they have served one batch since their own load, so
-        that more hot adapters than slots take turns instead of evicting each other unread.
+        that more hot adapters than slots take turns instead of evicting each other unread. Among the `_LOOKED_AT` least
+        recently used, those that nobody waits for go first.
 
         Returns:
             The slot, or None while every slot is leased, pinned, loading or yet to serve.
         """
         self._failures.pop(key, None)
-        if self._free:
-            slot = self._free.pop()
-        else:
-            candidates = [
-                (occupant.key in waiting, occupant.last_used, slot)
-                for slot, occupant in self._occupants.items()
-                if self._evictable(occupant) and (occupant.served or occupant.key not in waiting)
-            ]
-            if not candidates:
+        if not self._free:
+            victim = self._victim(waiting)
+            if victim is None:
                 return None
-            slot = min(candidates)[2]
-            del self._slot_of[self._occupants[slot].key]
-        self._occupants[slot] = _Occupant(key)
-        self._slot_of[key] = slot
+            self._vacate(victim)
+        slot = self._free.pop()
+        self._occupants[key] = _Occupant(slot)
+        self._pinned += key in self._pins
         return slot
 
     def loaded(self, key: AdapterKey) -> None:
         """The slot of `key` holds its weights now."""
-        occupant = self._occupants[self._slot_of[key]]
+        occupant = self._occupants[key]
         occupant.state = State.RESIDENT
-        self._touch(occupant)
+        self.resident += 1
         if occupant.doomed:
             self._vacate(key)
+        else:
+            self._rank(key, occupant)
 
-    def failed(self, key: AdapterKey, reason: str) -> None:
-        """Loading `key` did not work; its slot is free again."""
+    def failed(self, key: AdapterKey, reason: str, *, strands: bool = False) -> None:
+        """Loading `key` did not work; its slot is free again, or after `recover` if it `strands`."""
         self._vacate(key)
+        if strands:
+            self._free.pop()
         self._failures[key] = reason
+
+    def recover(self, slot: int) -> None:
+        """A slot that was stranded can be used again."""
+        self._free.append(slot)
 
     def lease(self, key: AdapterKey) -> int:
         """The slot of a RESIDENT adapter, which stays until `release`."""
-        slot = self._slot_of[key]
-        occupant = self._occupants[slot]
+        occupant = self._occupants[key]
         occupant.leases += 1
-        self._touch(occupant)
-        return slot
+        self._evictable.pop(key, None)
+        return occupant.slot
 
     def release(self, key: AdapterKey) -> None:
-        occupant = self._occupants[self._slot_of[key]]
+        occupant = self._occupants[key]
         occupant.leases -= 1
         occupant.served = True
         if occupant.doomed and not occupant.leases:
             self._vacate(key)
+        else:
+            self._rank(key, occupant)
 
     def pin(self, key: AdapterKey) -> None:
         """Keeps `key` from eviction, from now or from when it is loaded."""
-        self._pins.add(key)
+        if key not in self._pins:
+            self._pins.add(key)
+            self._pinned += key in self._occupants
+            self._evictable.pop(key, None)
 
     def unpin(self, key: AdapterKey) -> None:
-        self._pins.discard(key)
+        if key in self._pins:
+            self._pins.remove(key)
+            occupant = self._occupants.get(key)
+            if occupant is not None:
+                self._pinned -= 1
+                self._rank(key, occupant)
 
     def unload(self, key: AdapterKey) -> None:
         """Evicts `key` as soon as nothing runs on it, and forgets its pin and its failure."""
-        self._pins.discard(key)
+        self.unpin(key)
         self._failures.pop(key, None)
-        slot = self._slot_of.get(key)
-        if slot is None:
+        occupant = self._occupants.get(key)
+        if occupant is None:
             return
-        occupant = self._occupants[slot]
         if occupant.leases or occupant.state is State.LOADING:
             occupant.doomed = True
         else:
             self._vacate(key)
 
-    def _evictable(self, occupant: _Occupant) -> bool:
-        return occupant.state is State.RESIDENT and not occupant.leases and occupant.key not in self._pins
+    def _victim(self, waiting: Container[AdapterKey]) -> AdapterKey | None:
+        served = None
+        for key, occupant in islice(self._evictable.items(), _LOOKED_AT):
+            if key not in waiting:
+                return key
+            if served is None and occupant.served:
+                served = key
+        return served
 
-    def _touch(self, occupant: _Occupant) -> None:
-        self._uses += 1
-        occupant.last_used = self._uses
+    def _rank(self, key: AdapterKey, occupant: _Occupant) -> None:
+        """Makes it the most recently used of those that may go, if it may."""
+        if occupant.state is State.RESIDENT and not occupant.leases and key not in self._pins:
+            self._evictable[key] = occupant
+            self._evictable.move_to_end(key)
 
     def _vacate(self, key: AdapterKey) -> None:
-        slot = self._slot_of.pop(key)
-        del self._occupants[slot]
-        self._free.append(slot)
+        occupant = self._occupants.pop(key)
+        self._evictable.pop(key, None)
+        self._pinned -= key in self._pins
+        self.resident -= occupant.state is State.RESIDENT
+        self._free.append(occupant.slot)

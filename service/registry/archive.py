@@ -1,4 +1,4 @@
-"""A registry written to a directory, as `ipet adapters export` leaves it: its catalogue as one document. Knows no SQL.
+"""A registry written to a directory, as `ipet adapters backup` leaves it: its catalogue as one document. Knows no SQL.
 
 catalogue.json                      adapters, versions (deleted ones too), aliases, history
 objects/<sha256>/                   the files of every version that is there, as in a data directory
@@ -48,6 +48,8 @@ class ArchivedVersion(_Section):
     weights_bytes: int = Field(ge=0, lt=2**63)
     created: AwareDatetime
     deleted: AwareDatetime | None = None
+    bytes: int | None = Field(None, ge=0, lt=2**63)
+    domain: str | None = Field(None, max_length=64)
     damaged: str | None = None
 
 

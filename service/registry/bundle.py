@@ -147,7 +147,6 @@ def replace_file(path: Path, content: bytes) -> None:
         with open(descriptor, "wb") as file:
             file.write(content)
             file.flush()
-            os.fchmod(file.fileno(), 0o644)  # mkstemp's files are private
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:

@@ -125,6 +125,13 @@ class Transaction:
         """Digests of all versions that are not deleted."""
         return set(self.connection.scalars(select(versions.c.digest).where(versions.c.deleted.is_(None))))
 
+    def holdings(self, domain: str) -> tuple[int, int]:
+        """Number of the versions that count to a domain and are not deleted, and bytes of their files."""
+        size = func.coalesce(versions.c.bytes, versions.c.weights_bytes)
+        mine = _versions_there().where(versions.c.domain == domain)
+        number, stored = self.connection.execute(mine.with_only_columns(func.count(), func.sum(size))).one()
+        return number, int(stored or 0)
+
     def deleted_since(self, moment: datetime) -> set[str]:
         """Digests of the versions deleted after a moment."""
         return set(self.connection.scalars(select(versions.c.digest).where(versions.c.deleted > moment)))
@@ -136,8 +143,16 @@ class Transaction:
         if self.connection.scalar(select(func.count()).select_from(identity)) == 0:
             self.connection.execute(insert(identity).values(id=str(uuid.uuid4())))
 
-    def add_version(self, name: str, digest: str, config: bytes, weights_bytes: int) -> int:
-        """Add a version under the next number, which is returned."""
+    def add_version(
+        self,
+        name: str,
+        digest: str,
+        config: bytes,
+        weights_bytes: int,
+        size: int | None = None,
+        domain: str | None = None,
+    ) -> int:
+        """Add a version of `size` bytes in all, which counts to `domain`, under the next number, which is returned."""
         number = self.last_version(name) + 1
         if number == 1:
             self.connection.execute(insert(adapters).values(name=name, last_version=number))
@@ -151,6 +166,8 @@ class Transaction:
                 config=config,
                 weights_bytes=weights_bytes,
                 created=datetime.now(UTC),
+                bytes=size,
+                domain=domain,
             )
         )
         self._changed(name, Action.UPLOAD, version=number, digest=digest)

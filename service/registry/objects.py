@@ -10,12 +10,14 @@ import shutil
 from collections.abc import Container, Iterator
 from pathlib import Path
 
+from service.database import make_private
 from service.errors import Internal, InvalidBundle
 from service.registry.bundle import CARD_FILE, BundleFiles, read_bundle, replace_file, sync_directory
 from service.registry.manifest import CONFIG_FILE
 from service.registry.quarantine import Quarantine, Staging, storage
 from service.registry.tensor_header import WEIGHTS_FILE
 
+OBJECTS = "objects"
 _OWNER = ".catalogue"
 
 _logger = logging.getLogger(__name__)
@@ -25,9 +27,9 @@ class ObjectStore:
     """Files of bundles. Callers see to it that one writer runs at a time."""
 
     def __init__(self, root: Path) -> None:
-        self._objects = root / "objects"
+        self._objects = root / OBJECTS
         with storage():
-            self._objects.mkdir(parents=True, exist_ok=True)
+            make_private(self._objects, below=True)
             self.quarantine = Quarantine(root / "incoming")
             sync_directory(root)
 
@@ -45,7 +47,7 @@ class ObjectStore:
         if owner != catalogue:
             raise Internal(
                 f"the objects in {self._objects} belong to the catalogue {owner}, the database given is {catalogue}; "
-                "give each database its own --data-dir, and move adapters with `ipet adapters export` and `import`"
+                "give each database its own --data-dir, and move adapters with `ipet adapters backup` and `restore`"
             )
 
     def directory(self, digest: str) -> Path:

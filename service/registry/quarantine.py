@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from service.database import make_private
 from service.errors import Internal, StorageFull
 from service.registry.bundle import CARD_FILE, digest_of_hashes, sync_directory
 from service.registry.manifest import CONFIG_FILE
@@ -75,10 +76,10 @@ class Staging:
         with storage():
             for file in self._files.values():
                 file.flush()
+                os.fchmod(file.fileno(), 0o600)
                 os.fsync(file.fileno())
                 file.close()
             self._files.clear()
-            self.directory.chmod(0o755)  # mkdtemp's directories are private
             sync_directory(self.directory)
 
     def discard(self) -> None:
@@ -96,7 +97,7 @@ class Quarantine:
     def __init__(self, root: Path) -> None:
         self._root = root
         with storage():
-            root.mkdir(parents=True, exist_ok=True)
+            make_private(root)
             with self._alone():
                 self._own = Path(tempfile.mkdtemp(dir=root))
                 self._lock = os.open(self._own / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)

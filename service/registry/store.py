@@ -141,6 +141,7 @@ class Registry(RegistryView):
         activate: bool = True,
         actor: str = ANONYMOUS,
         key: str | None = None,
+        domain: str | None = None,
         quota: Quota | None = None,
     ) -> Published:
         """Check a bundle and make it the adapter's next version; the first one becomes `live` in any case.
@@ -149,6 +150,7 @@ class Registry(RegistryView):
         become a new one. The same `key` of the same actor again answers what it was answered.
 
         Args:
+            domain: whom a new version counts to; nobody without one.
             quota: called within the publishing transaction where a version would be added, before it is; what it
                 raises, a ServiceError, ends the upload with nothing published.
 
@@ -170,7 +172,7 @@ class Registry(RegistryView):
             with self._writing(upload.name, actor) as transaction:
                 if attempt is not None and (known := self._recall(transaction, attempt)) is not None:
                     return known
-                answer = self._add(transaction, upload, manifest.task_type, activate, quota)
+                answer = self._add(transaction, upload, manifest.task_type, activate, domain, quota)
                 if attempt is not None:
                     answers.remember(transaction.connection, attempt, answer)
         except ServiceError:
@@ -187,6 +189,7 @@ class Registry(RegistryView):
         *,
         activate: bool = True,
         actor: str = ANONYMOUS,
+        domain: str | None = None,
         quota: Quota | None = None,
     ) -> Published:
         """As `publish_upload`, of bytes."""
@@ -196,7 +199,7 @@ class Registry(RegistryView):
                 if content is not None:
                     upload.begin(part)
                     upload.write(part, content)
-            return self.publish_upload(upload, activate=activate, actor=actor, quota=quota)
+            return self.publish_upload(upload, activate=activate, actor=actor, domain=domain, quota=quota)
         finally:
             upload.discard()
 
@@ -289,7 +292,13 @@ class Registry(RegistryView):
                 self._smoke(manifest, weights)
 
     def _add(
-        self, transaction: Transaction, upload: Upload, task: TaskType, activate: bool, quota: Quota | None
+        self,
+        transaction: Transaction,
+        upload: Upload,
+        task: TaskType,
+        activate: bool,
+        domain: str | None,
+        quota: Quota | None,
     ) -> Answer:
         """Files, then rows: the bundle's version, and whether that is new."""
         name, digest = upload.name, upload.staging.digest
@@ -304,12 +313,13 @@ class Registry(RegistryView):
                 self._damage.pop(digest, None)
             return Answer(name, known, False, live == known)
         self._check_task(name, task)
+        size = sum(upload.staging.sizes.values())
         if quota is not None:
-            quota(transaction, Addition(name, digest, sum(upload.staging.sizes.values())))
+            quota(transaction, Addition(name, digest, size))
         self._objects.publish(upload.staging)
         self._damage.pop(digest, None)
-        size = upload.staging.sizes[WEIGHTS_FILE]
-        number = transaction.add_version(name, digest, upload.config, size)
+        weights = upload.staging.sizes[WEIGHTS_FILE]
+        number = transaction.add_version(name, digest, upload.config, weights, size, domain)
         if activate or live is None:
             transaction.set_alias(name, LIVE, number)
         return Answer(name, number, True, activate or live is None)

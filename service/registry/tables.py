@@ -18,7 +18,15 @@ from sqlalchemy import (
     Table,
 )
 
+from service.database import FILL
+
 metadata = MetaData()
+
+# Keys of older releases are of the domain `default`, and so is what was uploaded then; bundles found at start are not.
+_DOMAIN_OF_OLD = (
+    "UPDATE versions SET domain = 'default' WHERE NOT EXISTS (SELECT 1 FROM audit WHERE audit.name = versions.name "
+    "AND audit.version = versions.version AND audit.action = 'upload' AND audit.actor = 'server')"
+)
 
 adapters = Table(
     "adapters",
@@ -36,6 +44,8 @@ versions = Table(
     Column("weights_bytes", BigInteger, nullable=False),
     Column("created", DateTime(timezone=True), nullable=False),
     Column("deleted", DateTime(timezone=True)),
+    Column("bytes", BigInteger),  # of all files; null of versions that older releases took
+    Column("domain", String(64), info={FILL: _DOMAIN_OF_OLD}),  # whose quota it counts to; null is nobody's
     Index("versions_of_digest", "name", "digest"),
 )
 aliases = Table(

@@ -148,6 +148,8 @@ def _archived(row: Any) -> ArchivedVersion:
         weights_bytes=row.weights_bytes,
         created=utc(row.created),
         deleted=None if row.deleted is None else utc(row.deleted),
+        bytes=row.bytes,
+        domain=row.domain,
     )
 
 

@@ -14,11 +14,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.registry.catalogue import open_catalogue
-from service.registry.key_table import KeyTable
-from service.registry.keys import Grant, Scope, Token
+from service.access.key_table import KeyTable
+from service.access.keys import Grant, Scope, Token
+from service.database import open_database
 from service.registry.manifest import is_alias, is_name
-from service.settings import Settings
 from tests.api.live import Live, running, settings_for
 from tests.cli.process import serving
 from tests.synthesis import encode, noise
@@ -152,7 +151,7 @@ def test_no_name_is_a_fault_of_the_service(strict: Live, name: str) -> None:
 
 def test_the_log_holds_no_audio_no_embedding_and_no_key(tiny_ast_dir: Path, tmp_path: Path) -> None:
     """Secrets wherever a client can put them, then the server's whole output is searched for each."""
-    table = KeyTable(open_catalogue(Settings(data_dir=tmp_path / "data")))
+    table = KeyTable(open_database(tmp_path / "data"))
     _, token = table.create("", Grant(frozenset({Scope.ADMIN})))
     keys = {"inference_keys": "k-inference-7391", "admin_keys": "k-admin-2846", "metrics_key": "k-metrics-5510"}
     vector, sound = 0.7310585786300049, b"SOUND-4f1d9c"

@@ -90,6 +90,32 @@ def test_what_was_admitted_is_finished(tiny_ast_dir: Path, tmp_path: Path, bundl
     assert "Traceback" not in errors
 
 
+def test_a_process_whose_threads_hang_ends_by_its_deadline(
+    tiny_ast_dir: Path, tmp_path: Path, bundle: BundleFiles
+) -> None:
+    """Two loads and a download hang on a disk that does not answer, which FIFOs stand for."""
+    with serving(tiny_ast_dir, tmp_path / "data", shutdown_timeout=1.0) as served:
+        parts = {"config": bundle.config, "weights": bundle.weights}
+        assert httpx.post(f"{served.url}/v1/adapters/alpha/versions", files=parts).status_code == 201
+        [weights] = (tmp_path / "data" / "objects").rglob("adapter_model.safetensors")
+        weights.parent.chmod(0o755)
+        weights.unlink()
+        os.mkfifo(weights)
+        place = urlsplit(served.url)
+        heads = ("POST /v1/adapters/alpha/load", "GET /v1/adapters/alpha/versions/1/weights", "GET /readyz")
+        connections = [socket.create_connection((place.hostname, place.port), timeout=20) for _ in heads]
+        for connection, head in zip(connections, heads, strict=True):
+            connection.sendall(f"{head} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode())
+        assert connections[-1].recv(100).startswith(b"HTTP/1.1 200")
+        time.sleep(0.5)
+        started = time.monotonic()
+        served.process.send_signal(signal.SIGTERM)
+        served.end()
+        assert time.monotonic() - started < 1.0 + 3.0 + 2.0
+        for connection in connections:
+            connection.close()
+
+
 def test_readiness_turns_off_before_the_port_closes(tiny_ast_dir: Path, tmp_path: Path, bundle: BundleFiles) -> None:
     with serving(tiny_ast_dir, tmp_path / "data", shutdown_delay=2.0) as served, half_asked(served, bundle) as first:
         served.process.send_signal(signal.SIGINT)

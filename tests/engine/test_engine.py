@@ -32,10 +32,11 @@ class Bench:
     def __init__(self, backbone: Backbone, directory: Path, **settings: Any) -> None:
         self.backbone = backbone
         self.directory = directory
-        self.registry = Registry(directory / "data", backbone.spec)
+        self.registry = Registry(directory / "data", backbone.spec, grace_seconds=60)
         self.telemetry = Telemetry()
         defaults = {"adapter_slots": 3, "max_prompt_length": 16, "max_bottleneck_dim": 16, "batch_ms": 60_000}
         self.engine = Engine(backbone, self.registry, Settings(**{**defaults, **settings}), self.telemetry)
+        self.registry.on_gone(self.engine.forget)
 
     def adapter(self, name: str, seed: int = 0, **fields: Any) -> AdapterVersion:
         files = random_bundle(self.directory, self.backbone.spec, name, seed, **fields)

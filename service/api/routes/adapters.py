@@ -1,16 +1,18 @@
 """Adapters, their versions and aliases: what the registry holds and what the device does."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import FileResponse, Response
 
+from service.access.keys import Scope
+from service.access.quotas import Quota
 from service.api import listing
 from service.api.auth import ADMIN, READ, WRITE, caller_of
 from service.api.bodies import MAX_JSON_BYTES, parse_json, read_body
-from service.api.context import context_of
+from service.api.context import Runtime, context_of
 from service.api.lifetime import Admission, admitted
 from service.api.listing import Search
 from service.api.openapi import ALIAS_BODY, BUNDLE_BODY, errors
@@ -19,6 +21,7 @@ from service.api.schemas import AdapterInfo, AdapterList, AliasRequest, History,
 from service.api.uploads import receive_bundle
 from service.engine.engine import Engine
 from service.engine.slots import State
+from service.errors import Forbidden
 from service.model.spec import TaskType
 from service.registry.store import AdapterVersion
 
@@ -110,8 +113,15 @@ async def upload_version(
         upload = await disk.run(registry.receive, name)
         try:
             await receive_bundle(admission, upload)
+            caller = caller_of(request)
             published = await writers.run(
-                registry.publish_upload, upload, activate=activate, actor=caller_of(request).actor, key=idempotency_key
+                registry.publish_upload,
+                upload,
+                activate=activate,
+                actor=caller.actor,
+                key=idempotency_key,
+                domain=caller.grant.domain,
+                quota=Quota.of(caller.grant, admission.context.settings),
             )
         finally:
             await disk.run(upload.discard)
@@ -170,14 +180,20 @@ async def delete_alias(request: Request, name: str, alias: str) -> None:
 async def delete_version(request: Request, name: str, version: int) -> None:
     """Deletes a version that is not live, for good: its number is never used again."""
     async with writing(request) as (admission, writers):
-        await writers.run(admission.runtime.registry.delete_version, name, version, caller_of(request).actor)
+        runtime = admission.runtime
+        _require_unpinned(
+            request, runtime, [one for one in runtime.registry.record(name).versions if one.version == version]
+        )
+        await writers.run(runtime.registry.delete_version, name, version, caller_of(request).actor)
 
 
 @router.delete("/v1/adapters/{name}", status_code=204, **_WRITE)
 async def delete_adapter(request: Request, name: str) -> None:
     """Deletes an adapter with all its versions and aliases; requests admitted before finish."""
     async with writing(request) as (admission, writers):
-        await writers.run(admission.runtime.registry.delete_adapter, name, caller_of(request).actor)
+        runtime = admission.runtime
+        _require_unpinned(request, runtime, runtime.registry.record(name).versions)
+        await writers.run(runtime.registry.delete_adapter, name, caller_of(request).actor)
 
 
 @router.post("/v1/adapters/{name}/load", **_WRITE)
@@ -188,7 +204,9 @@ async def load(request: Request, name: str) -> Residency:
 
 @router.post("/v1/adapters/{name}/unload", **_WRITE)
 async def unload(request: Request, name: str) -> Residency:
-    """Frees the version's slot; the next request for it loads it again."""
+    """Frees the version's slot; the next request for it loads it again. Of a pinned version, only `admin` may."""
+    runtime = context_of(request).runtime
+    _require_unpinned(request, runtime, [runtime.registry.resolve(name)])
     return await _reside(request, name, Engine.unload)
 
 
@@ -202,6 +220,18 @@ async def pin(request: Request, name: str) -> Residency:
 async def unpin(request: Request, name: str) -> Residency:
     """Lets the version be evicted again."""
     return await _reside(request, name, Engine.unpin)
+
+
+def _require_unpinned(request: Request, runtime: Runtime, versions: Sequence[AdapterVersion]) -> None:
+    """Raises Forbidden where a caller without `admin` would end a pin, which is an administrator's."""
+    if caller_of(request).grant.allows(Scope.ADMIN):
+        return
+    for version, place in zip(versions, runtime.engine.residences(versions), strict=True):
+        if place.is_pinned:
+            raise Forbidden(
+                f"{version.reference} is pinned, and only a key with the scope admin may end that",
+                adapter=version.reference,
+            )
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ from typing import Final
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from service.access.keyring import Caller
 from service.api.auth import METRICS, OPEN
 from service.api.context import context_of
 from service.api.openapi import errors
@@ -23,12 +24,13 @@ async def healthz() -> Health:
 async def readyz(request: Request) -> Health:
     """Answers 200 once the backbone is loaded and warm, 503 again while the service stops or its device hangs.
 
-    `degraded` says why adapters cannot be changed while the registry's database is out of reach: the adapters
-    that are known are served, so the service is still ready.
+    `degraded` says why adapters cannot be changed while the registry's database is out of reach, or that stored
+    keys were lost: what is known is served and holds, so the service is still ready.
     """
     context = context_of(request)
     context.check_ready()
-    return Health(status="ready", degraded=context.runtime.registry.degraded)
+    faults = [fault for fault in (context.runtime.registry.degraded, context.keys.fault) if fault is not None]
+    return Health(status="ready", degraded="; ".join(faults) or None)
 
 
 @router.get(
@@ -37,13 +39,15 @@ async def readyz(request: Request) -> Health:
     response_class=Response,
     responses={
         200: {"description": "Prometheus text format.", "content": {"text/plain": {}}},
-        **errors("unauthorized", "overloaded"),
+        **errors("unauthorized", "forbidden", "overloaded"),
     },
 )
 async def metrics(request: Request) -> Response:
-    """Every metric of this process."""
+    """The metrics of this process; series that name adapters or keys only as far as the caller may see these."""
+    reader: Caller | None = request.state.reader
+    sees = reader.sees if reader is not None else lambda label, value: False
     context = context_of(request)
     content, media_type = await context.scrapes.once(
-        context.telemetry.exposition
+        context.telemetry.exposition, sees
     )  # thousands of lines where many serve
     return Response(content, headers={"Content-Type": media_type})

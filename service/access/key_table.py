@@ -1,21 +1,41 @@
-"""Keys at rest: a table beside the catalogue's, in the same database. Knows no HTTP.
+"""Keys at rest: a table beside the registry's, in the same database.
 
 Rows are never deleted. Every change takes the next revision, so that one number tells a running server
 whether anything is new.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any
 
-from sqlalchemy import Column, DateTime, Integer, LargeBinary, MetaData, String, Table, func, insert, select, update
+from sqlalchemy import (
+    Column,
+    Connection,
+    DateTime,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    func,
+    insert,
+    select,
+    update,
+)
 
+from service.access.keys import (
+    DEFAULT_DOMAIN,
+    Grant,
+    Key,
+    Rate,
+    Scope,
+    Token,
+    digest_of,
+    require_key_id,
+    require_key_name,
+)
+from service.database import Database
 from service.errors import InvalidRequest
-from service.registry.catalogue import Catalogue, Transaction, open_catalogue
-from service.registry.keys import Grant, Key, Rate, Scope, Token, digest_of, require_key_id, require_key_name
-from service.settings import Settings
 
 _metadata = MetaData()
 _keys = Table(
@@ -33,30 +53,20 @@ _keys = Table(
     Column("revoked", DateTime(timezone=True)),
     # Unique: two writers that took the same number would hide one change from a server; one fails instead.
     Column("revision", Integer, nullable=False, unique=True),
+    Column("domain", String(64), nullable=False, server_default=DEFAULT_DOMAIN),
 )
 
 
 class KeyTable:
-    """The keys of one database. Thread-safe."""
+    """The keys of one database; the table is made where it is missing. Thread-safe."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
-        with catalogue.write() as transaction:
-            _metadata.create_all(transaction.connection)
-
-    @classmethod
-    @contextmanager
-    def opened(cls, settings: Settings) -> Iterator[Self]:
-        """The keys of the database that these settings name, for the time of a `with`. Raises ServiceError."""
-        catalogue = open_catalogue(settings)
-        try:
-            yield cls(catalogue)
-        finally:
-            catalogue.close()
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        database.prepare(_metadata)
 
     def close(self) -> None:
         """Gives the database's connections back."""
-        self._catalogue.close()
+        self._database.close()
 
     def create(self, name: str, grant: Grant) -> tuple[Key, Token]:
         """A new key and its token, which nobody can tell again.
@@ -67,8 +77,8 @@ class KeyTable:
         require_key_name(name)
         token = Token.mint()
         key = Key(token.id, name, grant, datetime.now(UTC), None, digest_of(token.secret))
-        with self._catalogue.write() as transaction:
-            transaction.connection.execute(insert(_keys).values(_row(key) | {"revision": _next_revision(transaction)}))
+        with self._database.write() as connection:
+            connection.execute(insert(_keys).values(_row(key) | {"revision": _next_revision(connection)}))
         return key, token
 
     def revoke(self, key_id: str) -> Key:
@@ -78,34 +88,31 @@ class KeyTable:
             InvalidRequest: there is no such key.
         """
         require_key_id(key_id)
-        with self._catalogue.write() as transaction:
-            row = transaction.connection.execute(select(_keys).where(_keys.c.id == key_id)).one_or_none()
+        with self._database.write() as connection:
+            row = connection.execute(select(_keys).where(_keys.c.id == key_id)).one_or_none()
             if row is None:
                 raise InvalidRequest(f"there is no key {key_id}")
             key = _key(row)
             if key.revoked is None:
                 key = replace(key, revoked=datetime.now(UTC))
-                changes = {"revoked": key.revoked, "revision": _next_revision(transaction)}
-                transaction.connection.execute(update(_keys).where(_keys.c.id == key_id).values(changes))
+                changes = {"revoked": key.revoked, "revision": _next_revision(connection)}
+                connection.execute(update(_keys).where(_keys.c.id == key_id).values(changes))
         return key
 
     def all_keys(self) -> list[Key]:
         """All of them, the oldest first."""
-        with self._catalogue.read() as transaction:
-            return [_key(row) for row in transaction.connection.execute(select(_keys).order_by(_keys.c.created))]
+        with self._database.read() as connection:
+            return [_key(row) for row in connection.execute(select(_keys).order_by(_keys.c.created))]
 
-    def revision(self) -> int:
-        """Grows with every change; 0 without keys."""
-        with self._catalogue.read() as transaction:
-            return _revision(transaction)
-
-
-def _revision(transaction: Transaction) -> int:
-    return int(transaction.connection.scalar(select(func.max(_keys.c.revision))) or 0)
+    def mark(self) -> tuple[object, ...]:
+        """Differs after every change, also in a table that took this one's place: revision, number, newest key."""
+        newest = select(func.max(_keys.c.revision), func.count(), func.max(_keys.c.created))
+        with self._database.read() as connection:
+            return tuple(connection.execute(newest).one())
 
 
-def _next_revision(transaction: Transaction) -> int:
-    return _revision(transaction) + 1
+def _next_revision(connection: Connection) -> int:
+    return int(connection.scalar(select(func.max(_keys.c.revision))) or 0) + 1
 
 
 def _row(key: Key) -> dict[str, Any]:
@@ -121,6 +128,7 @@ def _row(key: Key) -> dict[str, Any]:
         "created": key.created,
         "expires": grant.expires,
         "revoked": key.revoked,
+        "domain": grant.domain,
     }
 
 
@@ -131,6 +139,7 @@ def _key(row: Any) -> Key:
         rate=None if row.rate is None else Rate.parse(row.rate),
         concurrency=row.concurrency,
         expires=_utc(row.expires),
+        domain=row.domain,
     )
     created = _utc(row.created) or datetime.min.replace(tzinfo=UTC)
     return Key(row.id, row.name, grant, created, _utc(row.revoked), bytes(row.digest))

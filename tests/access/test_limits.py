@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.limits import CONCURRENCY, RATE, Gate, TokenBucket
-from service.registry.keys import Grant, Rate, Scope
+from service.access.keys import Grant, Rate, Scope
+from service.access.limits import CONCURRENCY, RATE, Gate, TokenBucket
 
 SCOPES = frozenset({Scope.INFER})
 

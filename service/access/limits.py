@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from service.registry.keys import Grant, Rate
+from service.access.keys import Grant, Rate
 
 RATE: Final = "rate"  # names of the two policies, in headers and metrics
 CONCURRENCY: Final = "concurrency"

@@ -1,7 +1,13 @@
-"""The keys that a running service knows: the environment's, and the stored ones as of the last look."""
+"""The keys that a running service knows: the environment's, and the stored ones as of the last look.
+
+It fails closed. Rows of keys are never deleted, so a table that lacks a key that was known was emptied, lost or
+replaced: the key holds on, and `fault` says what happened. A server that ever knew a stored key leaves MARKER in its
+data directory, and stays closed when it starts again, whatever became of the database.
+"""
 
 import asyncio
 import hmac
+import ipaddress
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -9,13 +15,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from service.access.key_table import KeyTable
+from service.access.keys import Grant, Key, KeyState, Scope, Token, digest_of
+from service.database import open_database
 from service.errors import NotReady, ServiceError, Unauthorized, UnknownAdapter
-from service.registry.catalogue import open_catalogue
-from service.registry.key_table import KeyTable
-from service.registry.keys import Grant, Key, KeyState, Scope, Token, digest_of
 from service.settings import Settings
 
 POLL_SECONDS: Final = 0.5  # keys made and revoked elsewhere are seen within twice that
+MARKER: Final = "keys-in-force"  # in the data directory
 
 _NOBODYS: Final = digest_of("")  # compared with where there is no such key: as much work as where there is one
 _log = logging.getLogger(__name__)
@@ -27,10 +34,12 @@ class Caller:
 
     Args:
         actor: a stored key's id, `env:inference-1`, `env:admin-1` and so on, or `anonymous`.
+        name: the stored key's label.
     """
 
     actor: str
     grant: Grant
+    name: str = ""
 
     def require(self, reference: str) -> None:
         """Raises UnknownAdapter for one that the caller's key is not bound to, whether or not there is one:
@@ -42,6 +51,12 @@ class Caller:
         if not self.grant.covers(reference.partition("@")[0]):
             raise UnknownAdapter(f"there is no adapter {reference[:80]!a}", adapter=reference[:130])
 
+    def sees(self, label: str, value: str) -> bool:
+        """Whether a metric's series with this `adapter` or `key` label is the caller's to see."""
+        if self.grant.allows(Scope.ADMIN) and not self.grant.adapters:
+            return True
+        return label == "adapter" and self.grant.allows(Scope.READ) and self.grant.covers(value)
+
 
 ANONYMOUS: Final = Caller("anonymous", Grant(frozenset(Scope)))
 
@@ -51,16 +66,20 @@ class Keyring:
 
     Args:
         open_table: opens the stored keys; may fail while the database is away.
+
+    Attributes:
+        fault: why the stored keys are not, or may not be, what the database has; None while all is well.
     """
 
     def __init__(self, settings: Settings, open_table: Callable[[], KeyTable] | None = None) -> None:
-        self._open_table = open_table or (lambda: KeyTable(open_catalogue(settings)))
+        self.fault: str | None = None
+        self._open_table = open_table or (lambda: KeyTable(open_database(settings.data_dir, settings.database_url)))
         self._table: KeyTable | None = None
-        self._revision = 0
-        self._failing = False
+        self._mark: tuple[object, ...] = ()  # the table's, when it was last read
         self._ended = False
         self._lock = threading.Lock()  # held while the database is asked
         self._stored: Mapping[str, Key] | None = None  # None until they could be read; replaced whole
+        self._marker = settings.data_dir / MARKER
         self._environment = [
             (key.encode(), Caller(f"env:{kind}-{number}", Grant(scopes)))
             for kind, keys, scopes in (
@@ -69,17 +88,27 @@ class Keyring:
             )
             for number, key in enumerate(keys, start=1)
         ]
+        self._had_stored = self._marker.exists()
+        self._lost = 0  # keys that were known and are not in the table any more
+        self._is_exposed = not (settings.allow_anonymous or is_loopback(settings.host))
 
     @property
-    def closed(self) -> bool:
-        """Whether a key is asked for. The last key's revocation does not open the service to everyone.
+    def in_force(self) -> bool:
+        """Whether there are keys, or ever were stored ones.
 
         Raises:
             NotReady: whether there are stored keys is not known yet.
         """
-        if self._environment:
-            return True
-        return bool(self._known())
+        return bool(self._environment) or self._had_stored or bool(self._known())
+
+    @property
+    def closed(self) -> bool:
+        """Whether a key is asked for: where keys are in force, and always where others can reach the service.
+
+        Raises:
+            NotReady: as `in_force`.
+        """
+        return self._is_exposed or self.in_force
 
     def caller(self, authorization: str | None) -> Caller:
         """Whom an Authorization header belongs to; compares in constant time.
@@ -98,20 +127,23 @@ class Keyring:
         return found or self._stored_caller(key)
 
     def refresh(self) -> None:
-        """Takes over what changed among the stored keys; one small query where nothing did.
-
-        Raises:
-            ServiceError: they cannot be read; what is known stays.
-        """
+        """Takes over what changed among the stored keys; one small query where nothing did. Never raises."""
         with self._lock:
             if self._ended:
                 return
-            if self._table is None:
-                self._table = self._open_table()
-            revision = self._table.revision()
-            if self._stored is None or revision != self._revision:
-                self._stored = {key.id: key for key in self._table.all_keys()}
-                self._revision = revision
+            try:
+                self._read()
+                fault = self._loss()
+            except (ServiceError, ValueError) as error:
+                fault = f"the stored keys cannot be read, the last known ones hold: {error}"
+            except Exception:  # whatever it is, the next look must come
+                _log.exception("looking for stored keys failed")
+                fault = "the stored keys cannot be read, the last known ones hold; the log has the cause"
+            if fault is not None and self.fault is None:
+                _log.error("%s", fault)
+            elif fault is None and self.fault is not None:
+                _log.info("the stored keys are whole again")
+            self.fault = fault
 
     def close(self) -> None:
         """Gives the database back; what is known stays. Waits a moment, not for a database that hangs."""
@@ -125,22 +157,46 @@ class Keyring:
 
     async def start(self) -> None:
         """The first look; where it fails, calls that need a key are answered NotReady until one succeeds."""
-        await self._look()
+        await asyncio.to_thread(self.refresh)
 
     async def watch(self) -> None:
         """Looks again and again until it is cancelled."""
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            await self._look()
-
-    async def _look(self) -> None:
-        try:
             await asyncio.to_thread(self.refresh)
-            self._failing = False
-        except (ServiceError, ValueError) as error:
-            if not self._failing:
-                _log.warning("the stored keys cannot be read, the last known ones hold: %s", error)
-            self._failing = True
+
+    def _read(self) -> None:
+        if self._table is None:
+            self._table = self._open_table()
+        mark = self._table.mark()
+        if self._stored is None or mark != self._mark:
+            there = {key.id: key for key in self._table.all_keys()}
+            if there:
+                self._remember()
+            self._stored = {**(self._stored or {}), **there}
+            self._lost = len(self._stored) - len(there)
+            self._mark = mark
+
+    def _loss(self) -> str | None:
+        """What the table lacks that it had."""
+        if self._lost:
+            return (
+                f"the database no longer has {self._lost} of the keys that were known: they hold until this process "
+                "ends; restore the database"
+            )
+        if self._had_stored and not self._stored:
+            return (
+                f"the database has no keys, and {self._marker} says that there were some: none of them is accepted; "
+                "restore the database, or make a new key with `ipet keys create`"
+            )
+        return None
+
+    def _remember(self) -> None:
+        self._had_stored = True
+        try:
+            self._marker.touch(0o600)
+        except OSError as error:
+            _log.warning("%s cannot be written: %s", self._marker, error.strerror)
 
     def _known(self) -> Mapping[str, Key]:
         if self._stored is None:
@@ -156,7 +212,7 @@ class Keyring:
             elif key.opens_with(token.secret):
                 state = key.state(datetime.now(UTC))
                 if state is KeyState.ACTIVE:
-                    return Caller(key.id, key.grant)
+                    return Caller(key.id, key.grant, key.name)
                 raise Unauthorized(f"the key {key.id} is {state}; ask for a new one")
         raise Unauthorized("the key is not one of this service's keys")
 
@@ -165,3 +221,13 @@ def bearer(authorization: str | None) -> str:
     """The key in an Authorization header; empty where there is none."""
     scheme, _, key = (authorization or "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address, can only be this machine."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from service.api.keyring import Keyring
+from service.access.key_table import KeyTable
+from service.access.keyring import Keyring
+from service.access.keys import Grant, Scope, Token
+from service.database import open_database
 from service.errors import Internal, NotReady, Unauthorized, UnknownAdapter
-from service.registry.catalogue import open_catalogue
-from service.registry.key_table import KeyTable
-from service.registry.keys import Grant, Scope, Token
 from service.settings import Settings
 
 INFER = Grant(frozenset({Scope.INFER}))
 
 
 def table_in(directory: Path) -> KeyTable:
-    return KeyTable(open_catalogue(Settings(data_dir=directory)))
+    return KeyTable(open_database(directory))
 
 
 @pytest.fixture
@@ -105,13 +105,13 @@ def test_what_was_known_holds_while_the_database_is_away(tmp_path: Path) -> None
     away = False
 
     class Flaky(KeyTable):
-        def revision(self) -> int:
+        def mark(self) -> tuple[object, ...]:
             if away:
                 raise Internal("the database is away")
-            return super().revision()
+            return super().mark()
 
     settings = Settings(data_dir=tmp_path)
-    keyring = Keyring(settings, lambda: Flaky(open_catalogue(settings)))
+    keyring = Keyring(settings, lambda: Flaky(open_database(tmp_path)))
 
     async def look() -> None:
         await keyring.start()

@@ -1,4 +1,4 @@
-"""What a key is: an identity, its scopes, the adapters that it is bound to, its limits. Knows no SQL and no HTTP.
+"""What a key is: an identity, its scopes, its domain, the adapters that it is bound to, its limits.
 
 A token is `ipet_<id>_<secret>`: the id is public and finds the key, the secret proves it.
 """
@@ -24,7 +24,10 @@ MAX_CONCURRENCY: Final = 65_536
 WINDOWS: Final = {"s": 1, "m": 60, "h": 3600}  # seconds of a rate's window
 
 _TOKEN: Final = re.compile(r"ipet_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
+DEFAULT_DOMAIN: Final = "default"
+
 _ID: Final = re.compile(r"[0-9a-f]{12}")
+_DOMAIN: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _PATTERN: Final = re.compile(r"[a-z0-9*?][a-z0-9._*?-]{0,63}")
 _NAME: Final = re.compile(r"[\w .,:@/+()-]{0,64}")
 _RATE: Final = re.compile(rf"([1-9][0-9]{{0,6}})/([{''.join(WINDOWS)}])")
@@ -39,6 +42,7 @@ class Scope(StrEnum):
     READ = "read"  # backbone, adapters, their files
     WRITE = "write"  # upload, aliases, load and unload, delete
     SPEAKERS = "speakers"  # enrolled speakers
+    IDENTIFY = "identify"  # one voice against many, beside `speakers`
     ADMIN = "admin"  # all of these, and what touches other tenants: pins
 
 
@@ -77,6 +81,7 @@ class Grant:
         rate: of requests; None is no limit.
         concurrency: requests in flight; None is no limit.
         expires: when it ends; None is never.
+        domain: whose quota its uploads count to.
     """
 
     scopes: frozenset[Scope]
@@ -84,6 +89,7 @@ class Grant:
     rate: Rate | None = None
     concurrency: int | None = None
     expires: datetime | None = None
+    domain: str = DEFAULT_DOMAIN
 
     def __post_init__(self) -> None:
         if not self.scopes:
@@ -95,6 +101,11 @@ class Grant:
                 raise InvalidRequest(f"{pattern[:80]!a} is no pattern of adapter names: a-z, 0-9, '._-', '*' and '?'")
         if self.concurrency is not None and not 1 <= self.concurrency <= MAX_CONCURRENCY:
             raise InvalidRequest(f"concurrency is 1 to {MAX_CONCURRENCY}, got {self.concurrency}")
+        if not _DOMAIN.fullmatch(self.domain):
+            raise InvalidRequest(
+                f"{self.domain[:80]!a} is no domain: 1 to 64 of a-z, 0-9, '.', '_' and '-', beginning with a letter or "
+                "digit"
+            )
 
     def allows(self, scope: Scope) -> bool:
         return scope in self.scopes or Scope.ADMIN in self.scopes

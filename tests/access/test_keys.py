@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import InvalidRequest
-from service.registry.keys import (
+from service.access.keys import (
     Grant,
     Key,
     KeyState,
@@ -22,6 +21,7 @@ from service.registry.keys import (
     require_key_id,
     require_key_name,
 )
+from service.errors import InvalidRequest
 from service.registry.manifest import is_name
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)

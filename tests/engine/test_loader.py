@@ -1,0 +1,126 @@
+"""Loads that hang, and adapters deleted while they are loaded; a FIFO stands for a disk that does not answer."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from service.engine.slots import State, Tier
+from service.errors import AdapterFailed, UnknownVersion
+from service.model.backbone import Backbone
+from service.registry.store import AdapterVersion
+from tests.engine.test_engine import Bench, clip
+
+TIMEOUT = 0.5  # seconds; a load of the tiny adapters takes milliseconds
+
+
+@pytest.fixture
+def bench(tiny_wav2vec2: Backbone, tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tiny_wav2vec2, tmp_path, load_timeout=TIMEOUT, adapter_slots=4)
+    bench.engine.start()
+    yield bench
+    bench.engine.stop(1.0)
+
+
+class SlowDisk:
+    """An adapter's weights that come when they are let go."""
+
+    def __init__(self, bench: Bench, version: AdapterVersion) -> None:
+        self._path = bench.registry.weights_path(version)
+        self._content = self._path.read_bytes()
+        self._path.parent.chmod(0o755)
+        self._path.unlink()
+        os.mkfifo(self._path)
+
+    def answer(self) -> None:
+        """Gives the bytes to whoever waits for them; later ones find the file again."""
+        with open(self._path, "wb") as waiting:
+            self._path.unlink()
+            self._path.write_bytes(self._content)
+            waiting.write(self._content)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def hung(bench: Bench) -> float | None:
+    return bench.telemetry.registry.get_sample_value("ipet_adapter_loads_hung")
+
+
+def test_loads_that_hang_fail_and_stop_no_others(bench: Bench) -> None:
+    stuck, fine = [bench.adapter(f"stuck-{i}") for i in range(4)], bench.adapter("fine")
+    disks = [SlowDisk(bench, version) for version in stuck]
+
+    async def ask() -> list[BaseException | None]:
+        waiting = [asyncio.create_task(bench.engine.infer([clip()], [version])) for version in stuck[:2]]
+        waiting += [asyncio.create_task(bench.engine.load(version)) for version in stuck[2:]]
+        await asyncio.sleep(0.1)
+        await asyncio.wait_for(bench.engine.infer([clip()], [fine]), 10 * TIMEOUT)
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+    errors = asyncio.run(ask())
+    assert {type(error) for error in errors} == {AdapterFailed}
+    assert "the disk has not given its weights within 0.5 s" in str(errors[0])
+    for place in bench.engine.residences(stuck):
+        assert place.state is State.FAILED
+        assert "within 0.5 s" in (place.failure or "")
+    assert hung(bench) == 4
+    started = time.monotonic()
+    time.sleep(1.1)  # past the moment for which a failed load is not tried again
+    for version in stuck:  # while a load hangs there is no second one, and nobody waits for it
+        with pytest.raises(AdapterFailed):
+            asyncio.run(bench.engine.infer([clip()], [version]))
+        with pytest.raises(AdapterFailed):
+            asyncio.run(bench.engine.load(version))
+    assert time.monotonic() - started < 1.1 + TIMEOUT
+    assert hung(bench) == 4
+    for disk in disks:
+        disk.answer()
+    until(lambda: hung(bench) == 0)
+    for version in stuck:
+        asyncio.run(bench.engine.infer([clip()], [version]))
+
+
+def test_a_pin_that_races_a_deletion_keeps_no_slot(bench: Bench) -> None:
+    for round_number in range(6):
+        version = bench.adapter(f"doomed-{round_number}")
+        if round_number % 2:  # the deletion comes before the pin, after its route has found the version
+            bench.registry.delete_adapter(version.name)
+            with pytest.raises(UnknownVersion):
+                asyncio.run(bench.engine.pin(version))
+        else:  # it comes amid the load
+            disk = SlowDisk(bench, version)
+
+            async def pin(version: AdapterVersion = version, disk: SlowDisk = disk) -> None:
+                pinning = asyncio.create_task(bench.engine.pin(version))
+                await asyncio.sleep(0.05)
+                bench.registry.delete_adapter(version.name)
+                await asyncio.to_thread(disk.answer)
+                await pinning
+
+            with pytest.raises(UnknownVersion):
+                asyncio.run(pin())
+        [place] = bench.engine.residences([version])
+        assert not place.is_pinned
+        assert (place.state, place.tier) == (State.REGISTERED, Tier.DISK)  # not in host memory either
+    others = [bench.adapter(f"other-{i}") for i in range(4)]
+    for version in others:
+        asyncio.run(bench.engine.pin(version))
+    assert [place.state for place in bench.engine.residences(others)] == [State.RESIDENT] * 4
+
+
+def test_a_pin_that_fails_is_none(bench: Bench) -> None:
+    version = bench.adapter("slow")
+    disk = SlowDisk(bench, version)
+    with pytest.raises(AdapterFailed):
+        asyncio.run(bench.engine.pin(version))
+    disk.answer()
+    until(lambda: hung(bench) == 0)
+    assert not bench.engine.residences([version])[0].is_pinned
