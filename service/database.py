@@ -5,12 +5,16 @@ PostgreSQL. Readers see one snapshot and wait for nobody.
 """
 
 import logging
+import math
 import shutil
 import sqlite3
+import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import URL, Column, Connection, Engine, MetaData, Table, create_engine, event, make_url
 from sqlalchemy import inspect as inspect_schema
@@ -18,7 +22,16 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateColumn
 
-from service.errors import Internal, InvalidRequest, NotReady, RegistryUnavailable, ServiceError, StorageFull
+from service.deadline import Deadline
+from service.errors import (
+    DeadlineExceeded,
+    Internal,
+    InvalidRequest,
+    NotReady,
+    RegistryUnavailable,
+    ServiceError,
+    StorageFull,
+)
 
 DATABASE_FILE = "registry.sqlite"
 FILL = "fill"  # in a column's `info`: the statement that fills it for the rows there are when it is added
@@ -26,13 +39,22 @@ BUSY_SECONDS = 30.0  # how long a writer waits for another process
 CONNECT_SECONDS = 3
 _DEAD_PEER_MS = 10_000  # after so long without an acknowledgement a connection counts as lost
 _WRITER_LOCK = 0x69706574  # "ipet": the advisory lock of PostgreSQL's one writer
-_READ_ONLY = "ipet_read_only"
+_WAIT = "ipet_wait"  # seconds, of a transaction that writes
+_LOG_PAGES = 256  # 1 MiB of the write-ahead log, then it is written over
 _DIRECTORY_MODE, _FILE_MODE, _OTHERS = 0o700, 0o600, 0o077
 
-# Classes and codes of SQLSTATE, see PostgreSQL's appendix A.
-_GONE = ("08", "57P", "25P03")
+
+# What SQLite says of a file that is no longer the database it was.
+_LOST = frozenset(
+    {
+        *(sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB),
+        *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_PROTOCOL),
+    }
+)
+# Classes and codes of SQLSTATE, see PostgreSQL's appendix A. Gone: the server, the database, its tables.
+_GONE = ("08", "57P", "25P03", "28", "3D", "58", "XX", "42P01", "42501")
 _NO_ROOM = ("53100", "53200")
-_BUSY = ("55P03", "40001", "40P01")
+_BUSY = ("55P03", "40001", "40P01", "57014")
 
 _log = logging.getLogger(__name__)
 
@@ -54,36 +76,52 @@ class Database:
         self._url = _parse(url)
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         self.file = Path(self._url.database) if self.is_sqlite and self._url.database else None
-        self._engine = _sqlite(self._url) if self.is_sqlite else _postgresql(self._url)
+        self._kept = SqliteFile(self.file) if self.file else None
+        self._engine = _sqlite(self._kept) if self._kept else _postgresql(self._url)
 
     def __str__(self) -> str:
         return str(self.file.resolve()) if self.file else self._url.render_as_string(hide_password=True)
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, deadline: Deadline | None = None) -> Iterator[Connection]:
         """The one write transaction there is; committed and durable at its end, rolled back on an error.
+
+        Args:
+            deadline: how long it waits for other writers, `BUSY_SECONDS` at most; nothing is committed after it.
 
         Raises:
             StorageFull: no room left. NotReady: another process held the catalogue for too long.
+            DeadlineExceeded: the deadline is over; nothing was changed.
             RegistryUnavailable: the database cannot be reached; after a commit that broke off, nobody knows
                 whether it happened.
         """
-        with self._translated(), self._engine.begin() as connection:
-            if not self.is_sqlite:
-                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(BUSY_SECONDS * 1000)}")
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})")
-            yield connection
+        until = deadline or Deadline(math.inf)
+        seconds = min(until.left, BUSY_SECONDS)
+        is_committing = False
+        try:
+            with self._engine.connect() as plain:
+                connection = plain.execution_options(**{_WAIT: seconds})
+                with connection.begin():
+                    if not self.is_sqlite:
+                        _lock_postgresql(connection, seconds, deadline is not None)
+                    until.check()
+                    yield connection
+                    until.begin_commit()
+                    is_committing = True
+        except DBAPIError as error:
+            raise self._translate(error.orig or error, until, is_committing) from error
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one moment of the database. Raises as `write` does."""
-        options: dict[str, Any] = {_READ_ONLY: True}
-        if not self.is_sqlite:
-            options["isolation_level"] = "REPEATABLE READ"
-        with self._translated(), self._engine.connect() as plain:
-            connection = plain.execution_options(**options)
-            with connection.begin():
-                yield connection
+        options = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        try:
+            with self._engine.connect() as plain:
+                connection = plain.execution_options(**options)
+                with connection.begin():
+                    yield connection
+        except DBAPIError as error:
+            raise self._translate(error.orig or error) from error
 
     def prepare(self, metadata: MetaData) -> None:
         """Make the tables and columns that are missing, of a new database or one that an older release left.
@@ -117,20 +155,75 @@ class Database:
             raise InvalidRequest(f"there is no registry in {self}; `ipet serve` and `ipet keys create` begin one")
 
     def close(self) -> None:
-        """Nothing is held between transactions; for whoever wants to say that it is done."""
+        """Give back what is held; the next transaction opens it again."""
         self._engine.dispose()
+        if self._kept is not None:
+            self._kept.close()
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translate(
+        self, error: BaseException, deadline: Deadline | None = None, is_committing: bool = False
+    ) -> ServiceError:
+        told = _of_sqlite(error, self._url) if self.is_sqlite else _of_postgresql(error)
+        if isinstance(told, NotReady) and deadline is not None and not deadline.left:
+            return DeadlineExceeded(f"{told.detail}; the time for this change is over, and nothing was changed")
+        if isinstance(told, RegistryUnavailable) and is_committing and not self.is_sqlite:
+            return RegistryUnavailable(
+                f"the database broke off while the change was committed ({_first_line(error)}): whether it was made "
+                "can be seen once the database is back; until then what is known is served",
+                retry_after=2.0,
+            )
+        return told
+
+
+class SqliteFile:
+    """The file of a SQLite database, open as long as somebody may use it.
+
+    A connection is kept: the last one to close would remove the write-ahead log, which even a reader has to make
+    anew, and a full disk has no room for that. A file that is not the one kept open, or is gone, is nobody's.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.absolute()
+        self._lock = threading.Lock()
+        self._kept: sqlite3.Connection | None = None
+        self._inode = (0, 0)
+
+    def connect(self) -> sqlite3.Connection:
+        """A new connection. Raises RegistryUnavailable: the file was removed or replaced since the first one."""
+        with self._lock:
+            if self._kept is None:
+                self._kept = _connect(f"file:{quote(str(self._path))}?mode=rwc")
+                self._kept.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the log
+                self._inode = self._inode_now()
+                weakref.finalize(self, self._kept.close)
+        if self._inode_now() != self._inode:
+            raise _unreachable(f"{self._path} is another file than the one that was opened")
+        return _connect(f"file:{quote(str(self._path))}?mode=rw")
+
+    def close(self) -> None:
+        with self._lock:
+            if self._kept is not None:
+                self._kept.close()
+            self._kept = None
+
+    def _inode_now(self) -> tuple[int, int]:
         try:
-            yield
-        except DBAPIError as error:
-            raise self._translate(error.orig or error) from error
-        except sqlite3.Error as error:  # from `_configure`
-            raise self._translate(error) from error
+            found = self._path.stat()
+        except OSError as error:
+            raise _unreachable(f"{self._path}: {error.strerror}") from error
+        return found.st_dev, found.st_ino
 
-    def _translate(self, error: BaseException) -> ServiceError:
-        return _of_sqlite(error, self._url) if self.is_sqlite else _of_postgresql(error)
+
+def _connect(uri: str) -> sqlite3.Connection:
+    """Transactions begin where `_begin` says so."""
+    connection = sqlite3.connect(uri, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=True)
+    try:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"wal_autocheckpoint={_LOG_PAGES}"):
+            connection.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def database_of(data_dir: Path, url: str = "") -> Database:
@@ -200,9 +293,8 @@ def _parse(url: str) -> URL:
     raise InvalidRequest(f"the registry keeps its catalogue in SQLite or PostgreSQL, not in {backend}")
 
 
-def _sqlite(url: URL) -> Engine:
-    engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS}, hide_parameters=True)
-    event.listen(engine, "connect", _configure)
+def _sqlite(file: SqliteFile) -> Engine:
+    engine = create_engine("sqlite://", creator=file.connect, poolclass=NullPool, hide_parameters=True)
     event.listen(engine, "begin", _begin)
     return engine
 
@@ -227,15 +319,22 @@ def _postgresql(url: URL) -> Engine:
         raise InvalidRequest("PostgreSQL needs its driver: pip install 'ipet-serve[postgres]'") from None
 
 
-def _configure(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # transactions begin where `_begin` says so
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
 def _begin(connection: Connection) -> None:
-    read_only = connection.get_execution_options().get(_READ_ONLY, False)
-    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+    seconds = connection.get_execution_options().get(_WAIT)
+    if seconds is None:
+        connection.exec_driver_sql("BEGIN")
+    else:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(1000 * seconds)}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _lock_postgresql(connection: Connection, seconds: float, is_bounded: bool) -> None:
+    """Wait for the one writer's lock; statements of a bounded transaction take no longer either."""
+    milliseconds = max(1, round(1000 * seconds))
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {milliseconds}")
+    if is_bounded:
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {milliseconds}")
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})")
 
 
 def _of_sqlite(error: BaseException, url: URL) -> ServiceError:
@@ -245,15 +344,15 @@ def _of_sqlite(error: BaseException, url: URL) -> ServiceError:
     unwritten = code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
     if code == sqlite3.SQLITE_FULL or (unwritten and _is_full(Path(url.database or "."))):
         return StorageFull(f"the disk of the data directory is full: {error}")
-    if unwritten:
-        return _unreachable(error)
+    if code in _LOST or (code == sqlite3.SQLITE_ERROR and "no such" in str(error)):  # tables that were there
+        return _unreachable(_first_line(error))
     return Internal(f"the registry's catalogue failed: {error}")
 
 
 def _of_postgresql(error: BaseException) -> ServiceError:
     state = getattr(error, "sqlstate", None)
     if state is None or state.startswith(_GONE):
-        return _unreachable(error)
+        return _unreachable(_first_line(error))
     if state.startswith(_NO_ROOM):
         return StorageFull(f"the registry's database is full: {_first_line(error)}")
     if state.startswith(_BUSY):
@@ -265,9 +364,9 @@ def _busy() -> NotReady:
     return NotReady("another process is writing to the registry; try again", retry_after=1.0)
 
 
-def _unreachable(error: BaseException) -> RegistryUnavailable:
+def _unreachable(reason: str) -> RegistryUnavailable:
     return RegistryUnavailable(
-        f"the registry's database cannot be used: {_first_line(error)}; what is known is served, nothing can be "
+        f"the registry's database cannot be used: {reason}; what is known is served, nothing can be "
         "changed until it is back",
         retry_after=2.0,
     )
@@ -278,4 +377,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _is_full(path: Path) -> bool:
-    return shutil.disk_usage(path.parent).free < 2**16
+    try:
+        return shutil.disk_usage(path.parent).free < 2**16
+    except OSError:  # gone with its directory
+        return False

@@ -99,8 +99,7 @@ def _opened(
             if not (settings.data_dir / OBJECTS).is_dir():
                 raise InvalidRequest(f"there are no adapters in {settings.data_dir.resolve()}")
         catalogue, objects = open_catalogue(settings), ObjectStore(settings.data_dir)
-        with catalogue.read() as transaction:
-            objects.belong_to(transaction.identity())
+        objects.belong_to(catalogue.identity)
         try:
             yield catalogue, objects
         finally:

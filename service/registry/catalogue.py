@@ -15,6 +15,8 @@ from typing import Any
 from sqlalchemy import Connection, Select, delete, func, insert, select, update
 
 from service.database import Database, open_database
+from service.deadline import Deadline
+from service.errors import RegistryUnavailable
 from service.registry.audit import ANONYMOUS, Action, Event, record, utc
 from service.registry.tables import adapters, aliases, changes, identity, metadata, versions
 from service.settings import Settings
@@ -45,28 +47,44 @@ class AdapterRows:
 
 
 class Catalogue:
-    """The registry's tables in one database; made where they are missing."""
+    """The registry's tables in one database; made where they are missing.
+
+    Every transaction is on the catalogue that was there at first: another one in its place, of other numbers and
+    digests, would make this server forget what it serves.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.identity = ""  # by which a directory of objects knows it
         database.prepare(metadata)
         with self.read() as transaction:
-            is_new = transaction.connection.scalar(select(identity.c.id)) is None
-        if is_new:
+            known = transaction.identity()
+        if known is None:
             with self.write() as transaction:
-                transaction.identify()
+                known = transaction.identify()
+        self.identity = known
 
     @contextmanager
-    def write(self, actor: str = ANONYMOUS) -> Iterator["Transaction"]:
+    def write(self, actor: str = ANONYMOUS, deadline: Deadline | None = None) -> Iterator["Transaction"]:
         """The one write transaction there is, on behalf of `actor`. Raises as `Database.write`."""
-        with self._database.write() as connection:
-            yield Transaction(connection, actor)
+        with self._database.write(deadline) as connection:
+            yield self._transaction(connection, actor)
 
     @contextmanager
     def read(self) -> Iterator["Transaction"]:
         """One moment of the catalogue. Raises as `Database.write`."""
         with self._database.read() as connection:
-            yield Transaction(connection)
+            yield self._transaction(connection, ANONYMOUS)
+
+    def _transaction(self, connection: Connection, actor: str) -> "Transaction":
+        transaction = Transaction(connection, actor)
+        if self.identity not in ("", transaction.identity()):
+            raise RegistryUnavailable(
+                "the database holds another catalogue than when this server began; what is known is served, nothing "
+                "can be changed until it is back",
+                retry_after=2.0,
+            )
+        return transaction
 
     def close(self) -> None:
         self._database.close()
@@ -109,21 +127,26 @@ class Transaction:
         chunks = (names[i : i + _NAMES_AT_ONCE] for i in range(0, len(names), _NAMES_AT_ONCE))
         return [rows for chunk in chunks for rows in self._named(chunk)]
 
-    def identity(self) -> str:
-        """The catalogue's own id, by which a directory of objects knows it."""
-        return str(self.connection.scalar(select(identity.c.id)))
+    def identity(self) -> str | None:
+        """The catalogue's own id; None of an empty one."""
+        found: str | None = self.connection.scalar(select(identity.c.id))
+        return found
 
-    def was_seen(self, name: str, digest: str) -> bool:
-        """Whether the adapter ever had a version of this digest, deleted or not."""
-        return self._count(versions.c.name == name, versions.c.digest == digest) > 0
+    def seen(self, digests: Sequence[str]) -> dict[str, tuple[str, int | None]]:
+        """Digest -> name and number of its newest version, for those ever seen; None for a deleted one.
+
+        A name is part of its config, and so of its digest: none belongs to two.
+        """
+        columns = versions.c.digest, versions.c.name, versions.c.version, versions.c.deleted
+        found = select(*columns).where(versions.c.digest.in_(digests)).order_by(versions.c.version)
+        return {
+            digest: (name, None if deleted else number)
+            for digest, name, number, deleted in self.connection.execute(found)
+        }
 
     def is_referenced(self, digest: str) -> bool:
         """Whether a version that is not deleted has this digest."""
         return self._count(versions.c.digest == digest, versions.c.deleted.is_(None)) > 0
-
-    def referenced(self) -> set[str]:
-        """Digests of all versions that are not deleted."""
-        return set(self.connection.scalars(select(versions.c.digest).where(versions.c.deleted.is_(None))))
 
     def holdings(self, domain: str) -> tuple[int, int]:
         """Number of the versions that count to a domain and are not deleted, and bytes of their files."""
@@ -138,10 +161,13 @@ class Transaction:
 
     # Writing
 
-    def identify(self) -> None:
-        """Give a new catalogue its id."""
-        if self.connection.scalar(select(func.count()).select_from(identity)) == 0:
-            self.connection.execute(insert(identity).values(id=str(uuid.uuid4())))
+    def identify(self) -> str:
+        """The catalogue's id, which a new one is given."""
+        known = self.identity()
+        if known is None:
+            known = str(uuid.uuid4())
+            self.connection.execute(insert(identity).values(id=known))
+        return known
 
     def add_version(
         self,

@@ -2,6 +2,7 @@
 
 objects/<sha256>/adapter_config.json, adapter_model.safetensors, README.md
 objects/.catalogue     id of the catalogue that refers to them
+objects/.reserve       room for deletions on a full disk
 incoming/              what is being written or removed, see quarantine.py
 """
 
@@ -14,11 +15,14 @@ from service.database import make_private
 from service.errors import Internal, InvalidBundle
 from service.registry.bundle import CARD_FILE, BundleFiles, read_bundle, replace_file, sync_directory
 from service.registry.manifest import CONFIG_FILE
-from service.registry.quarantine import Quarantine, Staging, storage
+from service.registry.quarantine import HEADROOM_BYTES, Quarantine, Staging, storage
 from service.registry.tensor_header import WEIGHTS_FILE
 
 OBJECTS = "objects"
+RESERVE_BYTES = 2**19  # kept, where others fill the disk up to the last byte
+
 _OWNER = ".catalogue"
+_RESERVE = ".reserve"
 
 _logger = logging.getLogger(__name__)
 
@@ -28,6 +32,7 @@ class ObjectStore:
 
     def __init__(self, root: Path) -> None:
         self._objects = root / OBJECTS
+        self._reserve = self._objects / _RESERVE
         with storage():
             make_private(self._objects, below=True)
             self.quarantine = Quarantine(root / "incoming")
@@ -84,14 +89,7 @@ class ObjectStore:
 
     def remove(self, digest: str) -> None:
         """Remove a bundle in one step, if it is there."""
-        with storage():
-            trash = self.quarantine.bin()
-            try:
-                self.directory(digest).rename(trash / "bundle")
-            except FileNotFoundError:
-                pass
-            finally:
-                shutil.rmtree(trash, ignore_errors=True)
+        self.quarantine.take_away(self.directory(digest))
 
     def orphans(self, referenced: Container[str]) -> Iterator[str]:
         """Digests of the bundles that lie there and are not `referenced`."""
@@ -101,11 +99,15 @@ class ObjectStore:
                 if not directory.name.startswith(".") and digest not in referenced:
                     yield digest
 
-    def sweep(self, kept: Container[str]) -> list[str]:
-        """Remove what interrupted uploads and deletions left behind; the digests that went."""
-        self.quarantine.sweep()
-        gone = list(self.orphans(kept))
-        for digest in gone:
-            _logger.info("removing %s, which no version refers to", digest)
-            self.remove(digest)
-        return gone
+    def keep_reserve(self) -> None:
+        """Put room aside for deletions on a full disk, for all processes together, if there is any left."""
+        try:
+            if not self._reserve.exists() and shutil.disk_usage(self._objects).free >= HEADROOM_BYTES + RESERVE_BYTES:
+                self._reserve.write_bytes(bytes(RESERVE_BYTES))
+        except OSError as error:
+            _logger.warning("no room could be put aside: %s", error.strerror)
+
+    def spend_reserve(self) -> None:
+        """Give the room that was put aside back to the disk, for a change that frees more."""
+        with storage():
+            self._reserve.unlink(missing_ok=True)

@@ -10,42 +10,53 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from service.database import make_private
-from service.errors import Internal, StorageFull
+from service.errors import DeadlineExceeded, Internal, RegistryUnavailable, StorageFull
 from service.registry.bundle import CARD_FILE, digest_of_hashes, sync_directory
 from service.registry.manifest import CONFIG_FILE
 from service.registry.tensor_header import WEIGHTS_FILE
 
 FILES = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)
-HEADROOM_BYTES = 8 * 2**20  # left free by uploads, so that a full disk still lets the catalogue delete
+HEADROOM_BYTES = 15 * 2**19  # left free by uploads, so that a full disk still lets the catalogue delete
 _LOCK = ".lock"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENOTCONN, errno.EROFS)
 
 
 @contextmanager
 def storage() -> Iterator[None]:
-    """Faults of the disk as the service's errors. Raises StorageFull, Internal."""
+    """Faults of the disk as the service's errors. Raises StorageFull, RegistryUnavailable, Internal."""
     try:
         yield
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise StorageFull(f"the disk of the data directory is full: {error.strerror}") from error
+        if error.errno in _GONE:
+            raise RegistryUnavailable(f"the data directory cannot be used: {error}", retry_after=2.0) from error
         raise Internal(f"the registry's files failed: {error}") from error
 
 
 class Staging:
-    """One bundle that is being written; `digest` and `size` are of what was written."""
+    """One bundle that is being written; `digest` and `size` are of what was written. Thread-safe.
+
+    It belongs to whoever received it, until somebody publishes it: from then on to the publisher alone.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.sizes: dict[str, int] = {}
         self._files: dict[str, BinaryIO] = {}
         self._hashes = {file: hashlib.sha256() for file in FILES}
+        self._lock = threading.Lock()
+        self._is_published = False
+        self._is_gone = False
 
     @property
     def digest(self) -> str:
@@ -62,18 +73,20 @@ class Staging:
 
     def write(self, file: str, content: bytes) -> None:
         """Append to a file of the bundle. Raises StorageFull."""
-        with storage():
+        with self._lock, storage():
+            self._check_there()
             if shutil.disk_usage(self.directory).free < len(content) + HEADROOM_BYTES:
                 raise StorageFull(f"the disk of the data directory has no room for another {len(content):,} bytes")
             if file not in self._files:
                 self._files[file] = self.path(file).open("wb")
             self._files[file].write(content)
-        self.sizes[file] = self.sizes.get(file, 0) + len(content)
-        self._hashes[file].update(content)
+            self.sizes[file] = self.sizes.get(file, 0) + len(content)
+            self._hashes[file].update(content)
 
     def finish(self) -> None:
         """Make everything written so far durable. Raises StorageFull."""
-        with storage():
+        with self._lock, storage():
+            self._check_there()
             for file in self._files.values():
                 file.flush()
                 os.fchmod(file.fileno(), 0o600)
@@ -82,8 +95,34 @@ class Staging:
             self._files.clear()
             sync_directory(self.directory)
 
+    @contextmanager
+    def being_published(self) -> Iterator[None]:
+        """Take it over: until the end, when what was not published goes, nobody else's `discard` does anything.
+
+        Raises:
+            DeadlineExceeded: it was discarded before.
+        """
+        with self._lock:
+            self._check_there()
+            self._is_published = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._remove()
+
     def discard(self) -> None:
-        """Remove what is still here; nothing after the bundle was published."""
+        """Remove what is still here, unless it is being published, or was."""
+        with self._lock:
+            if not self._is_published:
+                self._remove()
+
+    def _check_there(self) -> None:
+        if self._is_gone:
+            raise DeadlineExceeded("the upload was given up before it was whole; nothing was changed")
+
+    def _remove(self) -> None:
+        self._is_gone = True
         for file in self._files.values():
             with suppress(OSError):  # what it still buffers has no room; it goes anyway
                 file.close()
@@ -105,19 +144,22 @@ class Quarantine:
 
     def stage(self) -> Staging:
         """A new bundle to write."""
-        return Staging(self.bin())
-
-    def bin(self) -> Path:
-        """A new, empty directory."""
         with storage():
-            return Path(tempfile.mkdtemp(dir=self._own))
+            return Staging(Path(tempfile.mkdtemp(dir=self._own)))
+
+    def take_away(self, directory: Path) -> None:
+        """Remove a directory from where it lies in one step, if it is there; this needs no room on the disk."""
+        trash = self._own / uuid.uuid4().hex
+        with storage(), suppress(FileNotFoundError):
+            directory.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)
 
     def sweep(self) -> int:
         """Remove what dead processes left behind; how many directories that were."""
         swept = 0
         with storage(), self._alone():
             for directory in self._root.iterdir():
-                if directory.name != _LOCK and directory != self._own and not _is_locked(directory / _LOCK):
+                if directory.is_dir() and directory != self._own and not _is_locked(directory / _LOCK):
                     shutil.rmtree(directory, ignore_errors=True)
                     swept += 1
         return swept

@@ -1,32 +1,31 @@
-"""The registry: named, versioned adapters, durable on disk and known in memory. Knows no device and no HTTP.
+"""The registry: named, versioned adapters, durable on disk and known in memory.
 
-What a method returned is there after a crash. The order of an upload is: check, write the files durably,
-commit the catalogue's row, publish in memory; of a deletion, the same backwards.
+What a method returned is there after a crash.
 """
 
 import logging
+import math
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from service.deadline import Deadline
 from service.errors import (
     InvalidRequest,
+    NotReady,
     ServiceError,
-    UnknownVersion,
-    VersionIsLive,
     WrongTask,
 )
 from service.model.adapter import AdapterWeights
-from service.model.spec import BackboneSpec, TaskType
+from service.model.spec import BackboneSpec
 from service.registry import answers, records
 from service.registry.admission import Admission
 from service.registry.answers import Answer, Attempt
 from service.registry.audit import ANONYMOUS
 from service.registry.bundle import read_bundle
 from service.registry.catalogue import LIVE, Transaction, catalogue_of
+from service.registry.changes import Change, RegistryChanges
 from service.registry.follower import Follower
 from service.registry.inspection import inspect
 from service.registry.manifest import Manifest, ManifestLimits, parse_manifest
@@ -34,7 +33,6 @@ from service.registry.objects import ObjectStore
 from service.registry.records import AdapterRecord, AdapterVersion, Addition, Published, Registration
 from service.registry.tensor_header import WEIGHTS_FILE
 from service.registry.upload import Upload
-from service.registry.view import RegistryView
 
 __all__ = ["AdapterRecord", "AdapterVersion", "Addition", "Published", "Quota", "Registration", "Registry"]
 
@@ -47,7 +45,7 @@ Smoke = Callable[[Manifest, AdapterWeights], None]
 Quota = Callable[[Transaction, Addition], None]
 
 
-class Registry(RegistryView):
+class Registry(RegistryChanges):
     """Adapters under one data directory, for one backbone. Thread-safe; several processes may share one.
 
     Args:
@@ -73,19 +71,20 @@ class Registry(RegistryView):
         verify: bool = False,
     ) -> None:
         limits = ManifestLimits(max_prompt_length, max_bottleneck_dim, max_conv_kernel, backbone.min_window_frames)
-        objects = ObjectStore(data_dir)
-        super().__init__(catalogue_of(data_dir, database_url), objects, Admission(backbone, limits))
+        objects, catalogue = ObjectStore(data_dir), catalogue_of(data_dir, database_url)
+        objects.belong_to(catalogue.identity)
+        super().__init__(catalogue, objects, Admission(backbone, limits), grace_seconds)
         self._smoke = smoke
-        self._grace = grace_seconds
         self._checking = threading.Semaphore(_CHECKS_AT_ONCE)
-        with self._lock, self._catalogue.write() as transaction:
-            objects.belong_to(transaction.identity())
+        with self._catalogue.read() as transaction:
             adapters = transaction.adapters()
             deleted = transaction.deleted_since(datetime.now(UTC) - timedelta(seconds=grace_seconds))
-            objects.sweep(transaction.referenced() | deleted)
             self._revision = transaction.revision()
-        # Digest -> when its files go, on the clock of time.monotonic.
-        self._retired = dict.fromkeys(deleted, time.monotonic() + grace_seconds)
+        self._objects.quarantine.sweep()
+        orphans = list(objects.orphans({row.digest for rows in adapters for row in rows.versions} | deleted))
+        self._retire(deleted, grace_seconds)
+        self._retire(orphans, 0.0)
+        self._objects.keep_reserve()
         report = inspect(objects, (row for rows in adapters for row in rows.versions), thorough=verify)
         self._damage = dict(report.damaged)
         self._take_over(adapters)
@@ -110,6 +109,7 @@ class Registry(RegistryView):
         """Stop following and give back what is held."""
         self._follower.stop()
         self._objects.quarantine.close()
+        self._catalogue.close()
 
     def _catch_up(self) -> None:
         """Take over what others committed, and remove what has been deleted for long enough."""
@@ -143,6 +143,7 @@ class Registry(RegistryView):
         key: str | None = None,
         domain: str | None = None,
         quota: Quota | None = None,
+        deadline: Deadline | None = None,
     ) -> Published:
         """Check a bundle and make it the adapter's next version; the first one becomes `live` in any case.
 
@@ -153,32 +154,32 @@ class Registry(RegistryView):
             domain: whom a new version counts to; nobody without one.
             quota: called within the publishing transaction where a version would be added, before it is; what it
                 raises, a ServiceError, ends the upload with nothing published.
+            deadline: nothing is published after it. From now on the upload is this call's, whoever discards it.
 
         Raises:
             InvalidRequest, InvalidBundle, BackboneMismatch: it is refused.
             WrongTask: the adapter's other versions do another task.
             StorageFull: no room. NotReady, RegistryUnavailable: the catalogue cannot be written now.
+            DeadlineExceeded: nothing was published.
         """
-        manifest = upload.finish()
-        digest = upload.staging.digest
-        attempt = None
-        if key is not None:
-            attempt = Attempt.of(actor, key, upload.name, activate, upload.staging.digest_with_card)
+        name, until = upload.name, deadline or Deadline(math.inf)
+        with upload.staging.being_published():
+            manifest, digest = upload.finish(), upload.staging.digest
+            attempt = Attempt.of(actor, key, name, activate, upload.staging.digest_with_card) if key else None
             with self._catalogue.read() as transaction:
-                if (known := self._recall(transaction, attempt)) is not None:
-                    return known
-        self._check(upload, manifest, digest)
-        try:
-            with self._writing(upload.name, actor) as transaction:
                 if attempt is not None and (known := self._recall(transaction, attempt)) is not None:
                     return known
-                answer = self._add(transaction, upload, manifest.task_type, activate, domain, quota)
+                is_known = digest in {row.digest for row in transaction.adapter(name).versions}
+            self._check(upload, manifest, until, run=not is_known)
+            with self._changing(name, actor, until) as change:
+                if attempt is not None and (known := self._recall(change.transaction, attempt)) is not None:
+                    return known
+                answer = self._put(change, upload, manifest, activate, domain, quota)
+                if is_known and answer.created:
+                    raise NotReady(f"{name} was changed meanwhile; try again", retry_after=0.0)
                 if attempt is not None:
-                    answers.remember(transaction.connection, attempt, answer)
-        except ServiceError:
-            self._retire({digest}, 0.0)  # its files may lie there without a row that refers to them
-            raise
-        return Published(self.version(answer.name, answer.version), answer.created, answer.live)
+                    answers.remember(change.transaction.connection, attempt, answer)
+        return Published(change.adapter.version(answer.version), answer.created, answer.live)
 
     def publish(
         self,
@@ -219,117 +220,53 @@ class Registry(RegistryView):
             if directory.is_dir() and not directory.name.startswith(".")
         ]
 
-    # Aliases and deletions
-
-    def set_alias(self, name: str, alias: str, version: int, actor: str = ANONYMOUS) -> AdapterRecord:
-        """Point an alias to a version; `live` rolls forward or back at once.
-
-        Raises:
-            InvalidRequest, UnknownAdapter, UnknownVersion.
-            BackboneMismatch, AdapterFailed: `live` cannot be what this server cannot run.
-        """
-        records.require_alias(alias)
-        target = self.record(name).version(version)
-        if alias == LIVE:
-            self._admission.check_fit(target)
-        with self._writing(name, actor) as transaction:
-            if all(row.version != version for row in transaction.adapter(name).versions):
-                raise UnknownVersion(f"adapter {name} has no version {version}", adapter=target.reference)
-            transaction.set_alias(name, alias, version)
-        return self.record(name)
-
-    def delete_alias(self, name: str, alias: str, actor: str = ANONYMOUS) -> None:
-        """Remove an alias. Raises UnknownVersion, or VersionIsLive for `live`, which every adapter has."""
-        self.record(name)
-        if alias == LIVE:
-            raise VersionIsLive(f"the alias live of {name} can be moved, not deleted", adapter=name)
-        with self._writing(name, actor) as transaction:
-            if alias not in transaction.adapter(name).aliases:
-                raise UnknownVersion(f"adapter {name} has no alias {alias[:64]!a}", adapter=name)
-            transaction.delete_alias(name, alias)
-
-    def delete_version(self, name: str, version: int, actor: str = ANONYMOUS) -> None:
-        """Delete a version and the aliases that point to it. Raises UnknownVersion, VersionIsLive."""
-        record = self.record(name)
-        if version not in record.unreadable:
-            record.version(version)
-        with self._writing(name, actor) as transaction:
-            before = transaction.adapter(name)
-            if before.aliases.get(LIVE) == version:
-                raise VersionIsLive(
-                    f"version {version} of {name} is live; move live first, or delete the whole adapter",
-                    adapter=f"{name}@{version}",
-                )
-            transaction.delete_version(name, version)
-        self._retire({row.digest for row in before.versions if row.version == version}, self._grace)
-
-    def delete_adapter(self, name: str, actor: str = ANONYMOUS) -> None:
-        """Delete an adapter with all versions and aliases. Raises UnknownAdapter."""
-        self.record(name)
-        with self._writing(name, actor) as transaction:
-            before = transaction.adapter(name)
-            transaction.delete_adapter(name)
-        self._retire({row.digest for row in before.versions}, self._grace)
-
     # Behind the public methods
 
-    @contextmanager
-    def _writing(self, name: str, actor: str) -> Iterator[Transaction]:
-        """The write transaction for a change of one adapter, which is shown as it is afterwards."""
-        with self._lock:
-            with self._catalogue.write(actor) as transaction:
-                yield transaction
-                rows = transaction.adapter(name)
-            self._take_over([rows])
-
-    def _check(self, upload: Upload, manifest: Manifest, digest: str) -> None:
-        """Raise InvalidBundle unless the weights are as the manifest says and the backbone runs them well."""
-        record = self._records.get(upload.name)
-        with self._checking:
+    def _check(self, upload: Upload, manifest: Manifest, deadline: Deadline, *, run: bool) -> None:
+        """Raise InvalidBundle unless the weights are as the manifest says and, if asked, the backbone runs them."""
+        with deadline.hold(self._checking):
             weights = self._admission.check_weights(upload.weights_path, manifest)
-            is_new = record is None or all(version.digest != digest for version in record.versions)
-            if self._smoke is not None and is_new:
+            deadline.check()
+            if self._smoke is not None and run:
                 self._smoke(manifest, weights)
 
-    def _add(
+    def _put(
         self,
-        transaction: Transaction,
+        change: Change,
         upload: Upload,
-        task: TaskType,
+        manifest: Manifest,
         activate: bool,
         domain: str | None,
         quota: Quota | None,
     ) -> Answer:
         """Files, then rows: the bundle's version, and whether that is new."""
-        name, digest = upload.name, upload.staging.digest
-        rows = transaction.adapter(name)
-        live = rows.aliases.get(LIVE)
-        known = next((row.version for row in rows.versions if row.digest == digest), None)
+        name, digest, transaction = change.name, upload.staging.digest, change.transaction
+        live = change.before.aliases.get(LIVE)
+        known = next((row.version for row in change.before.versions if row.digest == digest), None)
         if known is not None:
             if not self._objects.holds(digest):
                 _logger.warning("%s@%d was damaged on disk; its upload repairs it", name, known)
-                self._objects.publish(upload.staging)
+                self._publish_files(change, upload)
                 transaction.repaired(name, known, digest)
-                self._damage.pop(digest, None)
             return Answer(name, known, False, live == known)
-        self._check_task(name, task)
-        size = sum(upload.staging.sizes.values())
+        task = change.record.task_type if change.record else None
+        if task not in (None, manifest.task_type):
+            raise WrongTask(
+                f"adapter {name} does {task}; a bundle for {manifest.task_type} needs another name", adapter=name
+            )
+        size, weights = sum(upload.staging.sizes.values()), upload.staging.sizes[WEIGHTS_FILE]
         if quota is not None:
             quota(transaction, Addition(name, digest, size))
-        self._objects.publish(upload.staging)
-        self._damage.pop(digest, None)
-        weights = upload.staging.sizes[WEIGHTS_FILE]
+        self._publish_files(change, upload)
         number = transaction.add_version(name, digest, upload.config, weights, size, domain)
         if activate or live is None:
             transaction.set_alias(name, LIVE, number)
         return Answer(name, number, True, activate or live is None)
 
-    def _check_task(self, name: str, task: TaskType) -> None:
-        record = self._records.get(name)
-        if record is not None and record.task_type not in (None, task):
-            raise WrongTask(
-                f"adapter {name} does {record.task_type}; a bundle for {task} needs another name", adapter=name
-            )
+    def _publish_files(self, change: "Change", upload: Upload) -> None:
+        change.published.append(upload.staging.digest)
+        self._objects.publish(upload.staging)
+        self._damage.pop(upload.staging.digest, None)
 
     def _recall(self, transaction: Transaction, attempt: Attempt) -> Published | None:
         """What an attempt was answered before, also when that version was deleted since."""
@@ -344,38 +281,18 @@ class Registry(RegistryView):
     def _register(self, directory: Path) -> Registration:
         try:
             files = read_bundle(directory)
-            name = parse_manifest(files.config).name
             with self._catalogue.read() as transaction:
-                seen = transaction.was_seen(name, files.digest)
-                there = any(row.digest == files.digest for row in transaction.adapter(name).versions)
-            if seen and not there:
+                seen = transaction.seen([files.digest]).get(files.digest)
+                rows = transaction.adapter(seen[0]) if seen is not None else None
+            if seen is None or rows is None or files.digest in self._damage:
+                name = parse_manifest(files.config).name
+                published = self.publish(name, files.config, files.weights, files.card, actor=SERVER)
+                return Registration(directory.name, published=published)
+            name, number = seen
+            record = self._admission.build_record(rows, self._records.get(name))
+            if number is None or record is None:
                 return Registration(directory.name)
-            published = self.publish(name, files.config, files.weights, files.card, actor=SERVER)
-            return Registration(directory.name, published=published)
+            return Registration(directory.name, Published(record.version(number), False, record.live == number))
         except ServiceError as error:
             _logger.error("bundle %s is not registered: %s", directory, error.detail)
             return Registration(directory.name, problem=error.detail)
-
-    def _retire(self, digests: Iterable[str], seconds: float) -> None:
-        """Let files go in so many seconds, unless a version refers to them then."""
-        moment = time.monotonic() + seconds
-        with self._lock:
-            self._retired |= {digest: max(moment, self._retired.get(digest, moment)) for digest in digests}
-        if not seconds:
-            self._collect()
-
-    def _collect(self) -> None:
-        """Remove what was retired for long enough; what a crash leaves here goes at the next start."""
-        now = time.monotonic()
-        with self._lock:
-            due = sorted(digest for digest, moment in self._retired.items() if moment <= now)
-        if not due:
-            return
-        try:
-            with self._lock, self._catalogue.write() as transaction:
-                for digest in due:
-                    if not transaction.is_referenced(digest):
-                        self._objects.remove(digest)
-                    self._retired.pop(digest, None)
-        except ServiceError as error:  # what was asked for is done or refused already; the follower tries again
-            _logger.warning("files of deleted versions are still there: %s", error.detail)

@@ -81,8 +81,8 @@ def import_registry(catalogue: Catalogue, objects: ObjectStore, source: Path, pr
         InvalidBundle: files are missing or damaged. StorageFull: no room. What came before is imported.
     """
     archive = read_archive(source)
+    objects.belong_to(catalogue.identity)
     with catalogue.read() as transaction:
-        objects.belong_to(transaction.identity())
         for adapter in archive.adapters:
             _check_numbers(adapter, _known(transaction.connection, adapter.name))
     moved = Moved(adapters=len(archive.adapters))

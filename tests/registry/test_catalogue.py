@@ -7,7 +7,7 @@ from sqlalchemy import Column, Integer, MetaData, Table, inspect, select
 
 from service import database
 from service.database import Database
-from service.errors import Internal, InvalidRequest, NotReady
+from service.errors import Internal, InvalidRequest, NotReady, RegistryUnavailable
 from service.registry import audit
 from service.registry.catalogue import Catalogue
 
@@ -34,14 +34,13 @@ def test_numbers_and_digests_survive_deletion(catalogue: Catalogue) -> None:
         assert transaction.adapter("a").versions == ()
         assert transaction.adapter("a").aliases == {}
         assert transaction.adapters() == []
-        assert transaction.was_seen("a", "d1")
-        assert not transaction.was_seen("b", "d1")
+        assert transaction.seen(["d1", "d2", "d9"]) == {"d1": ("a", None), "d2": ("a", None)}
         assert (transaction.last_version("a"), transaction.last_version("b")) == (3, 0)
         assert not transaction.is_referenced("d1")
         assert transaction.deleted_since(datetime.now(UTC) - timedelta(minutes=1)) == {"d0", "d1", "d2"}
         assert transaction.deleted_since(datetime.now(UTC) + timedelta(minutes=1)) == set()
         assert transaction.add_version("a", "d1", b"{}", 1) == 4
-        assert transaction.referenced() == {"d1"}
+        assert transaction.seen(["d1"]) == {"d1": ("a", 4)}
 
 
 def test_rows_come_back_as_written(catalogue: Catalogue) -> None:
@@ -115,7 +114,7 @@ def test_an_error_rolls_everything_back(catalogue: Catalogue) -> None:
     with pytest.raises(RuntimeError):
         fail()
     with catalogue.read() as transaction:
-        assert not transaction.was_seen("a", "d1")
+        assert transaction.seen(["d1"]) == {}
         assert transaction.revision() == 0
         assert audit.everything(transaction.connection) == []
 
@@ -209,7 +208,7 @@ def test_preparing_what_is_there_writes_nothing(url: str) -> None:
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     path = tmp_path / "registry.sqlite"
     path.write_bytes(b"not a database" * 100)
-    with pytest.raises(Internal, match="not a database"):
+    with pytest.raises(RegistryUnavailable, match="not a database"):
         Catalogue(Database(f"sqlite:///{path}"))
 
 
