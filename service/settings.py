@@ -39,9 +39,6 @@ class Settings(BaseSettings):
     adapter_slots: int = Field(64, ge=1, le=65536, description="Adapters resident on the device at once.")
     max_prompt_length: int = Field(128, ge=0, le=4096, description="Longest prompt that a bundle may have.")
     max_bottleneck_dim: int = Field(128, ge=0, le=4096, description="Largest bottleneck that a bundle may have.")
-    max_conv_kernel: int = Field(
-        31, ge=0, le=4096, description="Longest convolution in a bottleneck that a bundle may have, frames; 0 for none."
-    )
     host_cache_mb: int = Field(512, ge=0, description="Host memory for adapters evicted from the device, MiB.")
 
     load_timeout: float = Field(

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from transformers import ASTConfig, ASTModel, PreTrainedModel, Wav2Vec2Config, Wav2Vec2Model
 
+from service.model.parts.every import spec_of
+from service.model.parts.part import LATEST_VERSION
 from service.model.spec import AdapterSpec, TaskType
 
 
@@ -56,6 +58,21 @@ def adapter_spec(
     residual: bool = False,
     scale: float = 0.5,
     outputs: int = 5,
+    frames: int = 0,
     **parts: Any,
 ) -> AdapterSpec:
-    return AdapterSpec(task, prompt_length, bottleneck_dim, scale, residual, outputs, **parts)
+    """The geometry of a manifest with these fields; `frames` are those of its windows."""
+    return spec_of(
+        {
+            "format_version": LATEST_VERSION,
+            "task_type": task,
+            "labels": [str(i) for i in range(outputs)],
+            "embedding_dim": outputs,
+            "prompt_length": prompt_length,
+            "bottleneck_dim": bottleneck_dim,
+            "adapter_scale": scale,
+            "adapter_residual": residual,
+            "input": {"window_frames": frames},
+            **parts,
+        }
+    )

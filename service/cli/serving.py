@@ -92,7 +92,6 @@ def open_runtime(settings: Settings, telemetry: "Telemetry") -> "Runtime":
         backbone.spec,
         max_prompt_length=settings.max_prompt_length,
         max_bottleneck_dim=settings.max_bottleneck_dim,
-        max_conv_kernel=settings.max_conv_kernel,
         database_url=settings.database_url,
         smoke=SmokeTest(backbone, settings.request_timeout),
         grace_seconds=settings.request_timeout + FOLLOW_SECONDS,

@@ -66,13 +66,7 @@ class Engine:
     """One backbone, its slots, and the queue before them."""
 
     def __init__(self, backbone: Backbone, registry: Registry, settings: Settings, telemetry: Telemetry) -> None:
-        bank = Bank(
-            backbone,
-            settings.adapter_slots,
-            settings.max_prompt_length,
-            settings.max_bottleneck_dim,
-            settings.max_conv_kernel,
-        )
+        bank = Bank(backbone, settings.adapter_slots)
         self._is_ast = backbone.spec.model_type is ModelType.AST
         self._runner = Runner(backbone, bank)
         self._scheduler = Scheduler(

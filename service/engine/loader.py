@@ -187,13 +187,11 @@ class Loader:
         version, key = load.version, key_of(load.version)
         error: Exception | None = None
         try:
-            weights = self._cache.get(key) or self._registry.load(version)
-            folded = fold(weights, self._backbone)
+            folded = self._cache.get(key) or fold(self._registry.load(version), self._backbone)
             with self._changed:
                 load.is_writing = not load.is_given_up
             if load.is_writing:
                 self._bank.write(load.slot, folded)
-            size = weights.nbytes
         except Exception as failure:
             _log.exception("adapter failed to load", extra={"adapter": version.name, "version": version.version})
             error = failure
@@ -210,7 +208,7 @@ class Loader:
             self._failed_at.pop(key, None)
             self._settle(key, None)
             if self.is_known(version):
-                self._cache.put(key, weights, size)
+                self._cache.put(key, folded)
             elif key not in self._scheduler:
                 self._slots.unload(key)  # deleted meanwhile, and nobody waits for it
             self._ended()

@@ -36,12 +36,11 @@ class Runner:
         rows = [first_row[id(job.inputs)] + w for job in jobs for w in range(job.rows)]
         slot_of_row = [slot for job, slot in zip(jobs, slots, strict=True) for _ in range(job.rows)]
         with torch.inference_mode():
-            embeddings = self._backbone.forward(windows, self._bank, slot_of_row, rows)
-            outputs = self._heads(embeddings, slot_of_row)
+            outputs = self._backbone.answer(windows, self._bank, slot_of_row, rows).cpu().numpy()
         starts = np.cumsum([0, *(job.rows for job in jobs)])
         return [
-            answer(job.version.manifest, np.stack(outputs[start : start + job.rows]))
-            for job, start in zip(jobs, starts, strict=False)
+            answer(job.version.manifest, outputs[start : start + job.rows, : self._bank.outputs(slot)])
+            for job, slot, start in zip(jobs, slots, starts, strict=False)
         ]
 
     def warm_up(self, rows: int = 1) -> int:
@@ -60,16 +59,6 @@ class Runner:
         """Gives back what the allocator keeps, so that a smaller batch is not refused for fragments."""
         if self._backbone.device.type == "cuda":
             torch.cuda.empty_cache()
-
-    def _heads(self, embeddings: torch.Tensor, slots: Sequence[int]) -> list[Values]:
-        """Each row's output: heads differ in size, so they run by slot."""
-        outputs: list[Values] = [np.empty(0, np.float32)] * len(slots)
-        for slot in dict.fromkeys(slots):
-            mine = [row for row, other in enumerate(slots) if other == slot]
-            values = self._bank.head(slot)(embeddings[mine]).cpu().numpy()
-            for row, value in zip(mine, values, strict=True):
-                outputs[row] = value
-        return outputs
 
 
 def answer(manifest: Manifest, outputs: Values) -> Values:

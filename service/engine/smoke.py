@@ -18,6 +18,7 @@ from service.errors import DeadlineExceeded, InvalidBundle, NotReady
 from service.model.adapter import AdapterWeights
 from service.model.backbone import Backbone
 from service.model.bank import Bank
+from service.model.parts.input_prompt import InputPrompt
 from service.model.spec import ModelType
 from service.registry.manifest import Manifest
 
@@ -69,14 +70,14 @@ class SmokeTest:
         if not torch.isfinite(outputs).all():
             raise InvalidBundle(
                 f"the adapter's outputs on noise and silence are not finite in {str(self._backbone.dtype)[6:]}; its "
-                f"weights or its adapter_scale of {manifest.adapter_scale:g} are too large for this backbone"
+                "weights or its scales are too large for this backbone"
             )
 
     def _run(self, weights: AdapterWeights) -> torch.Tensor:
         spec = self._backbone.spec
-        shape = self._backbone.input_shape(weights.spec.input_frames or max(_FRAMES, spec.min_window_frames))
+        framed = weights.spec.find(InputPrompt)
+        shape = self._backbone.input_shape(framed.frames if framed else max(_FRAMES, spec.min_window_frames))
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * _AMPLITUDE[spec.model_type]
         with torch.inference_mode():
             bank = Bank.of(self._backbone, [weights])
-            embeddings = self._backbone.forward(torch.stack([noise, torch.zeros(shape)]), bank, [1, 1])
-            return bank.head(1)(embeddings).cpu()
+            return self._backbone.answer(torch.stack([noise, torch.zeros(shape)]), bank, [1, 1]).cpu()

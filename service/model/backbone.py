@@ -1,4 +1,4 @@
-"""The frozen backbone: one forward, written once, for serving and for training. Knows no adapters by name."""
+"""The frozen backbone: one forward, written once, for serving and for training."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,9 +10,10 @@ from torch import Tensor
 from service.model.attention import Attention
 from service.model.bank import Bank
 from service.model.checkpoint import Checkpoint
-from service.model.convolution import TokenLayout
 from service.model.kernels import Kernels
-from service.model.layers import Activation, Linear, Norm, Projection, RowAdapters
+from service.model.layers import Activation, Linear, Norm, Projection
+from service.model.parts.convolution import TokenLayout
+from service.model.selection import RowAdapters, Selection
 from service.model.spec import BackboneSpec
 
 EMBEDDED_DIRECTORY = Path(__file__).parent / "embedded"
@@ -79,25 +80,35 @@ class Backbone(ABC):
         Returns:
             `[B, E]`, float32, on the backbone's device.
         """
-        windows, rows = bank.add_input_prompts(inputs.to(self.device), slots, rows)
-        hidden = self.embed(windows)
-        if rows is not None and list(rows) != list(range(len(hidden))):
-            hidden = hidden.index_select(0, torch.tensor(list(rows), device=self.device))
-        return self.encode(hidden, bank, slots)
+        return self._embeddings(inputs, bank.select(slots, rows, len(inputs)))
+
+    def answer(self, inputs: Tensor, bank: Bank, slots: Sequence[int], rows: Sequence[int] | None = None) -> Tensor:
+        """`forward`, then each row's head: `[B, widest]`, float32, zeros behind a row's own `bank.outputs(slot)`.
+
+        Two copies to the device, the inputs and one tensor of integers, whatever the number of adapters; copying the
+        answer back is the only one from it.
+        """
+        selection = bank.select(slots, rows, len(inputs))
+        return selection.outputs(self._embeddings(inputs, selection))
 
     def encode(self, hidden: Tensor, bank: Bank, slots: Sequence[int]) -> Tensor:
         """`forward` behind the front end: hidden states `[B, T, D]` -> embeddings `[B, E]`, float32."""
-        selection = bank.select(slots)
-        aggregation = selection.aggregation
-        total = None if aggregation is None else aggregation.add(None, 0, self.pooled_part(hidden))
+        return self._run_layers(hidden, bank.select(slots))
+
+    def _embeddings(self, inputs: Tensor, selection: Selection) -> Tensor:
+        windows = selection.with_pictures(inputs.to(self.device, non_blocking=True))
+        return self._run_layers(selection.spread(self.embed(windows)), selection)
+
+    def _run_layers(self, hidden: Tensor, selection: Selection) -> Tensor:
+        aggregation = selection.aggregation()
+        if aggregation is not None:
+            aggregation.add(0, self.pooled_part(hidden))
         for i in range(self.spec.num_hidden_layers):
             hidden = self.run_layer(i, hidden, selection.layer(i))
             if aggregation is not None:
-                total = aggregation.add(total, i + 1, self.pooled_part(hidden))
+                aggregation.add(i + 1, self.pooled_part(hidden))
         embeddings = self.pool(hidden)
-        return (
-            embeddings if aggregation is None or total is None else aggregation.rows.put(embeddings, self.pool(total))
-        )
+        return embeddings if aggregation is None else aggregation.rows.put(embeddings, self.pool(aggregation.sum()))
 
     def _linear(self, *names: str, activation: Activation | None = None) -> Projection:
         return self._kernels.linear(self._plain_linear(*names, activation=activation))

@@ -1,28 +1,35 @@
-"""Device memory for the adapters in use: one row of preallocated tensors for each slot. Knows no names or versions.
+"""Device memory for the adapters in use: a slot for each, which costs what its adapter holds.
 
-Loading writes one slot. Nothing is reallocated, so whatever was captured or compiled over the bank survives a swap.
+What adapters hold is kept by place and kind (a prompt of up to 8 tokens, LoRA of rank 16 on the query, ...): all of
+one kind lie in one stack of tensors `[L, S, ...]`, whose first place is all zeros. A stack is allotted when the first
+adapter of its kind arrives and doubles when it is full, so memory is at most twice what the adapters hold, padded to
+the next power of two. Loading writes places of stacks and moves nothing else: what was captured or compiled over a
+stack survives every swap, and is made anew only after a stack has doubled (`generation` says so), which happens a few
+times in a server's life.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from service.model.adapter import AdapterWeights
-from service.model.aggregation import RowAggregation
-from service.model.convolution import ConvolvedRows
-from service.model.folding import FoldedAdapter, fold
-from service.model.heads import Head
-from service.model.input_prompt import add_input_prompts
-from service.model.layers import RowAdapters
-from service.model.rows import RowSubset
+from service.model.folding import FoldedAdapter, fold_exactly
+from service.model.groups import Draft, Groups, RowSubset, join_few, send
+from service.model.parts import bottleneck, head, input_prompt
+from service.model.parts.input_prompt import Windows, share_windows
+from service.model.parts.part import Holding
+from service.model.selection import Selection
 from service.model.spec import NULL_SLOT
 
 if TYPE_CHECKING:
     from service.model.backbone import Backbone
+
+_FIRST_ALLOTMENT = 2  # adapters that a new stack has room for
+_JOINED = (bottleneck.PLACE,)  # where rows that hold nothing may run along, as zeros
 
 
 class Bank:
@@ -31,227 +38,205 @@ class Bank:
     Args:
         backbone: whose geometry, device and dtype the slots have.
         slots: number of slots for adapters, beside the null adapter's.
-        prompt_length: longest prompt that fits a slot.
-        bottleneck_dim: largest bottleneck that fits a slot.
-        conv_kernel: longest convolution that fits a slot; without one no memory is taken for them.
     """
 
-    def __init__(
-        self,
-        backbone: "Backbone",
-        slots: int,
-        prompt_length: int = 128,
-        bottleneck_dim: int = 128,
-        conv_kernel: int = 0,
-    ) -> None:
-        spec = backbone.spec
-        layers, width, heads = spec.num_hidden_layers, spec.hidden_size, spec.num_attention_heads
-        shapes = {
-            "keys": (heads, prompt_length, width // heads),
-            "values": (heads, prompt_length, width // heads),
-            "down_weight": (width, bottleneck_dim),
-            "down_bias": (1, bottleneck_dim),
-            "up_weight": (bottleneck_dim, width),
-            "up_bias": (1, width),
-        }
-        if conv_kernel:
-            shapes |= {"conv_weight": (bottleneck_dim, conv_kernel), "conv_bias": (1, bottleneck_dim)}
-        # The layer comes first, so that one layer's slots are one contiguous tensor: [L, S, ...].
-        self._stacks = {
-            name: torch.zeros((layers, slots + 1, *shape), device=backbone.device, dtype=backbone.dtype)
-            for name, shape in shapes.items()
-        }
+    def __init__(self, backbone: "Backbone", slots: int) -> None:
         self._device = backbone.device
         self._layout = backbone.layout
         self._dropout = 0.0
-        self._prompt_lengths = [0] * (slots + 1)
-        self._bottlenecks = [0] * (slots + 1)
-        self._kernels = [0] * (slots + 1)
-        self._residuals = [False] * (slots + 1)
-        # Of sizes of their own, and few: each has its own memory.
-        self._heads: list[Head | None] = [None] * (slots + 1)
-        self._layer_weights: list[Tensor | None] = [None] * (slots + 1)
-        self._input_prompts: list[Tensor | None] = [None] * (slots + 1)
+        self._lock = threading.Lock()
+        self._stacks: dict[tuple[str, Hashable], _Stack] = {}
+        # Each slot's own, replaced whole: a batch that is being put together sees it before or after a load.
+        self._berths: list[Mapping[str, _Berth]] = [{} for _ in range(slots + 1)]
+        self.generation = 0  # how often memory of the bank has moved
 
     @classmethod
     def of(cls, backbone: "Backbone", adapters: Sequence[AdapterWeights], dropout: float = 0.0) -> "Bank":
-        """A bank that just fits `adapters`, in slots 1, 2, ...; gradients reach their tensors (training)."""
-        folded = [fold(weights, backbone) for weights in adapters]
-        longest = max((adapter.prompt_length for adapter in folded), default=0)
-        widest = max((adapter.bottleneck_dim for adapter in folded), default=0)
-        kernel = max((adapter.conv_kernel for adapter in folded), default=0)
-        bank = cls(backbone, len(folded), longest, widest, kernel)
-        for name, empty in bank._stacks.items():
-            parts = [empty[:, 0]]
-            for adapter in folded:
-                part: Tensor | None = getattr(adapter, name)
-                parts.append(empty[:, 0] if part is None else _pad_to(name, part.to(empty.dtype), empty[:, 0].shape))
-            bank._stacks[name] = torch.stack(parts, dim=1)
-        for slot, adapter in enumerate(folded, start=1):
-            bank._describe(slot, adapter)
+        """A bank of just these `adapters`, in slots 1, 2, ...; gradients reach their tensors (training)."""
+        bank = cls(backbone, len(adapters))
         bank._dropout = dropout
+        by_kind: dict[tuple[str, Hashable], list[Holding]] = {}
+        for slot, weights in enumerate(adapters, start=1):
+            berths = {}
+            for held in fold_exactly(weights, backbone).holdings:
+                others = by_kind.setdefault((held.place, held.kind), [])
+                others.append(held)
+                berths[held.place] = _Berth(held.kind, len(others), held.size)
+            bank._berths[slot] = berths
+        for key, holdings in by_kind.items():
+            dtype = torch.float32 if holdings[0].exact else backbone.dtype
+            bank._stacks[key] = _Stack(
+                {
+                    name: torch.stack(
+                        [torch.zeros_like(tensor, dtype=dtype), *(held.tensors[name].to(dtype) for held in holdings)],
+                        dim=1,
+                    )
+                    for name, tensor in holdings[0].tensors.items()
+                }
+            )
         return bank
 
     @property
     def slots(self) -> int:
         """Slots for adapters; they are numbered from 1."""
-        return len(self._heads) - 1
+        return len(self._berths) - 1
 
     @property
     def nbytes(self) -> int:
+        """Bytes allotted on the device."""
         return sum(stack.nbytes for stack in self._stacks.values())
 
-    def head(self, slot: int) -> Head:
-        """The head of the adapter in `slot`. Raises KeyError where the slot is empty or the null adapter's."""
-        head = self._heads[slot]
-        if head is None:
-            raise KeyError(f"slot {slot} holds no adapter")
-        return head
+    def outputs(self, slot: int) -> int:
+        """How many outputs the head in `slot` has; 0 where the slot is empty or the null adapter's."""
+        berth = self._berths[slot].get(head.PLACE)
+        return 0 if berth is None else berth.size
 
     @torch.no_grad()
     def write(self, slot: int, adapter: FoldedAdapter) -> None:
         """Puts `adapter` into `slot`, which no running forward may be reading.
 
         Raises:
-            ValueError: the slot is not one of the bank's, or the adapter does not fit it.
+            ValueError: the slot is not one of the bank's.
+            torch.OutOfMemoryError: the device has no room for it; the slot is empty then.
         """
         if not NULL_SLOT < slot <= self.slots:
             raise ValueError(f"slot {slot} is not one of 1 to {self.slots}")
-        longest, widest = self._stacks["keys"].shape[3], self._stacks["down_bias"].shape[3]
-        kernel = self._stacks["conv_weight"].shape[3] if "conv_weight" in self._stacks else 0
-        if adapter.prompt_length > longest or adapter.bottleneck_dim > widest or adapter.conv_kernel > kernel:
-            raise ValueError(
-                f"prompt_length {adapter.prompt_length}, bottleneck_dim {adapter.bottleneck_dim}, conv_kernel "
-                f"{adapter.conv_kernel} do not fit a slot of {longest}, {widest}, {kernel}"
-            )
-        for name, stack in self._stacks.items():
-            target, part = stack[:, slot], getattr(adapter, name)
-            if part is None:
-                target.zero_()
-            else:
-                target.copy_(_pad_to(name, part, target.shape))
-        self._describe(slot, adapter)
+        placed = adapter.to_device(self._device)
+        with self._lock:
+            self._vacate(slot)
+            berths: dict[str, _Berth] = {}
+            try:
+                for held in placed.holdings:
+                    berths[held.place] = _Berth(held.kind, self._take_place(held), held.size)
+                    self._stacks[held.place, held.kind].write(berths[held.place].place, held)
+            finally:
+                self._berths[slot] = berths
+        if len(berths) < len(placed.holdings):
+            self._vacate(slot)
 
-    def clear(self, slot: int) -> None:
-        """Forgets what is in `slot`, so that it answers as the null adapter."""
-        self._prompt_lengths[slot] = self._bottlenecks[slot] = self._kernels[slot] = 0
-        self._residuals[slot] = False
-        self._heads[slot] = self._layer_weights[slot] = self._input_prompts[slot] = None
-
-    def add_input_prompts(
-        self, windows: Tensor, slots: Sequence[int], rows: Sequence[int] | None
-    ) -> tuple[Tensor, Sequence[int] | None]:
-        """Windows `[V, ...]` with the input prompts of the rows that have one, and each row's index among them.
+    def select(self, slots: Sequence[int], rows: Sequence[int] | None = None, windows: int | None = None) -> Selection:
+        """The adapters of the rows of a batch, `slots[b]` being row b's: one copy of integers to the device.
 
         Args:
-            windows: `[U, ...]`, on the bank's device.
-            rows: index into `windows` of each row, row b's being b by default.
+            rows: index of each row's window among the `windows` given; by default row b's is b.
         """
-        pictures = [self._input_prompts[slot] for slot in slots]
-        if all(picture is None for picture in pictures):
-            return windows, rows
-        return add_input_prompts(windows, range(len(slots)) if rows is None else rows, pictures)
-
-    def select(self, slots: Sequence[int]) -> "Selection":
-        """The adapters of the rows of a batch, `slots[b]` being row b's."""
-        lengths = [self._prompt_lengths[slot] for slot in slots]
-        longest, widest = max(lengths), max(self._bottlenecks[slot] for slot in slots)
-        mask = residual = None
-        if min(lengths) < longest:
-            lacking = torch.arange(longest) >= torch.tensor(lengths).unsqueeze(1)
-            mask = torch.zeros(lacking.shape).masked_fill_(lacking, -torch.inf)[:, None, None, :].to(self._device)
-        if any(self._residuals[slot] for slot in slots):
-            flags = [float(self._residuals[slot]) for slot in slots]
-            residual = torch.tensor(flags, device=self._device)[:, None, None]
-        # A cleared slot's tensors are stale, so a row without a bottleneck reads the null slot's zeros.
-        adapted = [slot if self._bottlenecks[slot] else NULL_SLOT for slot in slots]
+        berths = [self._berths[slot] for slot in slots]
+        drafts = self._draft(berths)
+        seen = self._windows(berths, slots, rows, windows)
+        lists = [numbers for each in drafts.values() for draft in each for numbers in draft.lists()]
+        rests = {place: _rest(each, len(slots)) for place, each in drafts.items()}
+        extra = [seen.chosen, seen.prompted, seen.pictures, seen.rows] if seen else []
+        sent = iter(send([*lists, *rests.values(), *extra], self._device))
+        groups = {
+            place: [draft.on_device([next(sent), next(sent), next(sent)], len(slots)) for draft in each]
+            for place, each in drafts.items()
+        }
         return Selection(
-            stacks=self._stacks,
-            prompt_length=longest,
-            bottleneck_dim=widest,
-            prompted=torch.tensor(list(slots), device=self._device),
-            adapted=torch.tensor(adapted, device=self._device),
-            prompt_lengths=lengths,
-            prompt_mask=mask,
-            residual=residual,
-            dropout=self._dropout,
-            convolved=self._convolved(slots),
-            aggregation=self._aggregation(slots),
-        )
-
-    def _convolved(self, slots: Sequence[int]) -> ConvolvedRows | None:
-        rows = [row for row, slot in enumerate(slots) if self._kernels[slot]]
-        if not rows:
-            return None
-        return ConvolvedRows(
-            kernel=max(self._kernels[slots[row]] for row in rows),
-            slots=torch.tensor([slots[row] for row in rows], device=self._device),
-            rows=RowSubset.of(rows, len(slots), self._device),
+            places={
+                place: Groups(each, RowSubset(rests[place], index) if len(index := next(sent)) else None)
+                for place, each in groups.items()
+            },
+            windows=tuple(sent),
             layout=self._layout,
+            dropout=self._dropout,
         )
 
-    def _aggregation(self, slots: Sequence[int]) -> RowAggregation | None:
-        found = [(row, weights) for row, slot in enumerate(slots) if (weights := self._layer_weights[slot]) is not None]
-        if not found:
-            return None
-        rows = RowSubset.of([row for row, _ in found], len(slots), self._device)
-        return RowAggregation(torch.stack([weights for _, weights in found]), rows)
+    def _draft(self, berths: Sequence[Mapping[str, "_Berth"]]) -> dict[str, list[Draft]]:
+        """The rows that hold something, by place, then by kind."""
+        found: dict[str, dict[Hashable, Draft]] = {}
+        for row, mine in enumerate(berths):
+            for place, berth in mine.items():
+                kinds = found.setdefault(place, {})
+                if berth.kind not in kinds:
+                    kinds[berth.kind] = Draft(berth.kind, self._stacks[place, berth.kind].tensors, [], [], [])
+                kinds[berth.kind].add(row, berth.place, berth.size)
+        return {
+            place: join_few(list(kinds.values()), len(berths)) if place in _JOINED else list(kinds.values())
+            for place, kinds in found.items()
+        }
 
-    def _describe(self, slot: int, adapter: FoldedAdapter) -> None:
-        self._prompt_lengths[slot] = adapter.prompt_length
-        self._bottlenecks[slot] = adapter.bottleneck_dim
-        self._residuals[slot] = adapter.residual
-        self._kernels[slot] = adapter.conv_kernel
-        self._heads[slot] = adapter.head
-        self._layer_weights[slot] = adapter.layer_weights
-        self._input_prompts[slot] = adapter.input_prompt
+    def _windows(
+        self,
+        berths: Sequence[Mapping[str, "_Berth"]],
+        slots: Sequence[int],
+        rows: Sequence[int] | None,
+        windows: int | None,
+    ) -> Windows | None:
+        """What the front end sees; None where that is row b's window b and no input prompt."""
+        prompted = [input_prompt.PLACE in mine for mine in berths]
+        plain = range(len(slots))
+        given = plain if rows is None else rows
+        if not any(prompted):
+            shared = list(given) != list(plain) or windows not in (None, len(slots))
+            return Windows([], [], [], list(given)) if shared else None
+        return share_windows(given, slots, prompted)
+
+    def _take_place(self, held: Holding) -> int:
+        key = (held.place, held.kind)
+        if key not in self._stacks:
+            self._stacks[key] = _Stack.empty(held, self._device, min(_FIRST_ALLOTMENT, self.slots))
+        stack = self._stacks[key]
+        if not stack.free:
+            stack.grow(min(2 * stack.places, self.slots))
+            self.generation += 1
+        return stack.free.pop()
+
+    def _vacate(self, slot: int) -> None:
+        berths, self._berths[slot] = self._berths[slot], {}
+        for place, berth in berths.items():
+            stack = self._stacks[place, berth.kind]
+            stack.free.append(berth.place)
+            if len(stack.free) == stack.places:
+                del self._stacks[place, berth.kind]
+                self.generation += 1
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """Which slots the rows of a batch read, and how much of them; the tensors are gathered layer by layer."""
+class _Berth:
+    """Where an adapter's own is at one place of the forward."""
 
-    stacks: Mapping[str, Tensor]  # [L, S, ...]
-    prompt_length: int  # longest in the batch
-    bottleneck_dim: int  # largest in the batch
-    prompted: Tensor  # [B], slot of each row's prompt
-    adapted: Tensor  # [B], slot of each row's bottleneck
-    prompt_lengths: Sequence[int]  # [B]
-    prompt_mask: Tensor | None  # [B, 1, 1, P]
-    residual: Tensor | None  # [B, 1, 1]
-    dropout: float
-    convolved: ConvolvedRows | None
-    aggregation: RowAggregation | None
-
-    def layer(self, i: int) -> RowAdapters:
-        """Layer i's adapters, a copy for each row."""
-
-        def gather(name: str, index: Tensor, dim: int, size: int) -> Tensor:
-            return self.stacks[name][i].narrow(dim, 0, size).index_select(0, index)
-
-        p, r = self.prompt_length, self.bottleneck_dim
-        convolution = None
-        if self.convolved is not None:
-            convolution = self.convolved.layer(self.stacks["conv_weight"][i], self.stacks["conv_bias"][i], r)
-        return RowAdapters(
-            keys=gather("keys", self.prompted, 2, p) if p else None,
-            values=gather("values", self.prompted, 2, p) if p else None,
-            prompt_lengths=self.prompt_lengths,
-            prompt_mask=self.prompt_mask,
-            down_weight=gather("down_weight", self.adapted, 2, r) if r else None,
-            down_bias=gather("down_bias", self.adapted, 2, r) if r else None,
-            up_weight=gather("up_weight", self.adapted, 1, r) if r else None,
-            up_bias=self.stacks["up_bias"][i].index_select(0, self.adapted) if r else None,
-            residual=self.residual,
-            dropout=self.dropout,
-            convolution=convolution,
-        )
+    kind: Hashable
+    place: int  # in the stack of that kind
+    size: int
 
 
-def _pad_to(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
-    """Zero-pads `tensor` at the ends to `shape`: exact for bottlenecks, masked for prompts; kernels on both sides."""
-    widths: list[int] = []
-    for have, want in zip(reversed(tensor.shape), reversed(shape), strict=True):
-        before = (want - have) // 2 if name == "conv_weight" and not widths else 0
-        widths += [before, want - have - before]
-    return functional.pad(tensor, widths) if any(widths) else tensor
+@dataclass(slots=True)
+class _Stack:
+    """All of one kind: `[L, S, ...]`, replaced whole when it grows, so that a running forward keeps the old one."""
+
+    tensors: dict[str, Tensor]
+    free: list[int] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls, held: Holding, device: torch.device, places: int) -> "_Stack":
+        tensors = {
+            name: torch.zeros((len(t), places + 1, *t.shape[1:]), dtype=t.dtype, device=device)
+            for name, t in held.tensors.items()
+        }
+        return cls(tensors, list(range(places, 0, -1)))
+
+    @property
+    def places(self) -> int:
+        return next(iter(self.tensors.values())).shape[1] - 1
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def grow(self, places: int) -> None:
+        had, larger = self.places, {}
+        for name, old in self.tensors.items():
+            larger[name] = old.new_zeros((len(old), places + 1, *old.shape[2:]))
+            larger[name][:, : had + 1] = old
+        self.tensors = larger
+        self.free += range(places, had, -1)
+
+    def write(self, place: int, held: Holding) -> None:
+        for name, tensor in held.tensors.items():
+            self.tensors[name][:, place].copy_(tensor)
+
+
+def _rest(drafts: Sequence[Draft], batch: int) -> list[int]:
+    """The rows of none of the drafts."""
+    held = {row for draft in drafts for row in draft.rows}
+    return [row for row in range(batch) if row not in held] if len(held) < batch else []

@@ -1,82 +1,85 @@
-"""An adapter as a slot of the bank holds it: what can be computed once, when it is loaded, has been computed.
+"""An adapter as a slot of the bank holds it: what can be computed once, when it is loaded, has been computed."""
 
-A prompt meets the real tokens only as keys and values of its layer (contract section 3), which depend on no input.
-Knows one adapter and its backbone, neither slots nor names.
-"""
-
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from service.model.adapter import AdapterWeights
-from service.model.heads import Head, move_head
+from service.model.parts.part import Holding
 
 if TYPE_CHECKING:
     from service.model.backbone import Backbone
 
+_ALIGNMENT = 16  # bytes, of every tensor in a buffer
+
 
 @dataclass(frozen=True, slots=True)
 class FoldedAdapter:
-    """An adapter as a slot holds it: prompts as keys and values, `adapter_scale` in the up-projection."""
+    """What one adapter holds at each place of the forward.
 
-    prompt_length: int
-    bottleneck_dim: int
-    residual: bool
-    head: Head
-    keys: Tensor | None  # [L, H, P, d]
-    values: Tensor | None  # [L, H, P, d]
-    down_weight: Tensor | None  # [L, D, R]
-    down_bias: Tensor | None  # [L, 1, R]
-    up_weight: Tensor | None  # [L, R, D]
-    up_bias: Tensor | None  # [L, 1, D]
-    conv_kernel: int = 0
-    conv_weight: Tensor | None = None  # [L, R, K]
-    conv_bias: Tensor | None = None  # [L, 1, R]
-    layer_weights: Tensor | None = None  # [L + 1], behind the softmax
-    input_prompt: Tensor | None = None  # [frames, bins]
+    Args:
+        buffer: bytes in which all of the tensors lie, on the host, as the device will hold them; None in training.
+    """
+
+    holdings: tuple[Holding, ...]
+    buffer: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for holding in self.holdings for tensor in holding.tensors.values())
+
+    def to_device(self, device: torch.device) -> "FoldedAdapter":
+        """The same on the device: one copy of its buffer."""
+        if self.buffer is None or self.buffer.device == device:
+            return self
+        return self._over(self.buffer.to(device, non_blocking=True))
+
+    def _over(self, buffer: Tensor) -> "FoldedAdapter":
+        """The same tensors in another buffer of the same bytes."""
+        end, holdings = 0, []
+        for holding in self.holdings:
+            tensors = {}
+            for name, tensor in holding.tensors.items():
+                tensors[name] = buffer[end : end + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+                end += _aligned(tensor.nbytes)
+            holdings.append(replace(holding, tensors=tensors))
+        return FoldedAdapter(tuple(holdings), buffer)
 
 
 def fold(weights: AdapterWeights, backbone: "Backbone") -> FoldedAdapter:
-    """Folds an adapter for its backbone, in float32 on the backbone's device; gradients pass through."""
-    spec, device = weights.spec, backbone.device
-    keys = values = down = down_bias = up = up_bias = None
-    if weights.prompts is not None:
-        pairs = [backbone.fold_prompt(i, prompt) for i, prompt in enumerate(weights.prompts.to(device))]
-        keys = torch.stack([pair[0] for pair in pairs])
-        values = torch.stack([pair[1] for pair in pairs])
-    if (
-        weights.down_weight is not None
-        and weights.down_bias is not None
-        and weights.up_weight is not None
-        and weights.up_bias is not None
-    ):
-        down = weights.down_weight.to(device).transpose(1, 2)
-        down_bias = weights.down_bias.to(device).unsqueeze(1)
-        up = weights.up_weight.to(device).transpose(1, 2) * spec.adapter_scale
-        up_bias = weights.up_bias.to(device).unsqueeze(1) * spec.adapter_scale
-    conv = conv_bias = layer_weights = picture = None
-    if weights.conv_weight is not None and weights.conv_bias is not None:
-        conv, conv_bias = weights.conv_weight.to(device), weights.conv_bias.to(device).unsqueeze(1)
-    if weights.layer_weights is not None:
-        layer_weights = weights.layer_weights.to(device).softmax(0)
-    if weights.input_prompt is not None:
-        picture = weights.input_prompt.picture().to(device)
-    return FoldedAdapter(
-        prompt_length=spec.prompt_length,
-        bottleneck_dim=spec.bottleneck_dim,
-        residual=spec.adapter_residual and spec.bottleneck_dim > 0,
-        head=move_head(weights.head, device),
-        keys=keys,
-        values=values,
-        down_weight=down,
-        down_bias=down_bias,
-        up_weight=up,
-        up_bias=up_bias,
-        conv_kernel=spec.conv_kernel,
-        conv_weight=conv,
-        conv_bias=conv_bias,
-        layer_weights=layer_weights,
-        input_prompt=picture,
-    )
+    """An adapter ready for its slot: in the backbone's dtype, in one buffer on the host, so that a load is one copy."""
+    with torch.no_grad():
+        return pack(fold_exactly(weights, backbone), backbone.dtype)
+
+
+def fold_exactly(weights: AdapterWeights, backbone: "Backbone") -> FoldedAdapter:
+    """Folds in float32 on the backbone's device; gradients pass through."""
+    placed = weights.to(backbone.device)
+    return FoldedAdapter(tuple(_holdings(placed, backbone)))
+
+
+def pack(folded: FoldedAdapter, dtype: torch.dtype) -> FoldedAdapter:
+    """Rounds to `dtype` what need not stay exact, and lays all of it into one buffer on the host."""
+    rounded = [
+        replace(held, tensors={n: t.to(torch.float32 if held.exact else dtype) for n, t in held.tensors.items()})
+        for held in folded.holdings
+    ]
+    size = sum(_aligned(tensor.nbytes) for held in rounded for tensor in held.tensors.values())
+    pinned = torch.cuda.is_available()
+    packed = FoldedAdapter(tuple(rounded))._over(torch.empty(size, dtype=torch.uint8, pin_memory=pinned))
+    for target, source in zip(packed.holdings, rounded, strict=True):
+        for name, tensor in source.tensors.items():
+            target.tensors[name].copy_(tensor)
+    return packed
+
+
+def _holdings(weights: AdapterWeights, backbone: "Backbone") -> Iterable[Holding]:
+    for part in weights.spec.parts:
+        yield from part.hold(weights, backbone)
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT

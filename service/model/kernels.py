@@ -9,12 +9,13 @@ from typing import Literal
 
 import torch
 
-from service.model.attention import Attend, attend_by_row, attend_fused
-from service.model.fourier import FourierConvolution
-from service.model.front_end import Convolution, PositionConvolution
-from service.model.int8 import quantise_linear
+from service.model.attention import Attend, attend_fused
+from service.model.backbones.front_end import Convolution, PositionConvolution
+from service.model.cpu.attention import attend_by_row
+from service.model.cpu.fourier import FourierConvolution
+from service.model.cpu.int8 import quantise_linear
+from service.model.cpu.prepacked import prepack_convolution, prepack_linear
 from service.model.layers import Linear, Projection
-from service.model.prepacked import prepack_convolution, prepack_linear
 
 Weights = Literal["auto", "int8"]
 

@@ -4,8 +4,8 @@ import torch
 from transformers import ASTFeatureExtractor
 
 from service.model.backbone import EMBEDDED_DIRECTORY, Backbone
-from service.model.backbone_ast import ASTBackbone, check_ast
-from service.model.backbone_wav2vec2 import Wav2Vec2Backbone, check_wav2vec2
+from service.model.backbones.ast import ASTBackbone, check_ast
+from service.model.backbones.wav2vec2 import Wav2Vec2Backbone, check_wav2vec2
 from service.model.checkpoint import Checkpoint, load_checkpoint
 from service.model.kernels import PLAIN, Kernels, Weights, pick_kernels
 from service.model.precision import pick_device, pick_dtype, use_true_float32

@@ -1,18 +1,21 @@
 """The manifest: `adapter_config.json` of a bundle, checked field by field. Knows no tensors and no files."""
 
+import dataclasses
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails
 
 from service.audio.features import InputSpec
 from service.errors import InvalidBundle
-from service.model.spec import MEL_BINS, AdapterSpec, ModelType, TaskType
+from service.model.parts.every import LIMITS, read_parts
+from service.model.parts.part import problem
+from service.model.spec import AdapterSpec, ModelType, TaskType
 from service.registry.strict_json import parse_object
 
 CONFIG_FILE = "adapter_config.json"
@@ -23,8 +26,7 @@ MAX_EMBEDDING_DIM = 4096
 MAX_WINDOWS = 10_000
 MIN_WINDOW_FRAMES = 3  # 30 ms: the backbones' shortest analysis frame is 25 ms
 MAX_WINDOW_FRAMES = 30_000  # 300 s
-MAX_INPUT_PROMPT = (MEL_BINS - 1) // 2  # its sides do not overlap
-_VERSION_2 = ("conv_kernel", "layer_aggregation", "input_prompt")  # fields that version 1 does not have
+ADJUSTABLE = ("prompt_length", "bottleneck_dim")  # limits that are settings of the server
 _MAX_ERRORS = 5  # named in one message
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -43,11 +45,9 @@ def is_alias(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ManifestLimits:
-    """Geometry accepted: the largest as the bank was laid out, the shortest window as the backbone can take it."""
+    """Geometry accepted: the largest of each field that has a limit, and the backbone's shortest window."""
 
-    prompt_length: int = 128
-    bottleneck_dim: int = 128
-    conv_kernel: int = 31
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=lambda: LIMITS)
     min_window_frames: int = MIN_WINDOW_FRAMES
 
 
@@ -90,7 +90,7 @@ Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_LENGTH)]
 
 
 class Manifest(_Section):
-    """`adapter_config.json`, as the contract's section 2 describes it."""
+    """`adapter_config.json`, as the contract's section 2 has it; the parts of the model read their own fields of it."""
 
     format_version: Literal[1, 2]
     peft_type: Literal["IPET"]
@@ -98,13 +98,6 @@ class Manifest(_Section):
     task_type: TaskType
     base_model_name_or_path: str = Field(max_length=1024)
     backbone: BackboneReference
-    prompt_length: int = Field(ge=0)
-    bottleneck_dim: int = Field(ge=0)
-    adapter_scale: float = Field(ge=-1e6, le=1e6)
-    adapter_residual: bool
-    conv_kernel: int = Field(default=0, ge=0)
-    layer_aggregation: bool = False
-    input_prompt: int = Field(default=0, ge=0, le=MAX_INPUT_PROMPT)
     labels: tuple[Label, ...] | None = Field(default=None, max_length=MAX_LABELS, fail_fast=True)
     activation: Literal["softmax", "sigmoid"] | None = None
     embedding_dim: int | None = Field(default=None, ge=1, le=MAX_EMBEDDING_DIM)
@@ -123,14 +116,14 @@ class Manifest(_Section):
             required = ("embedding_dim", "threshold")
         for field in required:
             if getattr(self, field) is None:
-                raise _problem(f"{field}: missing; {self.task_type.value} requires it")
+                raise problem(f"{field}: missing; {self.task_type.value} requires it")
         if self.task_type is TaskType.CLASSIFICATION:
             _check_labels(self.labels or ())
         if self.calibration is not None:
             wanted = ("temperature",) if self.task_type is TaskType.CLASSIFICATION else ("slope", "intercept")
             for field in wanted:
                 if getattr(self.calibration, field) is None:
-                    raise _problem(f"calibration.{field}: missing; {self.task_type.value} calibrates with it")
+                    raise problem(f"calibration.{field}: missing; {self.task_type.value} calibrates with it")
         return self
 
     @model_validator(mode="after")
@@ -138,30 +131,7 @@ class Manifest(_Section):
         if self.backbone.model_type is ModelType.AST:
             for field in ("mean", "std"):
                 if getattr(self.input, field) is None:
-                    raise _problem(f"input.{field}: missing; {ModelType.AST.value} requires it")
-        return self
-
-    @model_validator(mode="after")
-    def _check_version_2(self) -> Self:
-        used = [field for field in _VERSION_2 if getattr(self, field)]
-        if used and self.format_version < 2:
-            raise _problem(f"{used[0]}: needs format_version 2, got format_version {self.format_version}")
-        if self.conv_kernel:
-            if self.conv_kernel % 2 == 0:
-                raise _problem(f"conv_kernel: expected an odd number of frames, or 0 for none, got {self.conv_kernel}")
-            if not self.bottleneck_dim:
-                raise _problem(f"conv_kernel: {self.conv_kernel} needs a bottleneck, but bottleneck_dim is 0")
-        if self.input_prompt:
-            if self.backbone.model_type is not ModelType.AST:
-                raise _problem(
-                    f"input_prompt: expected 0, as {self.backbone.model_type.value} reads no spectrogram, "
-                    f"got {self.input_prompt}"
-                )
-            if 2 * self.input_prompt >= self.input.window_frames:
-                raise _problem(
-                    f"input_prompt: expected less than half of input.window_frames {self.input.window_frames}, "
-                    f"got {self.input_prompt}"
-                )
+                    raise problem(f"input.{field}: missing; {ModelType.AST.value} requires it")
         return self
 
     @property
@@ -173,18 +143,7 @@ class Manifest(_Section):
 
     def adapter_spec(self) -> AdapterSpec:
         """Geometry for the model."""
-        return AdapterSpec(
-            task_type=self.task_type,
-            prompt_length=self.prompt_length,
-            bottleneck_dim=self.bottleneck_dim,
-            adapter_scale=self.adapter_scale,
-            adapter_residual=self.adapter_residual,
-            outputs=self.outputs,
-            conv_kernel=self.conv_kernel,
-            layer_aggregation=self.layer_aggregation,
-            input_prompt=self.input_prompt,
-            input_frames=self.input.window_frames if self.input_prompt else 0,
-        )
+        return AdapterSpec(tuple(read_parts(self.model_dump())[0]))
 
     def input_spec(self) -> InputSpec:
         """Input for the features; `short` defaults to zeros for AST and repeat for wav2vec 2.0.
@@ -219,11 +178,14 @@ def parse_manifest(raw: bytes, limits: ManifestLimits | None = None) -> Manifest
     Raises:
         InvalidBundle: names every wrong field (the first five), what it holds and what would be right.
     """
-    parse_object(raw, CONFIG_FILE, MAX_CONFIG_BYTES)
+    fields = parse_object(raw, CONFIG_FILE, MAX_CONFIG_BYTES)
+    errors = read_parts(fields)[1]
     try:
         manifest = Manifest.model_validate_json(raw)
     except ValidationError as error:
-        raise InvalidBundle(_explain(error)) from None
+        errors.insert(0, error)
+    if errors:
+        raise InvalidBundle(_explain(errors))
     if limits is not None:
         check_limits(manifest, limits)
     return manifest
@@ -238,14 +200,12 @@ def build_manifest(fields: Mapping[str, Any]) -> Manifest:
 
 
 def check_limits(manifest: Manifest, limits: ManifestLimits) -> None:
-    """Raise InvalidBundle where the adapter is larger than the bank's slots, or its window too short."""
-    for field in ("prompt_length", "bottleneck_dim", "conv_kernel"):
-        got, limit = getattr(manifest, field), getattr(limits, field)
+    """Raise InvalidBundle where a part of the adapter is larger than accepted, or its window too short."""
+    for name, got in manifest.adapter_spec().sizes.items():
+        limit = limits.sizes.get(name, got)
         if got > limit:
-            raise InvalidBundle(
-                f"{CONFIG_FILE}: {field}: expected at most {limit} "
-                f"(the server's --max-{field.replace('_', '-')}), got {got}"
-            )
+            flag = f" (the server's --max-{name.replace('_', '-')})" if name in ADJUSTABLE else ""
+            raise InvalidBundle(f"{CONFIG_FILE}: {name}: expected at most {limit}{flag}, got {got}")
     if manifest.input.window_frames < limits.min_window_frames:
         raise InvalidBundle(
             f"{CONFIG_FILE}: input.window_frames: expected at least {limits.min_window_frames}, the shortest input of "
@@ -255,22 +215,18 @@ def check_limits(manifest: Manifest, limits: ManifestLimits) -> None:
 
 def _check_labels(labels: tuple[str, ...]) -> None:
     if not labels:
-        raise _problem("labels: expected at least one label, got none")
+        raise problem("labels: expected at least one label, got none")
     seen: dict[str, int] = {}
     for index, label in enumerate(labels):
         if not label.strip() or any(unicodedata.category(character) == "Cc" for character in label):
-            raise _problem(f"labels.{index}: expected text without control characters, got {_show(label)}")
+            raise problem(f"labels.{index}: expected text without control characters, got {_show(label)}")
         if label in seen:
-            raise _problem(f"labels.{index}: {_show(label)} is also label {seen[label]}; labels must differ")
+            raise problem(f"labels.{index}: {_show(label)} is also label {seen[label]}; labels must differ")
         seen[label] = index
 
 
-def _problem(message: str) -> PydanticCustomError:
-    return PydanticCustomError("manifest", "{problem}", {"problem": message})
-
-
-def _explain(error: ValidationError) -> str:
-    errors = error.errors(include_url=False)
+def _explain(found: Sequence[ValidationError]) -> str:
+    errors = [details for error in found for details in error.errors(include_url=False)]
     lines = "; ".join(_explain_one(details) for details in errors[:_MAX_ERRORS])
     more = f"; and {len(errors) - _MAX_ERRORS} more" if len(errors) > _MAX_ERRORS else ""
     return f"{CONFIG_FILE}: {lines}{more}"

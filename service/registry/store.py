@@ -18,6 +18,7 @@ from service.errors import (
     WrongTask,
 )
 from service.model.adapter import AdapterWeights
+from service.model.parts.every import LIMITS
 from service.model.spec import BackboneSpec
 from service.registry import answers, records
 from service.registry.admission import Admission
@@ -64,13 +65,13 @@ class Registry(RegistryChanges):
         *,
         max_prompt_length: int = 128,
         max_bottleneck_dim: int = 128,
-        max_conv_kernel: int = 31,
         database_url: str = "",
         smoke: Smoke | None = None,
         grace_seconds: float = 0.0,
         verify: bool = False,
     ) -> None:
-        limits = ManifestLimits(max_prompt_length, max_bottleneck_dim, max_conv_kernel, backbone.min_window_frames)
+        sizes = {**LIMITS, "prompt_length": max_prompt_length, "bottleneck_dim": max_bottleneck_dim}
+        limits = ManifestLimits(sizes, backbone.min_window_frames)
         objects, catalogue = ObjectStore(data_dir), catalogue_of(data_dir, database_url)
         objects.belong_to(catalogue.identity)
         super().__init__(catalogue, objects, Admission(backbone, limits), grace_seconds)

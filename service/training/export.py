@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from service.model.adapter import AdapterWeights, parameter_counts
+from service.model.parts.every import read_parts
+from service.model.parts.part import LATEST_VERSION
 from service.model.spec import AdapterSpec, BackboneSpec, ModelType, TaskType
 from service.registry.bundle import write_bundle
 from service.registry.manifest import Manifest, build_manifest
@@ -28,20 +30,11 @@ class Export:
 
 
 def adapter_spec(recipe: Recipe, labels: int) -> AdapterSpec:
-    """Geometry of the recipe's adapter."""
-    adapter = recipe.adapter
-    return AdapterSpec(
-        task_type=recipe.task_type,
-        prompt_length=adapter.prompt_length,
-        bottleneck_dim=adapter.bottleneck_dim,
-        adapter_scale=adapter.scale,
-        adapter_residual=adapter.residual,
-        outputs=adapter.embedding_dim if recipe.task_type is TaskType.VERIFICATION else labels,
-        conv_kernel=adapter.conv_kernel,
-        layer_aggregation=adapter.layer_aggregation,
-        input_prompt=adapter.input_prompt,
-        input_frames=recipe.input.window_frames if adapter.input_prompt else 0,
-    )
+    """Geometry of the recipe's adapter, which its manifest has been found right for."""
+    task = {"task_type": recipe.task_type, "labels": [""] * labels, "embedding_dim": recipe.adapter.embedding_dim}
+    window = {"window_frames": recipe.input.window_frames}
+    parts, _ = read_parts({**_part_fields(recipe), **task, "input": window, "format_version": LATEST_VERSION})
+    return AdapterSpec(tuple(parts))
 
 
 def as_stored(weights: AdapterWeights, dtype: str) -> AdapterWeights:
@@ -67,13 +60,8 @@ def manifest_fields(
             "num_hidden_layers": backbone.num_hidden_layers,
             "fingerprint": backbone.fingerprint,
         },
-        "prompt_length": recipe.adapter.prompt_length,
-        "bottleneck_dim": recipe.adapter.bottleneck_dim,
-        "adapter_scale": recipe.adapter.scale,
-        "adapter_residual": recipe.adapter.residual,
+        **_part_fields(recipe),
     }
-    version_2 = {name: getattr(recipe.adapter, name) for name in ("conv_kernel", "layer_aggregation", "input_prompt")}
-    fields |= {name: value for name, value in version_2.items() if value}
     if verification:
         fields |= {"embedding_dim": recipe.adapter.embedding_dim, "threshold": 0.0}
     else:
@@ -141,6 +129,15 @@ def count_parameters(
         "backbone": backbone.parameters,
         "trainable": trainable,
     }
+
+
+def _part_fields(recipe: Recipe) -> dict[str, Any]:
+    """The manifest's fields of the parts: those of version 1, and of the others what the adapter has."""
+    adapter = recipe.adapter
+    fields: dict[str, Any] = {"prompt_length": adapter.prompt_length, "bottleneck_dim": adapter.bottleneck_dim}
+    fields |= {"adapter_scale": adapter.scale, "adapter_residual": adapter.residual}
+    newer = {name: getattr(adapter, name) for name in ("conv_kernel", "layer_aggregation", "input_prompt")}
+    return fields | {name: value for name, value in newer.items() if value}
 
 
 def _input_fields(recipe: Recipe, backbone: BackboneSpec) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from service.model.adapter import AdapterWeights, TrainableAdapter
 from service.model.backbone import Backbone
 from service.model.bank import Bank
+from service.model.parts.input_prompt import InputPrompt
 from service.model.spec import AdapterSpec, TaskType
 from service.model.trainable import TrainableBackbone
 from service.training.batches import Batches, Wanted
@@ -67,7 +68,7 @@ class Fit:
         self._loader = Loader(batches, workers)
         self.adapter = TrainableAdapter(spec, backbone.spec, backbone.device)
         self.backbone = TrainableBackbone(backbone) if recipe.method == "full" else None
-        self._bypass = self.backbone is not None or spec.input_prompt > 0
+        self._bypass = self.backbone is not None or spec.find(InputPrompt) is not None
         keep = batches.augmentation.views > 0
         self._front_end = FrontEnd(backbone, self._loader, keep=keep, bypass=self._bypass)
         loss: nn.Module = ClassLoss(recipe.loss)
@@ -140,7 +141,7 @@ class Fit:
         """What the front end gives -> the head's outputs, by the server's forward from there on."""
         backbone = self._frozen if self.backbone is None else self.backbone.backbone()
         bank = Bank.of(backbone, [self.adapter.weights()], dropout=self._recipe.adapter.dropout)
-        return bank.head(1)(self._embeddings(backbone, states, bank))
+        return bank.select([1] * len(states)).outputs(self._embeddings(backbone, states, bank))
 
     def _embeddings(self, backbone: Backbone, states: Tensor, bank: Bank) -> Tensor:
         """Slot 1's embeddings `[B, E]`."""

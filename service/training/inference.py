@@ -41,8 +41,7 @@ class Inference:
     @torch.no_grad()
     def _answers(self, clips: list[Tensor]) -> list[NDArray[np.float32]]:
         rows = torch.cat(clips)
-        head = self._bank.head(1)
-        outputs = [head(self._backbone.forward(block, self._bank, [1] * len(block))).cpu() for block in _blocks(rows)]
+        outputs = [self._backbone.answer(block, self._bank, [1] * len(block)).cpu() for block in _blocks(rows)]
         ends = np.cumsum([len(clip) for clip in clips])[:-1]
         return np.split(torch.cat(outputs).numpy(), ends)
 

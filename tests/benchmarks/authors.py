@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from service.model.parts import bottleneck as parts
 from service.model.spec import AdapterSpec, ModelType
 from tests.benchmarks.geometry import pool
 
@@ -17,9 +18,10 @@ class Bottleneck(nn.Module):
 
     def __init__(self, width: int, spec: AdapterSpec) -> None:
         super().__init__()
-        self.down = nn.Linear(width, spec.bottleneck_dim)
-        self.up = nn.Linear(spec.bottleneck_dim, width)
-        self._scale, self._residual = spec.adapter_scale, spec.adapter_residual
+        part = spec.find(parts.Bottleneck) or parts.Bottleneck()
+        self.down = nn.Linear(width, part.bottleneck_dim)
+        self.up = nn.Linear(part.bottleneck_dim, width)
+        self._scale, self._residual = part.adapter_scale, part.adapter_residual
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.up(torch.relu(self.down(x))) * self._scale
@@ -31,7 +33,7 @@ class LayerPart(nn.Module):
 
     def __init__(self, width: int, spec: AdapterSpec) -> None:
         super().__init__()
-        self.prompt = nn.Parameter(torch.zeros(spec.prompt_length, width))
+        self.prompt = nn.Parameter(torch.zeros(spec.sizes["prompt_length"], width))
         self.adapter = Bottleneck(width, spec)
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from service.model.adapter import AdapterWeights, random_adapter
 from service.model.backbone import Backbone
-from service.model.bank import Bank, fold
+from service.model.bank import Bank
+from service.model.folding import fold
 from service.model.loading import load_backbone
 from tests.benchmarks.authors import AuthorsForm
 from tests.benchmarks.geometry import Cell, audio, hugging_face_module, pool
@@ -164,9 +165,9 @@ def peft(field: Field) -> Contestant:
 
 def engine(field: Field, dtype: str, tasks: list[int] | list[None], form: str = ENGINE) -> Contestant:
     """This repository's forward: row b runs the adapter of `tasks[b]`, None being the bare backbone."""
-    backbone, spec = field.backbones[dtype], field.cell.adapter
+    backbone = field.backbones[dtype]
     used = sorted({task for task in tasks if task is not None})
-    bank = Bank(backbone, max(len(used), field.plan.slots), spec.prompt_length, spec.bottleneck_dim)
+    bank = Bank(backbone, max(len(used), field.plan.slots))
     for slot, task in enumerate(used, start=1):
         bank.write(slot, fold(field.adapters[task], backbone))
     slots = [0 if task is None else 1 + used.index(task) for task in tasks]

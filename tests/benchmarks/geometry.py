@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ASTConfig, ASTModel, AutoModel, PreTrainedConfig, Wav2Vec2Config, Wav2Vec2Model
 
+from service.model.parts.every import spec_of
 from service.model.spec import AdapterSpec, BackboneSpec, ModelType, TaskType
 from tests.backbones import save_tiny_ast, save_tiny_wav2vec2
 
@@ -39,13 +40,15 @@ class Cell:
     @property
     def adapter(self) -> AdapterSpec:
         prompt_length, bottleneck_dim = _PAPER[self.model_type][self.seconds]
-        return AdapterSpec(
-            task_type=TaskType.CLASSIFICATION,
-            prompt_length=prompt_length,
-            bottleneck_dim=bottleneck_dim,
-            adapter_scale=ADAPTER_SCALE,
-            adapter_residual=self.model_type is ModelType.WAV2VEC2,
-            outputs=CLASSES,
+        return spec_of(
+            {
+                "task_type": TaskType.CLASSIFICATION,
+                "labels": [str(i) for i in range(CLASSES)],
+                "prompt_length": prompt_length,
+                "bottleneck_dim": bottleneck_dim,
+                "adapter_scale": ADAPTER_SCALE,
+                "adapter_residual": self.model_type is ModelType.WAV2VEC2,
+            }
         )
 
     @property

@@ -20,6 +20,10 @@ class Faulty:
         self.fault(len(slots))
         return super().forward(inputs, bank, slots, *rest)  # type: ignore[misc]
 
+    def answer(self, inputs: Any, bank: Any, slots: Any, *rest: Any) -> Any:
+        self.fault(len(slots))
+        return super().answer(inputs, bank, slots, *rest)  # type: ignore[misc]
+
 
 def faulty(backbone: Backbone, fault: Fault = lambda rows: None) -> Any:
     """`backbone` with a `fault` that can be set."""

@@ -175,15 +175,15 @@ class Brake:
         self.released = threading.Event()
         self.running = threading.Event()
         self.rows: list[int] = []
-        forward = bench.backbone.forward
+        answer = bench.backbone.answer
 
         def slow(inputs: torch.Tensor, bank: Bank, slots: list[int], rows: list[int]) -> torch.Tensor:
             self.rows.append(len(slots))
             self.running.set()
             assert self.released.wait(10)
-            return forward(inputs, bank, slots, rows)
+            return answer(inputs, bank, slots, rows)
 
-        monkeypatch.setattr(bench.backbone, "forward", slow)
+        monkeypatch.setattr(bench.backbone, "answer", slow)
 
 
 def test_what_gathers_while_the_device_is_busy_runs_as_one_batch(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

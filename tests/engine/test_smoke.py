@@ -54,12 +54,15 @@ def test_finite_outputs_pass(name: str, task: TaskType, request: pytest.FixtureR
     assert rows == [2]  # noise and silence
 
 
-@pytest.mark.parametrize("part", ["prompts", "up_weight"])
+@pytest.mark.parametrize("part", ["prompt", "adapter.up.weight"])
 def test_outputs_that_are_not_finite_are_refused(part: str, tiny_ast: Backbone) -> None:
     manifest, weights = candidate(tiny_ast)
-    wild = torch.full_like(getattr(weights, part), 3e38)  # finite, as the format asks
-    with pytest.raises(InvalidBundle, match=r"not finite in float32; its weights or its adapter_scale of 0\.1 are too"):
-        SmokeTest(tiny_ast, 30)(manifest, replace(weights, **{part: wild}))
+    tensors = {  # finite, as the format asks
+        name: torch.full_like(tensor, 3e38) if name.endswith(part) else tensor
+        for name, tensor in weights.tensors.items()
+    }
+    with pytest.raises(InvalidBundle, match="not finite in float32; its weights or its scales are too large"):
+        SmokeTest(tiny_ast, 30)(manifest, replace(weights, tensors=tensors))
 
 
 def test_what_the_backbone_cannot_run_is_refused(tiny_ast: Backbone) -> None:

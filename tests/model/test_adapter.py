@@ -7,12 +7,12 @@ import torch
 from service.model.adapter import AdapterWeights, TrainableAdapter, parameter_counts, random_adapter
 from service.model.backbone import Backbone
 from service.model.bank import Bank
-from service.model.spec import AdapterSpec, BackboneSpec, ModelType, TaskType
+from service.model.spec import BackboneSpec, ModelType, TaskType
 from tests.backbones import adapter_spec
 
 AST_BASE = BackboneSpec("ast-base", ModelType.AST, 768, 12, 12, 768, 86_000_000, "sha256:" + "0" * 64)
 WAV2VEC2_BASE = replace(AST_BASE, model_type=ModelType.WAV2VEC2, embedding_size=1536)
-ESC50 = AdapterSpec(TaskType.CLASSIFICATION, 4, 32, 0.1, False, outputs=50)
+ESC50 = adapter_spec(4, 32, outputs=50)
 
 
 def test_the_papers_ast_on_esc50() -> None:
@@ -24,23 +24,23 @@ def test_the_papers_ast_on_esc50() -> None:
 
 def test_parts_of_version_2() -> None:
     plain = parameter_counts(ESC50, AST_BASE)
-    prompted = parameter_counts(replace(ESC50, input_prompt=8, input_frames=512), AST_BASE)
+    prompted = parameter_counts(adapter_spec(4, 32, outputs=50, input_prompt=8, frames=512), AST_BASE)
     assert prompted == plain | {"prompt": plain["prompt"] + 2 * 8 * 512 + 2 * (128 - 16) * 8}
-    convolved = parameter_counts(replace(ESC50, conv_kernel=15), AST_BASE)
+    convolved = parameter_counts(adapter_spec(4, 32, outputs=50, conv_kernel=15), AST_BASE)
     assert convolved == plain | {"adapter": plain["adapter"] + 12 * 32 * 16}
-    speaker = AdapterSpec(TaskType.VERIFICATION, 64, 128, 0.1, True, outputs=128, layer_aggregation=True)
+    speaker = adapter_spec(64, 128, task=TaskType.VERIFICATION, outputs=128, layer_aggregation=True)
     assert parameter_counts(speaker, WAV2VEC2_BASE)["head"] == 13 + 1536 * 128 + 128
 
 
 def test_a_trainable_adapter_has_as_many(tiny_ast: Backbone) -> None:
-    spec = adapter_spec(4, 8, conv_kernel=5, layer_aggregation=True, input_prompt=3, input_frames=64)
+    spec = adapter_spec(4, 8, conv_kernel=5, layer_aggregation=True, input_prompt=3, frames=64)
     assert TrainableAdapter(spec, tiny_ast.spec).parameter_count() == sum(
         parameter_counts(spec, tiny_ast.spec).values()
     )
 
 
 def test_tensors_make_the_same_weights_again(tiny_ast: Backbone) -> None:
-    spec = adapter_spec(4, 8, conv_kernel=5, layer_aggregation=True, input_prompt=3, input_frames=64)
+    spec = adapter_spec(4, 8, conv_kernel=5, layer_aggregation=True, input_prompt=3, frames=64)
     weights = random_adapter(spec, tiny_ast.spec, seed=3)
     tensors = weights.to_tensors()
     again = AdapterWeights.from_tensors(spec, tensors).to_tensors()

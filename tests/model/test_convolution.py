@@ -5,34 +5,24 @@ import torch
 from service.model.adapter import TrainableAdapter
 from service.model.backbone import Backbone
 from service.model.bank import Bank
-from service.model.convolution import RowConvolution, TokenLayout
-from service.model.rows import RowSubset
+from service.model.parts.convolution import TokenLayout, convolve
 from tests.backbones import adapter_spec
 from tests.model.reference import relative_error
 
 
-def convolve(x: torch.Tensor, layout: TokenLayout, rows: RowSubset, kernels: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1)
-    weight = torch.randn((kernels, x.shape[2], 3), generator=generator)
-    return RowConvolution(weight, torch.zeros(kernels, 1, x.shape[2]), rows, layout)(x)
+def convolved(x: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
+    weight = torch.randn((len(x), x.shape[2], 3), generator=torch.Generator().manual_seed(1))
+    return convolve(x, weight, torch.zeros(len(x), 1, x.shape[2]), layout)
 
 
 def test_an_impulse_reaches_its_neighbours_only() -> None:
     x = torch.zeros(2, 2 + 3 * 5, 4)  # two special tokens, three bands of five frames
     x[0, 2 + 5 + 4] = 1.0  # the last frame of the second band
     x[0, 1] = 7.0
-    out = convolve(x, TokenLayout(2, 3), RowSubset(None), 2)
+    out = convolved(x, TokenLayout(2, 3))
     assert out[0].any(dim=1).nonzero().flatten().tolist() == [1, 2 + 5 + 3, 2 + 5 + 4]
     assert torch.equal(out[0, :2], x[0, :2])
     assert not out[1].any()
-
-
-def test_other_rows_pass_as_they_are() -> None:
-    x = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(0))
-    out = convolve(x, TokenLayout(), RowSubset.of([1], 3, torch.device("cpu")), 1)
-    assert torch.equal(out[[0, 2]], x[[0, 2]])
-    assert not torch.equal(out[1], x[1])
-    assert torch.equal(out[1:2], convolve(x[1:2], TokenLayout(), RowSubset(None), 1))
 
 
 def test_training_starts_at_the_plain_bottleneck(tiny_ast: Backbone, tiny_wav2vec2: Backbone) -> None:
@@ -51,9 +41,3 @@ def test_training_starts_at_the_plain_bottleneck(tiny_ast: Backbone, tiny_wav2ve
                 backbone.forward(inputs, Bank.of(backbone, [each.weights()]), [1]) for each in (convolved, plain)
             ]
         assert relative_error(*answers) < 1e-6
-
-
-def test_only_banks_that_may_convolve_pay_for_it(tiny_ast: Backbone) -> None:
-    without, with_ = (Bank(tiny_ast, 4, 16, 16, conv_kernel=kernel).nbytes for kernel in (0, 31))
-    layers, slots = tiny_ast.spec.num_hidden_layers, 4 + 1
-    assert with_ - without == layers * slots * 16 * (31 + 1) * 4

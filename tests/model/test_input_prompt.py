@@ -8,7 +8,7 @@ import torch
 from service.model.adapter import random_adapter
 from service.model.backbone import Backbone
 from service.model.bank import Bank
-from service.model.input_prompt import InputPrompt, add_input_prompts
+from service.model.parts.input_prompt import picture, share_windows
 from tests.backbones import adapter_spec
 from tests.model.reference import Reference, relative_error
 
@@ -16,19 +16,18 @@ from tests.model.reference import Reference, relative_error
 def test_sides_lie_where_they_are_said_to() -> None:
     sides = {"up": 1.0, "down": 2.0, "left": 3.0, "right": 4.0}
     shapes = {"up": (2, 7), "down": (2, 7), "left": (124, 2), "right": (124, 2)}
-    prompt = InputPrompt(**{side: torch.full(shapes[side], value) for side, value in sides.items()})
-    picture = prompt.picture()  # [frames, bins]
-    assert picture.shape == (7, 128)
-    assert set(picture[:, :2].flatten().tolist()) == {1.0}
-    assert set(picture[:, -2:].flatten().tolist()) == {2.0}
-    assert set(picture[:2, 2:-2].flatten().tolist()) == {3.0}
-    assert set(picture[-2:, 2:-2].flatten().tolist()) == {4.0}
-    assert not picture[2:-2, 2:-2].any()
+    frame = picture(**{side: torch.full(shapes[side], value) for side, value in sides.items()})  # [frames, bins]
+    assert frame.shape == (7, 128)
+    assert set(frame[:, :2].flatten().tolist()) == {1.0}
+    assert set(frame[:, -2:].flatten().tolist()) == {2.0}
+    assert set(frame[:2, 2:-2].flatten().tolist()) == {3.0}
+    assert set(frame[-2:, 2:-2].flatten().tolist()) == {4.0}
+    assert not frame[2:-2, 2:-2].any()
 
 
 @pytest.mark.parametrize(("frames", "width"), [(64, 1), (96, 31), (200, 63)])
 def test_equals_the_reference(tiny_ast: Backbone, tiny_ast_dir: Path, frames: int, width: int) -> None:
-    weights = random_adapter(adapter_spec(2, 3, input_prompt=width, input_frames=frames), tiny_ast.spec, 1, std=0.5)
+    weights = random_adapter(adapter_spec(2, 3, input_prompt=width, frames=frames), tiny_ast.spec, 1, std=0.5)
     inputs = torch.randn((2, frames, 128), generator=torch.Generator().manual_seed(0))
     embeddings = tiny_ast.forward(inputs, Bank.of(tiny_ast, [weights]), [1, 1])
     expected = Reference(tiny_ast_dir).embeddings(inputs, weights.to_tensors(), 0.5, False)
@@ -36,11 +35,8 @@ def test_equals_the_reference(tiny_ast: Backbone, tiny_ast_dir: Path, frames: in
 
 
 def test_rows_without_one_go_on_sharing_a_window() -> None:
-    windows = torch.zeros(3, 4, 128)
-    first, second = torch.full((4, 128), 1.0), torch.full((4, 128), 2.0)
-    shown, rows = add_input_prompts(windows, [0, 0, 0, 0, 2, 2], [None, first, None, first, second, None])
-    assert len(shown) == 4  # window 0 bare, window 0 with the first prompt, window 2 with the second and bare
-    assert [float(shown[row].mean()) for row in rows] == [0.0, 1.0, 0.0, 1.0, 2.0, 0.0]
-    assert rows[0] == rows[2]
-    assert rows[1] == rows[3]
-    assert not windows.any()
+    windows = share_windows([0, 0, 0, 0, 2, 2], [5, 1, 0, 1, 2, 6], [False, True, False, True, True, False])
+    assert windows.chosen == [0, 0, 2, 2]  # window 0 bare and with the first prompt, window 2 with the second and bare
+    assert windows.prompted == [1, 2]
+    assert windows.pictures == [1, 4]
+    assert windows.rows == [0, 1, 0, 1, 2, 3]

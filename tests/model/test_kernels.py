@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.model import front_end
 from service.model.adapter import random_adapter
 from service.model.backbone import Backbone
+from service.model.backbones.front_end import PositionConvolution
 from service.model.bank import Bank
-from service.model.fourier import FourierConvolution
-from service.model.front_end import PositionConvolution, convolution_dtype
+from service.model.cpu import convolution
+from service.model.cpu.convolution import convolution_dtype
+from service.model.cpu.fourier import FourierConvolution
 from service.model.kernels import PLAIN, pick_kernels
 from service.model.loading import load_backbone
 from tests.backbones import adapter_spec, save_tiny_wav2vec2
@@ -63,13 +64,13 @@ def test_bfloat16_stays_near(directory: Path, plain: Backbone, frames: int) -> N
 @pytest.mark.parametrize(("stride", "right"), [(8, 0.0), (8, 1.0), (3, 0.0)])
 def test_a_dtype_that_convolves_wrongly_is_not_used(monkeypatch: pytest.MonkeyPatch, stride: int, right: float) -> None:
     """As oneDNN does in bfloat16 with AMX for some shapes: what comes out has nothing to do with the input."""
-    direct = front_end.functional.conv1d
+    direct = convolution.functional.conv1d
 
     def faulty(x: Tensor, *rest: Any, **more: Any) -> Tensor:
         out: Tensor = direct(x, *rest, **more)
         return out if x.dtype is torch.float32 or right else out.roll(1, dims=2)
 
-    monkeypatch.setattr(front_end.functional, "conv1d", faulty)
+    monkeypatch.setattr(convolution.functional, "conv1d", faulty)
     weight = torch.randn(24, 24, 3, generator=torch.Generator().manual_seed(0))  # a shape that is right everywhere
     dtype = convolution_dtype(weight, torch.bfloat16, torch.device("cpu"), stride, groups=1)
     assert dtype is (torch.bfloat16 if right else torch.float32)

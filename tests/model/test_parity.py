@@ -12,6 +12,7 @@ from service.model.backbone import Backbone
 from service.model.bank import Bank
 from service.model.folding import fold
 from service.model.loading import load_backbone
+from service.model.parts.bottleneck import Bottleneck
 from service.model.spec import AdapterSpec, ModelType, TaskType
 from tests.backbones import adapter_spec, save_tiny_wav2vec2
 from tests.model.reference import Reference, head, relative_error
@@ -39,8 +40,8 @@ def mixed_specs(backbone: Backbone, frames: int = FRAMES) -> list[AdapterSpec]:
     """`MIXED`, and for AST two with input prompts, one of them with everything else too."""
     if backbone.spec.model_type is ModelType.WAV2VEC2:
         return MIXED
-    everything = adapter_spec(2, 5, **WHOLE, input_prompt=20, input_frames=frames)
-    return [*MIXED, adapter_spec(0, 0, input_prompt=3, input_frames=frames), everything]
+    everything = adapter_spec(2, 5, **WHOLE, input_prompt=20, frames=frames)
+    return [*MIXED, adapter_spec(0, 0, input_prompt=3, frames=frames), everything]
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -65,6 +66,11 @@ def adapters_of(backbone: Backbone) -> list[AdapterWeights]:
     return [random_adapter(spec, backbone.spec, seed, std=0.2) for seed, spec in enumerate(mixed_specs(backbone))]
 
 
+def scale_and_residual(spec: AdapterSpec) -> tuple[float, bool]:
+    part = spec.find(Bottleneck)
+    return (part.adapter_scale, part.adapter_residual) if part else (0.0, False)
+
+
 def unread_tensors(backbone: Backbone) -> set[str]:
     """AST's heads read the special tokens only, which the last layer's convolution passes by."""
     last = f"layers.{backbone.spec.num_hidden_layers - 1}.adapter.conv"
@@ -81,21 +87,23 @@ def test_null_adapter_is_the_hugging_face_model(directory: Path, backbone: Backb
     assert relative_error(backbone.forward(inputs, Bank.of(backbone, []), [0, 0]), expected) < 1e-5
 
 
-@pytest.mark.parametrize("spec", MIXED, ids=lambda s: f"P{s.prompt_length}R{s.bottleneck_dim}K{s.conv_kernel}")
+@pytest.mark.parametrize(
+    "spec", MIXED, ids=lambda spec: "".join(f"{name[0]}{size}" for name, size in spec.sizes.items())
+)
 @pytest.mark.parametrize("frames", [64, 96, 200])
 def test_folded_equals_prepended(directory: Path, backbone: Backbone, spec: AdapterSpec, frames: int) -> None:
     weights = random_adapter(spec, backbone.spec, seed=11, std=0.2)
     inputs = inputs_of(backbone, 2, frames)
     embeddings = backbone.forward(inputs, Bank.of(backbone, [weights]), [1, 1])
     tensors = weights.to_tensors()
-    expected = Reference(directory).embeddings(inputs, tensors, spec.adapter_scale, spec.adapter_residual)
+    expected = Reference(directory).embeddings(inputs, tensors, *scale_and_residual(spec))
     assert relative_error(embeddings, expected) < 1e-5
     assert relative_error(weights.head(embeddings), head(tensors, expected)) < 1e-4
 
 
 def test_mixed_batch_equals_each_row_alone(backbone: Backbone) -> None:
     adapters = adapters_of(backbone)
-    bank = Bank(backbone, slots=14, prompt_length=48, bottleneck_dim=24, conv_kernel=15)
+    bank = Bank(backbone, slots=14)
     for slot, weights in enumerate(adapters, start=1):
         bank.write(slot, fold(weights, backbone))
     slots = [3, 0, 1, 6, 2, 2, 5, 4, 0, 6, *range(len(adapters), -1, -1), *range(7, len(adapters) + 1)]
@@ -146,7 +154,7 @@ def test_gradients_equal_those_of_the_prepended_form(directory: Path, backbone: 
     leaves = [{name: tensor.clone().requires_grad_() for name, tensor in tensors.items()} for _ in range(2)]
     weights = AdapterWeights.from_tensors(spec, leaves[0])
     backbone.forward(inputs, Bank.of(backbone, [weights]), [1, 1]).square().sum().backward()
-    reference = Reference(directory).embeddings(inputs, leaves[1], spec.adapter_scale, spec.adapter_residual)
+    reference = Reference(directory).embeddings(inputs, leaves[1], *scale_and_residual(spec))
     reference.square().sum().backward()
     for name in tensors:
         if not name.startswith("head.") or name == "head.layers.weight":

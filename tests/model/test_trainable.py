@@ -19,7 +19,7 @@ def inputs_of(backbone: Backbone) -> torch.Tensor:
 @pytest.mark.parametrize("name", TINY)
 def test_forward_is_the_frozen_backbones(name: str, request: pytest.FixtureRequest) -> None:
     frozen: Backbone = request.getfixturevalue(name)
-    inputs, bank = inputs_of(frozen), Bank(frozen, 0, 0, 0)
+    inputs, bank = inputs_of(frozen), Bank(frozen, 0)
     trainable = TrainableBackbone(frozen).backbone()
     torch.testing.assert_close(trainable.forward(inputs, bank, [0, 0]), frozen.forward(inputs, bank, [0, 0]))
 
@@ -28,7 +28,7 @@ def test_forward_is_the_frozen_backbones(name: str, request: pytest.FixtureReque
 def test_gradients_reach_every_parameter_and_only_here(name: str, request: pytest.FixtureRequest) -> None:
     frozen: Backbone = request.getfixturevalue(name)
     trainable = TrainableBackbone(frozen)
-    bank = Bank(frozen, 0, 0, 0)
+    bank = Bank(frozen, 0)
     before = frozen.forward(inputs_of(frozen), bank, [0, 0])
     trainable.backbone().forward(inputs_of(frozen), bank, [0, 0]).square().sum().backward()
     without = [n for n, p in trainable.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -52,7 +52,7 @@ def test_a_saved_snapshot_is_a_backbone(name: str, tmp_path: Path, request: pyte
     assert (tmp_path / "backbone" / "model.safetensors").exists()
     loaded, expected = load_backbone(str(tmp_path / "backbone"), "cpu", "float32"), trainable.frozen(snapshot)
     assert loaded.spec.fingerprint == trainable.fingerprint(snapshot) != frozen.spec.fingerprint
-    inputs, bank = inputs_of(frozen), Bank(frozen, 0, 0, 0)
+    inputs, bank = inputs_of(frozen), Bank(frozen, 0)
     torch.testing.assert_close(
         loaded.forward(inputs, bank, [0, 0]), expected.forward(inputs, bank, [0, 0]), rtol=0, atol=0
     )

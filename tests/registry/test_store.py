@@ -373,12 +373,3 @@ def test_orphans_go_at_start(registry: Registry, tmp_path: Path) -> None:
 def test_register_directory_that_is_not_there(registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="not a directory"):
         registry.register_directory(tmp_path / "none")
-
-
-def test_the_longest_convolution_is_the_servers(tmp_path: Path) -> None:
-    files = bundle(format_version=2, conv_kernel=5)
-    with pytest.raises(
-        InvalidBundle, match=r"conv_kernel: expected at most 0 \(the server's --max-conv-kernel\), got 5"
-    ):
-        Registry(tmp_path / "none", AST, max_conv_kernel=0).publish("events", files.config, files.weights)
-    assert Registry(tmp_path / "five", AST, max_conv_kernel=5).publish("events", files.config, files.weights).created

@@ -6,6 +6,7 @@ import torch
 from service.audio.features import InputSpec
 from service.model.backbone import Backbone
 from service.model.bank import Bank
+from service.model.parts.input_prompt import InputPrompt
 from service.training.batches import Batches, Pick
 from service.training.datasets.load import load_dataset
 from service.training.export import adapter_spec
@@ -74,9 +75,9 @@ def test_training_computes_what_the_server_computes(
     fit.run_epoch(1)
     inputs = torch.randn(3, *backbone.input_shape(50))
     with torch.no_grad():
-        trained = fit.outputs(inputs if fit.adapter.spec.input_prompt else backbone.embed(inputs))
+        trained = fit.outputs(inputs if fit.adapter.spec.find(InputPrompt) else backbone.embed(inputs))
         bank = Bank.of(backbone, [fit.snapshot().weights])
-        served = bank.head(1)(backbone.forward(inputs, bank, [1] * 3))
+        served = backbone.answer(inputs, bank, [1] * 3)
     torch.testing.assert_close(trained, served, rtol=1e-6, atol=1e-6)
 
 

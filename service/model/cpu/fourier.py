@@ -1,4 +1,4 @@
-"""A long grouped convolution by way of the Fourier transform: overlap-save, in float32. Knows no architecture.
+"""A long grouped convolution by way of the Fourier transform: overlap-save, in float32.
 
 wav2vec 2.0's position embedding convolves 48 channels with 128 taps in each of 16 groups: 600 MFLOP for 63 frames,
 a twentieth of that in the frequency domain. For inference; the weights' transform takes no gradients.
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from service.model.front_end import PositionConvolution
+from service.model.backbones.front_end import PositionConvolution
 
 _BLOCK = 2  # a block's length in kernels, rounded up to a power of two
 

@@ -7,10 +7,12 @@ from torch import Tensor
 
 from service.model.attention import Attention
 from service.model.backbone import Backbone
+from service.model.backbones.front_end import Convolution, Norming, PositionConvolution
 from service.model.checkpoint import Checkpoint
-from service.model.front_end import Convolution, Norming, PositionConvolution, convolution_dtype
+from service.model.cpu.convolution import convolution_dtype
 from service.model.kernels import Kernels
-from service.model.layers import Activation, Norm, Projection, RowAdapters, activation_named
+from service.model.layers import Activation, Norm, Projection, activation_named
+from service.model.selection import RowAdapters
 from service.model.spec import BackboneSpec
 
 SAMPLES_PER_FRAME = 160  # 10 ms, the unit of `window_frames`
@@ -102,8 +104,7 @@ class Wav2Vec2Backbone(Backbone):
         hidden = hidden + layer.attention(hidden, rows)
         normed = layer.norm(hidden)
         out = normed + layer.down(layer.up(normed))
-        adapted = rows.bottleneck(hidden)
-        return layer.norm_last(out if adapted is None else out + adapted)
+        return layer.norm_last(rows.add_bottlenecks(hidden, out))
 
     def pool(self, hidden: Tensor) -> Tensor:
         variance, mean = torch.var_mean(hidden, dim=1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from service.model.front_end import Convolution, Norming, normalise
+from service.model.backbones.front_end import Convolution, Norming, normalise
 from service.model.layers import Activation, Linear, Projection, is_gelu
 
 FUSED_GELU: tuple[str, list[float], str] = ("gelu", [], "none")  # oneDNN's exact GELU behind the product

@@ -10,9 +10,10 @@ from torch.nn import functional
 from service.model.attention import Attention
 from service.model.backbone import Backbone
 from service.model.checkpoint import Checkpoint
-from service.model.convolution import TokenLayout
 from service.model.kernels import Kernels
-from service.model.layers import Activation, Norm, Projection, RowAdapters, activation_named
+from service.model.layers import Activation, Norm, Projection, activation_named
+from service.model.parts.convolution import TokenLayout
+from service.model.selection import RowAdapters
 from service.model.spec import MEL_BINS, BackboneSpec
 
 _EXTRA_TOKENS = 2  # CLS and distillation
@@ -93,12 +94,11 @@ class ASTBackbone(Backbone):
     def run_layer(self, i: int, hidden: Tensor, rows: RowAdapters) -> Tensor:
         layer = self._layers[i]
         # Of the last layer only the pooled tokens are read; all others serve as its keys and values alone.
-        last = i == len(self._layers) - 1 and rows.convolution is None
+        last = i == len(self._layers) - 1 and not rows.mixes_frames
         queries = _EXTRA_TOKENS if last else None
         hidden = hidden[:, :queries] + layer.attention(layer.norm_before(hidden), rows, queries)
         out = hidden + layer.down(layer.up(layer.norm_after(hidden)))
-        adapted = rows.bottleneck(hidden)
-        return out if adapted is None else out + adapted
+        return rows.add_bottlenecks(hidden, out)
 
     def pooled_part(self, hidden: Tensor) -> Tensor:
         return hidden[:, :_EXTRA_TOKENS]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from service.model.cpu.prepacked import FUSED_GELU, NO_ACTIVATION
 from service.model.layers import Activation, Linear, Projection, is_gelu
-from service.model.prepacked import FUSED_GELU, NO_ACTIVATION
 
 _LEVELS = 254  # of 256: one to spare at each end for rounding
 _SMALLEST_RANGE = 1e-12

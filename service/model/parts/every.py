@@ -1,0 +1,40 @@
+"""The list of parts. A new one is a file beside this and a line here."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from service.model.parts.aggregation import LayerAggregation
+from service.model.parts.bottleneck import Bottleneck
+from service.model.parts.convolution import Convolution
+from service.model.parts.head import Head
+from service.model.parts.input_prompt import InputPrompt
+from service.model.parts.part import Part
+from service.model.parts.prompt import Prompt
+from service.model.spec import AdapterSpec
+
+PARTS: Final[tuple[type[Part], ...]] = (InputPrompt, Prompt, Bottleneck, Convolution, LayerAggregation, Head)
+
+LIMITS: Final[Mapping[str, int]] = {name: limit for part in PARTS for name, limit in part.limits.items()}
+
+
+def read_parts(fields: Mapping[str, Any]) -> tuple[list[Part], list[ValidationError]]:
+    """The parts that a manifest's fields describe, and what is wrong with those that cannot be read."""
+    parts, errors = [], []
+    for kind in PARTS:
+        try:
+            part = kind.read(fields)
+        except ValidationError as error:
+            errors.append(error)
+        else:
+            parts += [part] if part.is_held else []
+    return parts, errors
+
+
+def spec_of(fields: Mapping[str, Any]) -> AdapterSpec:
+    """The geometry of an adapter from its manifest's fields. Raises ValidationError."""
+    parts, errors = read_parts(fields)
+    if errors:
+        raise errors[0]
+    return AdapterSpec(tuple(parts))
