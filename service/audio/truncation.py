@@ -1,98 +1,45 @@
-"""Files that were cut off: whose own structure says that more should follow. Knows nothing of decoding.
+"""Files that were cut off, or damaged where a checksum tells: mp4, webm, mp3 and ADTS, by their own structure.
 
-Each check reads only sizes that the container states, and is silent where it states none: a wav from a pipe,
-a webm as it was recorded, an ogg without its last page.
+Each check reads only what the container states, and is silent where it states nothing: a webm as it was recorded, an
+mp3 without its counts. Wav and ogg are read whole in files of their own.
 """
 
 import re
+import zlib
 from itertools import islice
 
-from service.audio.containers import Container
+from service.audio.containers import Container, Sniffed
+from service.audio.frames import Kind, frame_length
 from service.audio.hostile import mp4_boxes
 from service.errors import BadAudio
 
 MAX_STEPS = 500_000  # elements looked at in one file; what lies behind is not judged
-WAV_EXCESS = 44  # bytes: writers that count the header as data are common
-WAV_STREAMING = 0x7FFFF000  # data sizes from here on, and 0, are what pipes write
+TAG_BYTES = 128  # of an ID3v1 tag, which a writer counted and another took away
 _XING = re.compile(rb"Xing|Info")
-_MP3_KBITS = {
-    3: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),  # MPEG 1, layer III
-    2: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),  # MPEG 2
-    0: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),  # MPEG 2.5
-}
-_MP3_RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 _EBML_NESTED = (b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75")  # Segment, Cluster
+_EBML_CHECKSUM = b"\xbf\x84"  # first in an element, of what follows in it
 
 
-def check_container(encoded: bytes, container: Container, tags: int = 0) -> None:
-    """Refuse a file that ends before its own structure does; `tags` bytes of ID3 came before `encoded`.
+def check_container(encoded: bytes, sniffed: Sniffed) -> None:
+    """Refuse a file that ends before its own structure does; `encoded` begins where it was sniffed.
 
     Raises:
         BadAudio
     """
-    match container:
-        case Container.WAV:
-            missing = _missing_from_wav(encoded)
-        case Container.OGG:
-            missing = _missing_from_ogg(encoded)
+    match sniffed.container:
         case Container.MP4:
             missing = _missing_from_mp4(encoded)
         case Container.WEBM:
             missing = _missing_from_webm(encoded)
-        case Container.MP3 | Container.ADTS:
-            missing = max(_missing_by_xing(encoded, tags), _missing_from_frames(encoded, container))
+        case Container.MP3:
+            missing = _missing_from_mp3(encoded, sniffed)
+        case Container.ADTS:
+            missing = 0 if sniffed.dump else max(0, _walk("aac", encoded)[1] - len(encoded))
         case _:
             missing = 0
     if missing > 0:
-        raise BadAudio(f"the {container.title} file is cut off: {missing} bytes of it are missing; send it whole")
-
-
-def check_decoded(encoded: bytes, container: Container, samples: int) -> None:
-    """Refuse a flac file that gave fewer `samples` than its header counts.
-
-    Raises:
-        BadAudio
-    """
-    if container is not Container.FLAC or encoded[4] & 0x7F:
-        return
-    total = int.from_bytes(encoded[18:26]) & (2**36 - 1)  # 0 where the writer did not know
-    if samples < total:
-        raise BadAudio(f"the flac file is cut off: it has {samples} of {total} samples; send it whole")
-
-
-def _missing_from_wav(encoded: bytes) -> int:
-    position, wide = 12, 0
-    for _ in range(MAX_STEPS):
-        kind = encoded[position : position + 4]
-        if len(encoded) < position + 8:
-            return 0
-        size = int.from_bytes(encoded[position + 4 : position + 8], "little")
-        if kind == b"ds64":
-            wide = int.from_bytes(encoded[position + 16 : position + 24], "little")
-        missing = position + 8 + size - len(encoded)
-        if kind == b"data":
-            if size == 0xFFFFFFFF and 0 < wide < 2**63:
-                return position + 8 + wide - len(encoded)
-            return missing if missing > WAV_EXCESS and size < WAV_STREAMING else 0
-        if missing > 1:
-            return missing
-        position += 8 + size + size % 2
-    return 0
-
-
-def _missing_from_ogg(encoded: bytes) -> int:
-    position = 0
-    for _ in range(MAX_STEPS):
-        head = encoded[position : position + 27]
-        if not head or not b"OggS".startswith(head[:4]):
-            return 0
-        if len(head) < 27:
-            return 27 - len(head)
-        table = encoded[position + 27 : position + 27 + head[26]]
-        position += 27 + head[26] + sum(table)
-        if position > len(encoded) or len(table) < head[26]:
-            return max(1, position - len(encoded))
-    return 0
+        title = sniffed.container.title
+        raise BadAudio(f"the {title} file is cut off: {missing} bytes of it are missing; send it whole")
 
 
 def _missing_from_mp4(encoded: bytes) -> int:
@@ -120,49 +67,50 @@ def _missing_from_webm(encoded: bytes) -> int:
             return position + size - len(encoded)
         if unknown and kind not in _EBML_NESTED:
             return 0
+        if not unknown:
+            _check_element(encoded, position, size)
         if kind not in _EBML_NESTED:
             position += size
     return 0
 
 
-def _missing_by_xing(encoded: bytes, tags: int) -> int:
-    """By the number of bytes that the first frame of an mp3 states, if it is such a frame."""
+def _check_element(encoded: bytes, start: int, size: int) -> None:
+    """Judge an element's content by its checksum (RFC 8794, section 11.3.1), where it begins with one."""
+    if size < 6 or encoded[start : start + 2] != _EBML_CHECKSUM:
+        return
+    told = int.from_bytes(encoded[start + 2 : start + 6], "little")
+    if zlib.crc32(memoryview(encoded)[start + 6 : start + size]) != told:
+        raise BadAudio(f"the webm file is damaged: the element at byte {start} does not have the checksum it states")
+
+
+def _missing_from_mp3(encoded: bytes, sniffed: Sniffed) -> int:
+    """By its frames, and by the numbers of frames and of bytes that its first frame may state (Xing, Info).
+
+    The frames count more: tags that were put on or taken off later make the bytes wrong.
+    """
+    frames, end = _walk("mp3", encoded)
+    if end > len(encoded) and not sniffed.dump:
+        return end - len(encoded)
     found = _XING.search(encoded, 4 + 9, 4 + 2 + 32 + 4)
     if found is None:
         return 0
-    flags = int.from_bytes(encoded[found.end() : found.end() + 4])
-    if not flags & 2:
+    flags, *fields = (int.from_bytes(encoded[at : at + 4]) for at in range(found.end(), found.end() + 12, 4))
+    told = fields.pop(0) if flags & 1 else None
+    missing = fields[0] - len(encoded) - sniffed.start if flags & 2 else 0
+    if told is None:
+        return missing if missing > TAG_BYTES else 0
+    lost = told - (frames - 1)  # its own frame is not counted, by most writers
+    if lost <= 0 or (lost == 1 and missing <= TAG_BYTES):
         return 0
-    at = found.end() + (8 if flags & 1 else 4)
-    return int.from_bytes(encoded[at : at + 4]) - len(encoded) - tags
+    return missing if flags & 2 else lost
 
 
-def _missing_from_frames(encoded: bytes, container: Container) -> int:
-    """By walking the frames of an mp3 or ADTS stream; the walk ends where something else follows."""
+def _walk(kind: Kind, encoded: bytes) -> tuple[int, int]:
+    """How many frames follow one another from the beginning, and where the last ends; something else follows it."""
     position = 0
-    for _ in range(MAX_STEPS):
-        header = encoded[position : position + 7]
-        length = _adts_length(header) if container is Container.ADTS else _mp3_length(header)
-        if not length:
-            return 0
+    for count in range(MAX_STEPS):
+        length = frame_length(kind, encoded[position : position + 7])
+        if not length or position >= len(encoded):
+            return count, position
         position += length
-        if position > len(encoded):
-            return position - len(encoded)
-    return 0
-
-
-def _adts_length(header: bytes) -> int:
-    if len(header) < 7 or header[0] != 0xFF or header[1] & 0xF6 != 0xF0:
-        return 0
-    length = (header[3] & 3) << 11 | header[4] << 3 | header[5] >> 5
-    return length if length >= 7 else 0
-
-
-def _mp3_length(header: bytes) -> int:
-    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:  # sync, layer III
-        return 0
-    version, bitrate, rate = (header[1] >> 3) & 3, header[2] >> 4, (header[2] >> 2) & 3
-    if version == 1 or bitrate in (0, 15) or rate == 3:
-        return 0
-    slots = 144_000 if version == 3 else 72_000
-    return slots * _MP3_KBITS[version][bitrate - 1] // _MP3_RATES[version][rate] + ((header[2] >> 1) & 1)
+    return MAX_STEPS, position

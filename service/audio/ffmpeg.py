@@ -1,0 +1,180 @@
+"""Decode one stream of a checked container with FFmpeg, packet by packet, into a `Mixdown`.
+
+The container is opened with its one demuxer, which can open nothing else; no decoder runs before what it will be given
+has been checked; and the limits are applied to what comes out, never to the header alone.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import av
+import av.logging
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.plane import AudioPlane
+from av.audio.stream import AudioStream
+from av.codec.context import Flags2
+from av.stream import Disposition
+from numpy.typing import NDArray
+
+from service.audio import hostile
+from service.audio.containers import ACCEPTED, Container
+from service.audio.flac import FlacSum
+from service.audio.mixdown import PADDING_SECONDS, DecodeLimits, Mixdown, mean_of_channels
+from service.audio.source import Patience, Source, refuse_reference
+from service.errors import BadAudio
+
+av.logging.set_level(None)
+av.logging.set_libav_level(av.logging.PANIC)
+
+IDLE_PACKETS = 1_000  # packets that may yield nothing
+PACKETS_PER_SECOND = 3_000  # of audio: 16 samples at 48 kHz, the smallest block of any codec
+BAD_PACKETS = 16  # packets that mp3 and ADTS may lose: tags and cut frames at either end
+OPUS_RATE = 48_000  # Hz, of everything that Opus counts
+
+_DEMUXER_OPTIONS = {
+    "protocol_whitelist": "",
+    "codec_whitelist": "none",  # of the decoders that probing may run
+    "probesize": "65536",
+    "analyzeduration": "1000000",
+    "max_streams": "32",
+    "max_probe_packets": "64",
+}
+_OPTIONS_OF = {Container.MP4: {"enable_drefs": "0", "use_absolute_path": "0", "ignore_chapters": "1"}}
+_DTYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}  # FFmpeg's -> numpy's
+
+
+def decode_stream(
+    encoded: bytes, container: Container, limits: DecodeLimits, mixdown: Mixdown, patience: Patience
+) -> None:
+    """The default audio stream of a file whose codec is accepted, or the first such.
+
+    Raises:
+        BadAudio: no such stream, damaged, or out of bounds.
+        AudioTooLong: more than the limits allow.
+        av.FFmpegError: what FFmpeg says of a damaged file.
+    """
+    options = _DEMUXER_OPTIONS | {"format_whitelist": container.demuxer} | _OPTIONS_OF.get(container, {})
+    with av.open(
+        Source(encoded, patience),
+        mode="r",
+        format=container.demuxer,
+        container_options=options,
+        metadata_errors="replace",
+        buffer_size=65_536,
+        io_open=refuse_reference,
+    ) as opened:
+        stream = _choose(opened.streams.audio, container)
+        _check_stream(stream, container, limits)
+        ends = _OpusEnds(stream, container) if "opus" in stream.codec_context.name else None
+        checksum = None
+        if stream.codec_context.name == "flac":
+            stream.codec_context.options = {"err_detect": "crccheck+explode"}
+            checksum = FlacSum(stream.codec_context.extradata or b"", whole=container is Container.FLAC)
+        for frame, discard in _frames(opened.demux(stream), container, mixdown):
+            _add(frame, ends.cut(frame.samples, discard) if ends else slice(None), mixdown, checksum)
+            patience.progress()
+        if checksum:
+            checksum.check()
+
+
+def _choose(streams: tuple[AudioStream, ...], container: Container) -> AudioStream:
+    if not streams:
+        raise BadAudio(f"the {container.title} file has no audio stream that can be decoded; send {ACCEPTED}")
+    names = [stream.codec_context.name if stream.codec_context else "unknown" for stream in streams]
+    accepted = [stream for stream, name in zip(streams, names, strict=True) if name in container.codecs]
+    if not accepted:
+        raise BadAudio(f"the {container.title} file holds audio of the codec {', '.join(names)}; send {ACCEPTED}")
+    return next((stream for stream in accepted if stream.disposition & Disposition.default), accepted[0])
+
+
+def _check_stream(stream: AudioStream, container: Container, limits: DecodeLimits) -> None:
+    """Everything that the header says of the stream, before a decoder is opened for it."""
+    context = stream.codec_context
+    if container is not Container.ADTS and (context.channels or context.name != "flac"):
+        limits.check_shape(context.rate, context.channels)  # the others' headers are in their frames
+    hostile.check_codec(context.name, context.extradata or b"")
+    exact = container in (Container.FLAC, Container.MP4)
+    if exact and stream.duration is not None and stream.time_base is not None:
+        seconds = float(stream.duration * stream.time_base)
+        if seconds > limits.max_seconds + PADDING_SECONDS:
+            raise limits.too_long(f"{seconds:.1f} s")
+    context.thread_count = 1
+
+
+class _OpusEnds:
+    """What of a stream of Opus is to be heard, by its own header (RFC 7845, section 5.1).
+
+    Containers state its beginning too, but their writers have scaled it by the rate of what was encoded.
+    """
+
+    def __init__(self, stream: AudioStream, container: Container) -> None:
+        context = stream.codec_context
+        context.flags2 = int(Flags2.skip_manual)
+        head = context.extradata or b""
+        self._skip = int.from_bytes(head[10:12], "little") if head[:8] == b"OpusHead" else 0
+        self._left: int | None = None  # samples to be heard, where an mp4 says how many
+        if container is Container.MP4 and stream.duration and stream.time_base:
+            self._left = round(stream.duration * stream.time_base * OPUS_RATE)
+
+    def cut(self, samples: int, discard: int) -> slice:
+        """Of a frame of so many samples, whose packet says to `discard` some at its end."""
+        start = min(self._skip, samples)
+        self._skip -= start
+        end = max(start, samples - discard)
+        if self._left is not None:
+            end = min(end, start + self._left)
+            self._left -= end - start
+        return slice(start, end)
+
+
+def _frames(
+    packets: "Iterator[av.Packet[AudioStream]]", container: Container, mixdown: Mixdown
+) -> Iterator[tuple[AudioFrame, int]]:
+    """Frames, and how many samples to discard at each one's end; bounds packets that yield next to nothing."""
+    idle = bad = 0
+    for count, packet in enumerate(packets, start=1):
+        frames: list[AudioFrame] = []
+        try:
+            frames = packet.decode()
+        except av.InvalidDataError:
+            bad += 1
+            if container not in (Container.MP3, Container.ADTS) or bad > BAD_PACKETS:
+                raise
+        discard = 0
+        if packet.has_sidedata("skip_samples"):
+            discard = int.from_bytes(bytes(packet.get_sidedata("skip_samples"))[4:8], "little")
+        yield from ((frame, discard) for frame in frames)
+        idle += not frames
+        if idle > IDLE_PACKETS or count > IDLE_PACKETS + PACKETS_PER_SECOND * (1 + mixdown.seconds):
+            raise BadAudio(f"the {container.title} file has {count} packets for {mixdown.seconds:.3f} s of audio")
+
+
+def _add(frame: AudioFrame, heard: slice, mixdown: Mixdown, checksum: FlacSum | None) -> None:
+    rate, channels = frame.sample_rate, frame.layout.nb_channels
+    if not mixdown.rate:
+        mixdown.begin(rate, channels)
+    if (rate, channels) != (mixdown.rate, mixdown.channels):
+        raise BadAudio(
+            f"the clip changes from {mixdown.rate} Hz with {mixdown.channels} channels to {rate} Hz with {channels} "
+            f"after {mixdown.seconds:.2f} s; send it with one rate and channel count"
+        )
+    mixdown.check_room(frame.samples)
+    samples = _channels(frame)
+    if checksum:
+        checksum.add(samples, frame.pts)
+    mixdown.add(mean_of_channels(samples)[heard])
+
+
+def _channels(frame: AudioFrame) -> list[NDArray[Any]]:
+    """Views of a frame's channels, `[N]` each."""
+    count, dtype = frame.layout.nb_channels, _DTYPES[frame.format.name.removesuffix("p")]
+    # Not frame.to_ndarray(): it looks for planes until it meets an empty pointer, and none lies behind an eighth.
+    if frame.format.is_planar:
+        return [_plane(frame, plane, dtype, frame.samples) for plane in range(count)]
+    packed = _plane(frame, 0, dtype, frame.samples * count)
+    return [packed[channel::count] for channel in range(count)]
+
+
+def _plane(frame: AudioFrame, index: int, dtype: str, count: int) -> NDArray[Any]:
+    return np.frombuffer(AudioPlane(frame, index), dtype, count)  # type: ignore[call-overload, no-any-return]

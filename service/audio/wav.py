@@ -1,0 +1,165 @@
+"""Wav files of plain samples: RIFF, RIFX, RF64 and BW64, every legal layout of PCM, floats and G.711.
+
+Read here and not by FFmpeg: that takes longer to open a short clip than to decode it, and it takes 24 bits in 32 for
+floats. Only views of the file are made, and one block of samples at a time.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.audio.containers import ACCEPTED
+from service.audio.mixdown import DecodeLimits, Mixdown, mean_of_channels
+from service.audio.waveform import Waveform
+from service.errors import BadAudio
+
+MAX_CHUNKS = 10_000  # before the samples
+EXCESS_BYTES = 44  # that a file may lack: writers that count the header as data are common
+STREAMING = 0x7FFFF000  # data sizes from here on, and 0, are what pipes write
+BLOCK_BYTES = 2**17  # converted at once
+_EXTENSIBLE = 0xFFFE
+_SUB_FORMATS = (  # behind the two bytes of a format: Microsoft's own, and ambisonic's
+    bytes.fromhex("0000000010008000 00aa00389b71"),
+    bytes.fromhex("00002107d3118644 c8c1ca000000"),
+)
+_PCM, _FLOAT, _ALAW, _MULAW = 1, 3, 6, 7
+_DTYPES = {_PCM: {1: "u1", 2: "i2", 3: "u1", 4: "i4", 8: "i8"}, _FLOAT: {2: "f2", 4: "f4", 8: "f8"}}
+_NAMES = {2: "ADPCM", 0x11: "IMA ADPCM", 0x31: "GSM 6.10", 0x50: "MPEG audio", 0x55: "mp3", 0xFF: "AAC", 0x161: "WMA"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    """What the file's header says, and where its samples lie."""
+
+    form: int  # _PCM, _FLOAT, _ALAW or _MULAW
+    width: int  # bytes of one sample of one channel, which is left-justified in them
+    order: Literal["<", ">"]
+    rate: int
+    channels: int
+    content: memoryview
+
+
+def decode_wav(encoded: bytes, limits: DecodeLimits) -> Waveform:
+    """The clip in a wav file.
+
+    Raises:
+        BadAudio: cut off, of another codec, or out of bounds.
+        AudioTooLong: more than the limits allow.
+    """
+    wav = _read_header(encoded)
+    mixdown = Mixdown(limits)
+    mixdown.begin(wav.rate, wav.channels)
+    frame = wav.width * wav.channels
+    mixdown.check_room(len(wav.content) // frame)
+    for block in _blocks(wav.content, frame):
+        samples = _samples(block, wav).reshape(-1, wav.channels)
+        mixdown.add(mean_of_channels([samples[:, channel] for channel in range(wav.channels)]))
+    mixdown.end()
+    return mixdown.finish()
+
+
+def _blocks(content: memoryview, frame: int) -> Iterator[memoryview]:
+    whole = len(content) // frame * frame
+    step = max(1, BLOCK_BYTES // frame) * frame
+    for at in range(0, whole, step):
+        yield content[at : min(at + step, whole)]
+
+
+def _samples(block: memoryview, wav: _Samples) -> NDArray[Any]:
+    if wav.form in (_ALAW, _MULAW):
+        table = _ALAW_TABLE if wav.form == _ALAW else _MULAW_TABLE
+        return table[np.frombuffer(block, np.uint8)]
+    if wav.form == _PCM and wav.width == 3:  # into the upper bytes of four
+        wide = np.zeros((len(block) // 3, 4), np.uint8)
+        wide[:, slice(1, 4) if wav.order == "<" else slice(0, 3)] = np.frombuffer(block, np.uint8).reshape(-1, 3)
+        return wide.view(f"{wav.order}i4")[:, 0]
+    return np.frombuffer(block, wav.order + _DTYPES[wav.form][wav.width])
+
+
+def _read_header(encoded: bytes) -> _Samples:
+    order: Literal["big", "little"] = "big" if encoded[:4] == b"RIFX" else "little"
+
+    def number(at: int, width: int) -> int:
+        return int.from_bytes(encoded[at : at + width], order)
+
+    fmt = wide = 0
+    position = 12
+    for _ in range(MAX_CHUNKS):
+        kind, size, start = encoded[position : position + 4], number(position + 4, 4), position + 8
+        if len(encoded) < start:
+            raise BadAudio("the wav file is cut off: it ends before its samples; send it whole")
+        if kind == b"data":
+            if size == 0xFFFFFFFF and 0 < wide < 2**63:
+                size = wide
+            elif size == 0 or size >= STREAMING:
+                size = len(encoded) - start
+            return _check_format(encoded, fmt, order, _content(encoded, start, size))
+        _check_whole(encoded, start + size, excess=1)
+        if kind == b"fmt " and not fmt:
+            if size < 16:
+                raise BadAudio(f"the wav file's format takes {size} bytes; at least 16 are needed")
+            fmt = start
+        if kind == b"ds64":
+            wide = number(start + 8, 8)
+        position = start + size + size % 2
+    raise BadAudio(f"the wav file has more than {MAX_CHUNKS} chunks before its samples")
+
+
+def _content(encoded: bytes, start: int, size: int) -> memoryview:
+    _check_whole(encoded, start + size, EXCESS_BYTES)
+    return memoryview(encoded)[start : start + size]
+
+
+def _check_whole(encoded: bytes, end: int, excess: int) -> None:
+    missing = end - len(encoded)
+    if missing > excess:
+        raise BadAudio(f"the wav file is cut off: {missing} bytes of it are missing; send it whole")
+
+
+def _check_format(encoded: bytes, at: int, order: Literal["big", "little"], content: memoryview) -> _Samples:
+    """The samples by the `fmt ` chunk's content at `at`; its sizes are of containers, which are filled from the top."""
+    if not at:
+        raise BadAudio("the wav file does not say the format of its samples")
+    fields = [int.from_bytes(encoded[at + 2 * field : at + 2 * field + 2], order) for field in (0, 1, 6, 7)]
+    form, channels, align, bits = fields
+    if form == _EXTENSIBLE and encoded[at + 26 : at + 40] in _SUB_FORMATS:
+        form = int.from_bytes(encoded[at + 24 : at + 26], order)
+    if form not in (_PCM, _FLOAT, _ALAW, _MULAW):
+        raise BadAudio(f"the wav file holds audio of the codec {_NAMES.get(form, hex(form))}; send {ACCEPTED}")
+    if not channels:
+        raise BadAudio("the clip has 0 channels; 1 or more are accepted")
+    width = 1 if form in (_ALAW, _MULAW) else -(-bits // 8)
+    if form == _PCM and align % channels == 0 and align // channels > width > 1:
+        width = align // channels  # 24 bits in 32
+    if form in _DTYPES and width not in _DTYPES[form]:
+        raise BadAudio(f"the wav file holds samples of {bits} bits in {align} bytes; send 8, 16, 24 or 32 bits")
+    return _Samples(
+        form,
+        width,
+        ">" if order == "big" else "<",
+        int.from_bytes(encoded[at + 4 : at + 8], order),
+        channels,
+        content,
+    )
+
+
+def _alaw(code: NDArray[np.int32]) -> NDArray[np.float32]:
+    """ITU-T G.711, table 1: 13 bits, scaled to [-1, 1)."""
+    code = code ^ 0x55
+    exponent, mantissa = code >> 4 & 7, code & 15
+    magnitude = np.where(exponent == 0, 2 * mantissa + 1, (2 * mantissa + 33) << np.maximum(exponent - 1, 0))
+    return (np.where(code & 0x80, magnitude, -magnitude) / 4096).astype(np.float32)
+
+
+def _mulaw(code: NDArray[np.int32]) -> NDArray[np.float32]:
+    """ITU-T G.711, table 2: 14 bits, scaled to [-1, 1)."""
+    code = code ^ 0xFF
+    magnitude = ((2 * (code & 15) + 33) << (code >> 4 & 7)) - 33
+    return (np.where(code & 0x80, -magnitude, magnitude) / 8192).astype(np.float32)
+
+
+_ALAW_TABLE = _alaw(np.arange(256, dtype=np.int32))
+_MULAW_TABLE = _mulaw(np.arange(256, dtype=np.int32))
