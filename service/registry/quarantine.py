@@ -136,7 +136,7 @@ class Quarantine:
     def __init__(self, root: Path) -> None:
         self._root = root
         with storage():
-            make_private(root)
+            make_private(root, below=True)
             with self._alone():
                 self._own = Path(tempfile.mkdtemp(dir=root))
                 self._lock = os.open(self._own / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)

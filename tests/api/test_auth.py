@@ -4,10 +4,8 @@ import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 from fastapi.routing import APIRoute
 
@@ -18,10 +16,9 @@ from service.api.app import ROUTERS
 from service.api.auth import ADAPTER_PARAMETERS, KeyRequired, MetricsAccess, Open, refuse_foreign_pages
 from service.database import open_database
 from service.errors import Forbidden
-from service.model.spec import TaskType
 from service.settings import Settings
-from tests.api.live import Live, running, settings_for
-from tests.bundles import random_bundle
+from tests.api.keyed import Keyed, bearer, with_keys
+from tests.api.live import running, settings_for
 
 ROUTES = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
 KEYED = [route for route in ROUTES if any(isinstance(one.dependency, KeyRequired) for one in route.dependencies)]
@@ -106,42 +103,10 @@ def test_keys_of_the_environment_over_http(tiny_ast_dir: Path, tmp_path: Path) -
         assert service.http.put("/v1/adapters/x/aliases/live", content=b"{").status_code == 401
 
 
-@dataclass(frozen=True, slots=True)
-class Keyed:
-    """A running service with stored keys."""
-
-    service: Live
-    table: KeyTable
-    admin: str
-
-    def ask(self, key: str, method: str, path: str, **more: object) -> httpx.Response:
-        return self.service.http.request(method, path, headers=bearer(key), **more)  # type: ignore[arg-type]
-
-    def make(self, *scopes: Scope, **limits: object) -> str:
-        """A new key that the service knows already."""
-        _, token = self.table.create("", Grant(frozenset(scopes), **limits))  # type: ignore[arg-type]
-        self.service.context.keys.refresh()
-        return str(token)
-
-    def publish(self, directory: Path, name: str, key: str, task: TaskType = TaskType.CLASSIFICATION) -> httpx.Response:
-        files = random_bundle(directory, self.service.backbone, name, task=task)
-        parts = {"config": files.config, "weights": files.weights}
-        return self.ask(key, "POST", f"/v1/adapters/{name}/versions", files=parts)
-
-
 @pytest.fixture(scope="module")
 def keyed(tiny_ast_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
-    """Adapters `acme-one` and `acme-voice` of one tenant, `other-one` and `other-voice` of another."""
-    directory = tmp_path_factory.mktemp("keyed")
-    settings = settings_for(tiny_ast_dir, directory / "data")
-    table = KeyTable(open_database(settings.data_dir))
-    _, admin = table.create("operator", Grant(frozenset({Scope.ADMIN})))
-    with running(settings) as service:
-        made = Keyed(service, table, str(admin))
-        for tenant in ("acme", "other"):
-            assert made.publish(directory, f"{tenant}-one", made.admin).status_code == 201
-            assert made.publish(directory, f"{tenant}-voice", made.admin, TaskType.VERIFICATION).status_code == 201
-        yield made
+    with with_keys(tiny_ast_dir, tmp_path_factory.mktemp("keyed")) as service:
+        yield service
 
 
 def test_keys_made_and_revoked_elsewhere_are_seen_within_a_second(keyed: Keyed) -> None:
@@ -283,7 +248,3 @@ def test_concurrency_is_kept_and_given_back(keyed: Keyed, clip: bytes) -> None:
     for _ in range(3):  # answered ones and refused ones give their place back
         assert keyed.ask(key, "POST", "/v1/classify?adapter=acme-one", content=clip).status_code == 200
         assert keyed.ask(key, "POST", "/v1/classify?adapter=acme-one", content=b"").status_code == 422
-
-
-def bearer(key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"} if key else {}

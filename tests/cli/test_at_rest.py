@@ -1,11 +1,14 @@
-"""`ipet adapters export | import | verify` on data directories, and the history of a running server."""
+"""`ipet adapters backup | restore | verify` on data directories, and the history of a running server."""
 
 import json
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner, Result
 
+from service.access.key_table import KeyTable
 from service.cli import app
+from service.database import open_database
 from service.registry.store import Registry
 from tests.api.live import Live
 from tests.cli.test_commands import ipet
@@ -22,11 +25,11 @@ def test_a_registry_moves_and_is_verified(tmp_path: Path) -> None:
     for seed in (1, 2):
         publish(registry, bundle(seed=seed))
     registry.close()
-    done = adapters("export", tmp_path / "out", "--data-dir", tmp_path / "here")
+    done = adapters("backup", tmp_path / "out", "--data-dir", tmp_path / "here")
     assert done.stdout == f"1 adapters, 2 versions in {tmp_path / 'out'}\n", done.output
-    done = adapters("import", tmp_path / "out", "--data-dir", tmp_path / "there")
+    done = adapters("restore", tmp_path / "out", "--data-dir", tmp_path / "there")
     assert done.stdout == "1 adapters: 2 versions imported, 0 were there\n", done.output
-    done = adapters("import", tmp_path / "out", "--data-dir", tmp_path / "there")
+    done = adapters("restore", tmp_path / "out", "--data-dir", tmp_path / "there")
     assert done.stdout == "1 adapters: 0 versions imported, 2 were there\n", done.output
 
     done = adapters("verify", "--data-dir", tmp_path / "there")
@@ -42,6 +45,31 @@ def test_a_registry_moves_and_is_verified(tmp_path: Path) -> None:
     verified = Registry(tmp_path / "there", AST, verify=True)
     assert "is damaged" in (verified.problem(verified.resolve("events@1")) or "")
     assert verified.problem(verified.resolve("events@2")) is None
+
+
+def test_the_old_names_still_work(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "here", AST)
+    publish(registry, bundle())
+    registry.close()
+    assert adapters("export", tmp_path / "out", "--data-dir", tmp_path / "here").exit_code == 0
+    done = adapters("import", tmp_path / "out", "--data-dir", tmp_path / "there")
+    assert done.stdout == "1 adapters: 1 versions imported, 0 were there\n", done.output
+
+
+@pytest.mark.parametrize("words", [("verify",), ("backup", "out"), ("export", "out")])
+@pytest.mark.parametrize("has_keys", [False, True], ids=["nothing", "only keys"])
+def test_looking_makes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], has_keys: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if has_keys:
+        KeyTable(open_database(tmp_path / "data")).close()
+    before = sorted(tmp_path.rglob("*"))
+    done = adapters(*words, "--data-dir", tmp_path / "data")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("error: there ")
+    assert str(tmp_path / "data") in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_faults_are_one_line(tmp_path: Path) -> None:

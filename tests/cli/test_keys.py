@@ -70,3 +70,42 @@ def test_a_stored_key_is_a_key_to_bind_with(tmp_path: Path) -> None:
     assert not has_keys(Settings(data_dir=tmp_path))
     assert ipet(tmp_path, "create", "--scopes", "admin").exit_code == 0
     assert has_keys(Settings(data_dir=tmp_path))
+
+
+def test_create_begins_a_registry_and_says_where(tmp_path: Path) -> None:
+    there = tmp_path / "new" / "data"
+    first, second = (ipet(there, "create", "--scopes", "read,speakers,identify", "--domain", "acme") for _ in range(2))
+    assert re.fullmatch(r"ipet_[0-9a-f]{12}_[\w-]{43}\n", first.stdout)
+    assert f"a new one begins in {there.resolve() / 'registry.sqlite'}\n" in first.stderr
+    assert "begins" not in second.stderr
+    told = json.loads(ipet(there, "list", "--json").stdout)
+    assert [(key["domain"], key["scopes"]) for key in told] == [("acme", ["identify", "read", "speakers"])] * 2
+    assert there.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("words", [("list",), ("list", "--json"), ("revoke", "000000000000")])
+@pytest.mark.parametrize("has_file", [False, True], ids=["no directory", "an empty file"])
+def test_looking_makes_nothing(tmp_path: Path, words: tuple[str, ...], has_file: bool) -> None:
+    there = tmp_path / "data"
+    if has_file:
+        there.mkdir()
+        (there / "registry.sqlite").touch()
+    done = ipet(there, *words)
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"error: there is no registry in {there.resolve() / 'registry.sqlite'}")
+    assert [path.name for path in there.glob("*")] == (["registry.sqlite"] if has_file else [])
+    assert not has_file or (there / "registry.sqlite").stat().st_size == 0
+
+
+def test_keys_of_a_database_by_its_url(tmp_path: Path, postgres_url: str) -> None:
+    def keys(*words: str) -> Result:
+        return ipet(tmp_path / "data", *words, "--database-url", postgres_url)
+
+    refused = keys("list")
+    assert refused.exit_code == 1
+    assert "there is no registry in postgresql" in refused.stderr
+    made = keys("create", "--scopes", "infer")
+    assert "a new one begins in postgresql" in made.stderr
+    key_id = made.stdout.split("_")[1]
+    assert json.loads(keys("list", "--json").stdout)[0]["id"] == key_id
+    assert keys("revoke", key_id).stdout == f"revoked {key_id}\n"
