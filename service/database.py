@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -146,7 +146,7 @@ class Database:
         """Whether anything was ever kept here; looking makes nothing."""
         if self.file is not None and not (self.file.is_file() and self.file.stat().st_size):
             return False
-        with self.read() as connection:
+        with closing(self), self.read() as connection:
             return bool(inspect_schema(connection).get_table_names())
 
     def require_begun(self) -> None:

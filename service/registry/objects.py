@@ -103,7 +103,7 @@ class ObjectStore:
         """Put room aside for deletions on a full disk, for all processes together, if there is any left."""
         try:
             if not self._reserve.exists() and shutil.disk_usage(self._objects).free >= HEADROOM_BYTES + RESERVE_BYTES:
-                self._reserve.write_bytes(bytes(RESERVE_BYTES))
+                replace_file(self._reserve, bytes(RESERVE_BYTES))
         except OSError as error:
             _logger.warning("no room could be put aside: %s", error.strerror)
 
