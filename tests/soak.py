@@ -167,7 +167,7 @@ def prepare(directory: Path, backbone_dir: Path) -> Prepared:
 def alone(backbone: Backbone, registry: Registry, version: AdapterVersion, clip: bytes) -> NDArray[np.float32]:
     """What the adapter says of the clip with nothing else around: probabilities `[C]` or a voiceprint `[E]`."""
     weights, manifest = registry.load(version), version.manifest
-    windows = ClipFeatures(decode(clip)).windows(True, manifest.input_spec())
+    windows = ClipFeatures(decode(clip), backbone.features).windows(manifest.input_spec())
     with torch.inference_mode():
         bank = Bank.of(backbone, [weights])
         outputs = weights.head(backbone.forward(windows.inputs, bank, [1] * len(windows.inputs)))

@@ -5,6 +5,7 @@ The filter bank equals `torchaudio.compliance.kaldi.fbank` with the arguments th
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -131,25 +132,93 @@ def window_starts(length: int, window: int, windows: int | None, hop: int | None
     return starts if starts[-1] == last else [*starts, last]
 
 
-def ast_windows(samples: Tensor, spec: InputSpec) -> Windows:
-    """Windows of a clip `[N]` for AST: normalised filter bank, `[W, window_frames, 128]`."""
-    return _ast_windows(fbank(samples), len(samples), spec)
+class Features(ABC):
+    """What the front end of one architecture reads of a clip. Held by its backbone; has no state.
+
+    Windows are cut from the features of the whole clip, in positions of `hop` samples.
+    """
+
+    hop: int  # samples from one position to the next
+
+    @abstractmethod
+    def length(self, samples: int) -> int:
+        """Positions in a clip of so many samples."""
+
+    @abstractmethod
+    def shape(self, window_frames: int) -> tuple[int, ...]:
+        """Of one window: `[frames, 128]` or `[samples]`."""
+
+    @abstractmethod
+    def window_samples(self, window_frames: int) -> int:
+        """Samples that fill a window."""
+
+    @abstractmethod
+    def whole(self, samples: Tensor) -> Tensor:
+        """Features of a clip `[N]`, float32 `[length, ...]`, without normalisation."""
+
+    def normalise(self, features: Tensor, spec: InputSpec) -> Tensor:
+        """Features as the backbone reads them."""
+        return features
+
+    def count(self, samples: int, spec: InputSpec) -> int:
+        """Number of windows of a clip of so many samples, without computing any."""
+        return window_count(self.length(samples), *self._layout(spec))
+
+    def windows(self, samples: Tensor, spec: InputSpec, whole: Tensor | None = None) -> Windows:
+        """Windows of a clip `[N]`; `whole` is what the method of this name gave, where it is there already."""
+        features = self.whole(samples) if whole is None else whole
+        window, windows, hop = self._layout(spec)
+        starts = window_starts(len(features), window, windows, hop)
+        filled = self.normalise(_fill(features, window, spec.short), spec)
+        return Windows(_cut(filled, starts, window), _spans(starts, window, self.hop, len(samples)))
+
+    def _layout(self, spec: InputSpec) -> tuple[int, int | None, int | None]:
+        """Length, number and distance of windows, lengths in positions."""
+        scale = HOP_SAMPLES // self.hop
+        return spec.window_frames * scale, spec.windows, None if spec.hop_frames is None else spec.hop_frames * scale
 
 
-def _ast_windows(frames: Tensor, samples: int, spec: InputSpec) -> Windows:
-    starts = window_starts(len(frames), spec.window_frames, spec.windows, spec.hop_frames)
-    filled = (_fill(frames, spec.window_frames, spec.short) - spec.mean) / (2 * spec.std)
-    spans = _spans(starts, spec.window_frames, HOP_SAMPLES, samples)
-    return Windows(_cut(filled, starts, spec.window_frames), spans)
+class FilterBank(Features):
+    """AST's: the log mel filter bank, normalised."""
+
+    hop = HOP_SAMPLES
+
+    def length(self, samples: int) -> int:
+        return frame_count(samples)
+
+    def shape(self, window_frames: int) -> tuple[int, ...]:
+        return (window_frames, MEL_BINS)
+
+    def window_samples(self, window_frames: int) -> int:
+        return window_frames * HOP_SAMPLES + FRAME_SAMPLES - HOP_SAMPLES  # a frame reaches beyond its hop
+
+    def whole(self, samples: Tensor) -> Tensor:
+        return fbank(samples)
+
+    def normalise(self, features: Tensor, spec: InputSpec) -> Tensor:
+        return (features - spec.mean) / (2 * spec.std)
 
 
-def wav2vec2_windows(samples: Tensor, spec: InputSpec) -> Windows:
-    """Windows of a clip `[N]` for wav2vec 2.0: the samples as they are, `[W, window_frames * 160]`."""
-    length = spec.window_frames * HOP_SAMPLES
-    hop = None if spec.hop_frames is None else spec.hop_frames * HOP_SAMPLES
-    starts = window_starts(len(samples), length, spec.windows, hop)
-    filled = _fill(samples.to(torch.float32), length, spec.short)
-    return Windows(_cut(filled, starts, length), _spans(starts, length, 1, len(samples)))
+class PlainSamples(Features):
+    """wav2vec 2.0's: the samples as they are."""
+
+    hop = 1
+
+    def length(self, samples: int) -> int:
+        return samples
+
+    def shape(self, window_frames: int) -> tuple[int, ...]:
+        return (window_frames * HOP_SAMPLES,)
+
+    def window_samples(self, window_frames: int) -> int:
+        return window_frames * HOP_SAMPLES
+
+    def whole(self, samples: Tensor) -> Tensor:
+        return samples.to(torch.float32)
+
+
+FILTER_BANK = FilterBank()
+PLAIN_SAMPLES = PlainSamples()
 
 
 def _fill(clip: Tensor, length: int, short: Literal["zeros", "repeat"]) -> Tensor:
@@ -182,31 +251,22 @@ class ClipFeatures:
     Adapters with equal `InputSpec` get the same `Windows` object. For one thread at a time.
     """
 
-    __slots__ = ("_fbank", "_samples", "_windows")
+    __slots__ = ("_features", "_samples", "_whole", "_windows")
 
-    def __init__(self, waveform: Waveform) -> None:
+    def __init__(self, waveform: Waveform, features: Features) -> None:
+        self._features = features
         self._samples = torch.from_numpy(waveform.samples)
-        self._fbank: Tensor | None = None
-        self._windows: dict[tuple[bool, InputSpec], Windows] = {}
+        self._whole: Tensor | None = None
+        self._windows: dict[InputSpec, Windows] = {}
 
-    def count(self, is_ast: bool, spec: InputSpec) -> int:
+    def count(self, spec: InputSpec) -> int:
         """Number of windows that `windows` would give, without computing any."""
-        samples = len(self._samples)
-        if is_ast:
-            length, window, hop = frame_count(samples), spec.window_frames, spec.hop_frames
-        else:
-            length, window = samples, spec.window_frames * HOP_SAMPLES
-            hop = None if spec.hop_frames is None else spec.hop_frames * HOP_SAMPLES
-        return window_count(length, window, spec.windows, hop)
+        return self._features.count(len(self._samples), spec)
 
-    def windows(self, is_ast: bool, spec: InputSpec) -> Windows:
-        """The windows that an adapter with this `spec` reads, for AST or for wav2vec 2.0."""
-        key = (is_ast, spec)
-        if key not in self._windows:
-            if is_ast:
-                if self._fbank is None:
-                    self._fbank = fbank(self._samples)
-                self._windows[key] = _ast_windows(self._fbank, len(self._samples), spec)
-            else:
-                self._windows[key] = wav2vec2_windows(self._samples, spec)
-        return self._windows[key]
+    def windows(self, spec: InputSpec) -> Windows:
+        """The windows that an adapter with this `spec` reads."""
+        if spec not in self._windows:
+            if self._whole is None:
+                self._whole = self._features.whole(self._samples)
+            self._windows[spec] = self._features.windows(self._samples, spec, self._whole)
+        return self._windows[spec]

@@ -30,7 +30,6 @@ from service.engine.worker import Worker
 from service.errors import DeadlineExceeded, NotReady, UnknownVersion
 from service.model.backbone import Backbone
 from service.model.bank import Bank
-from service.model.spec import ModelType
 from service.registry.store import AdapterVersion, Registry
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -67,7 +66,7 @@ class Engine:
 
     def __init__(self, backbone: Backbone, registry: Registry, settings: Settings, telemetry: Telemetry) -> None:
         bank = Bank(backbone, settings.adapter_slots)
-        self._is_ast = backbone.spec.model_type is ModelType.AST
+        self._front_end = backbone.features
         self._runner = Runner(backbone, bank)
         self._scheduler = Scheduler(
             _frames(settings.batch_seconds), _frames(settings.queue_seconds), settings.batch_ms / 1000
@@ -185,8 +184,8 @@ class Engine:
             NoFreeSlot: an adapter would have to be loaded, and every slot is pinned.
             DeadlineExceeded: the answer was not there at the deadline.
         """
-        features = [ClipFeatures(clip) for clip in clips]
-        request = Request(features, adapters, self._is_ast, deadline, self._scheduler.batch_frames)
+        features = [ClipFeatures(clip, self._front_end) for clip in clips]
+        request = Request(features, adapters, deadline, self._scheduler.batch_frames)
         self._admit(request, adapters, place or Place())
         try:
             async with self._turns.turn(flow_of(adapters[0])):

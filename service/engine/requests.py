@@ -33,18 +33,16 @@ class Request:
         self,
         clips: Sequence[ClipFeatures],
         adapters: Sequence[AdapterVersion],
-        is_ast: bool,
         deadline: float,
         batch_frames: int,
     ) -> None:
         self._clips = clips
         self._adapters = [(version, version.manifest.input_spec()) for version in adapters]
-        self._is_ast = is_ast
         self._deadline = deadline
         self._batch_frames = batch_frames
         frames: Counter[str] = Counter()
         for version, spec in self._adapters:
-            frames[flow_of(version)] += sum(clip.count(is_ast, spec) for clip in clips) * spec.window_frames
+            frames[flow_of(version)] += sum(clip.count(spec) for clip in clips) * spec.window_frames
         self.frames: Mapping[str, int] = frames
         self.jobs: list[Job] = []
         self.parts: list[list[Part]] = []  # [clip][adapter]
@@ -55,7 +53,7 @@ class Request:
             chunks: dict[int, Sequence[Tensor]] = {}  # by the identity of the windows that adapters share
             parts = []
             for version, spec in self._adapters:
-                windows = clip.windows(self._is_ast, spec)
+                windows = clip.windows(spec)
                 if id(windows) not in chunks:
                     chunks[id(windows)] = torch.split(windows.inputs, max(1, self._batch_frames // spec.window_frames))
                 first = len(self.jobs)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from service.audio.features import Features
 from service.model.attention import Attention
 from service.model.bank import Bank
 from service.model.checkpoint import Checkpoint
@@ -25,6 +26,7 @@ class Backbone(ABC):
     All rows of a forward share their length: nothing is ever padded in time, so no row's answer depends on another.
     """
 
+    features: Features  # what the front end reads of a clip
     layout = TokenLayout()  # of the sequence that the layers see
 
     def __init__(
@@ -59,9 +61,9 @@ class Backbone(ABC):
     def fold_prompt(self, i: int, prompt: Tensor) -> tuple[Tensor, Tensor]:
         """The prompt `[P, D]` of layer i as keys and values, each `[H, P, d]`, float32."""
 
-    @abstractmethod
     def input_shape(self, window_frames: int) -> tuple[int, ...]:
         """Shape of one window's input, without the batch: `[frames, mel bins]` or `[samples]`."""
+        return self.features.shape(window_frames)
 
     @abstractmethod
     def token_count(self, window_frames: int) -> int:

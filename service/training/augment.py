@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchaudio.functional import resample
 
-from service.audio.features import HOP_SAMPLES
 from service.audio.waveform import MIN_SAMPLES, SAMPLING_RATE
 from service.training.recipe import Augmentation
 
@@ -155,8 +154,3 @@ def jittered(frames: Tensor, rng: Random) -> Tensor:
     """Noise `U(0, 1) U(0, 1) / 10` added to normalised frames `[frames, bins]`, which are then rolled."""
     noise = torch.from_numpy(rng.random(tuple(frames.shape), dtype=np.float32))
     return torch.roll(frames + noise * float(rng.random()) / 10, int(rng.integers(*ROLL_FRAMES)), dims=0)
-
-
-def window_samples(window_frames: int, is_ast: bool) -> int:
-    """Samples that make a window: an analysis frame reaches beyond its hop."""
-    return window_frames * HOP_SAMPLES + (MIN_SAMPLES - HOP_SAMPLES if is_ast else 0)

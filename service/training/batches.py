@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.audio.features import InputSpec, ast_windows, wav2vec2_windows
+from service.audio.features import Features, InputSpec
 from service.errors import ServiceError
-from service.training.augment import Augmenter, Random, Samples, jittered, masked, mixed_pair, window_samples
+from service.training.augment import Augmenter, Random, Samples, jittered, masked, mixed_pair
 from service.training.cache import ArrayCache, Arrays, identity
 from service.training.corruption import Corruption
 from service.training.datasets.dataset import Clip
@@ -75,7 +75,7 @@ class Batches:
     augmentation: Augmentation
     noises: tuple[Path, ...]
     input: InputSpec
-    is_ast: bool
+    features: Features
     size: int
     seed: int
     corruption: Corruption | None = None
@@ -125,7 +125,8 @@ class Batches:
         """What an example follows from, beside its pick and its clip."""
         names = [str(clip.path) for clip in self.clips] if self.augmentation.mixup else []
         noises = [str(path) for path in self.noises]
-        return f"{self.augmentation!r} {self.input!r} {self.is_ast} {self.seed} {self.corruption!r} {noises} {names}"
+        reader = type(self.features).__name__
+        return f"{self.augmentation!r} {self.input!r} {reader} {self.seed} {self.corruption!r} {noises} {names}"
 
     def _arrays(self, pick: Pick) -> Arrays:
         inputs, partner, share = self._make(pick)
@@ -144,17 +145,17 @@ class Batches:
 
     def _piece(self, clip: Clip, rng: Random) -> Samples:
         """A changed piece of a clip, no longer than the window."""
-        window = window_samples(self.input.window_frames, self.is_ast)
+        window = self.features.window_samples(self.input.window_frames)
         augmenter = Augmenter(self.augmentation, window, self.noises, self.recordings.samples)
         piece = augmenter(self.recordings.samples(clip.path), rng)
         return piece if self.corruption is None else self.corruption(piece, rng, self.recordings.samples)
 
     def _input(self, samples: Tensor, rng: Random) -> Tensor:
         spec = replace(self.input, windows=1)
-        if not self.is_ast:
-            return wav2vec2_windows(samples, spec).inputs[0]
+        frames = self.features.windows(samples, spec).inputs[0]
+        if frames.ndim == 1:  # samples, which have no bins to mask
+            return frames
         recipe = self.augmentation
-        frames = ast_windows(samples, spec).inputs[0]
         if recipe.time_mask or recipe.frequency_mask:
             zero = -self.input.mean / (2 * self.input.std)
             frames = masked(frames, recipe.time_mask, recipe.frequency_mask, zero, rng)

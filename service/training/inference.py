@@ -7,11 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.audio.features import InputSpec, ast_windows, wav2vec2_windows
+from service.audio.features import InputSpec
 from service.model.adapter import AdapterWeights
 from service.model.backbone import Backbone
 from service.model.bank import Bank
-from service.model.spec import ModelType
 from service.training.recordings import Samples
 
 ROWS = 48  # windows in one forward
@@ -23,7 +22,6 @@ class Inference:
     def __init__(self, backbone: Backbone, weights: AdapterWeights, spec: InputSpec) -> None:
         self._backbone = backbone
         self._spec = spec
-        self._windows = ast_windows if backbone.spec.model_type is ModelType.AST else wav2vec2_windows
         with torch.no_grad():
             self._bank = Bank.of(backbone, [weights])
 
@@ -31,7 +29,7 @@ class Inference:
         """Samples `[N]` of each clip -> the head's raw outputs for its windows `[W, outputs]`, in order."""
         waiting: list[Tensor] = []
         for samples in clips:
-            waiting.append(self._windows(torch.from_numpy(samples), self._spec).inputs)
+            waiting.append(self._backbone.features.windows(torch.from_numpy(samples), self._spec).inputs)
             if sum(map(len, waiting)) >= ROWS:
                 yield from self._answers(waiting)
                 waiting = []

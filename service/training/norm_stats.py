@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from service.audio.features import InputSpec, ast_windows
+from service.audio.features import FILTER_BANK, InputSpec
 from service.model.loading import input_statistics
 from service.model.spec import BackboneSpec, ModelType
 from service.training.datasets.dataset import BadDataset
@@ -36,7 +36,7 @@ def norm_stats(recipe: Recipe, data: Path, on_clip: Callable[[], None] = lambda:
     recordings = Recordings(memory_seconds=0.0)
     count, total, squares, clips = 0, 0.0, 0.0, 0
     for path in recordings.readable(clip.path for clip in dataset.train):
-        values = ast_windows(torch.from_numpy(recordings.samples(path)), spec).inputs.double()
+        values = FILTER_BANK.windows(torch.from_numpy(recordings.samples(path)), spec).inputs.double()
         count, clips = count + values.numel(), clips + 1
         total, squares = total + float(values.sum()), squares + float(values.square().sum())
         on_clip()

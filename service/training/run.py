@@ -12,7 +12,6 @@ from typing import Any
 from rich.progress import Progress
 
 from service.model.backbone import Backbone
-from service.model.spec import ModelType
 from service.model.trainable import TrainableBackbone
 from service.registry.manifest import Manifest
 from service.scoring.bootstrap import REPLICATES
@@ -152,7 +151,7 @@ class Run:
             augmentation=recipe.augment,
             noises=self._prepared.noises,
             input=self._input,
-            is_ast=self._backbone.spec.model_type is ModelType.AST,
+            features=self._backbone.features,
             size=recipe.optimiser.batch,
             seed=recipe.seed,
             corruption=self._prepared.corruption,

@@ -78,7 +78,8 @@ class World:
             weights = AdapterWeights.from_tensors(
                 manifest.adapter_spec(), read_weights(files.weights, manifest, self.backbone.spec)
             )
-            windows = ClipFeatures(decode(self.clip, DecodeLimits())).windows(True, manifest.input_spec())
+            features = ClipFeatures(decode(self.clip, DecodeLimits()), self.backbone.features)
+            windows = features.windows(manifest.input_spec())
             with torch.inference_mode():
                 bank = Bank.of(self.backbone, [weights])
                 outputs = weights.head(self.backbone.forward(windows.inputs, bank, [1] * len(windows.inputs)))

@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.audio.features import (
+    FILTER_BANK,
     HOP_SAMPLES,
+    PLAIN_SAMPLES,
     ClipFeatures,
+    Features,
     InputSpec,
-    ast_windows,
     fbank,
     frame_count,
-    wav2vec2_windows,
     window_count,
     window_starts,
 )
@@ -124,7 +125,7 @@ def test_windows_lie_inside_and_cover_the_ends(length: int, window: int, windows
 def test_ast_windows_are_cut_and_normalised() -> None:
     waveform = clip(5.0)
     spec = InputSpec(window_frames=128, windows=3, mean=-6.0, std=4.0)
-    windows = ast_windows(waveform, spec)
+    windows = FILTER_BANK.windows(waveform, spec)
     frames = (fbank(waveform) + 6.0) / 8.0
     assert windows.inputs.shape == (3, 128, 128)
     for inputs, start in zip(windows.inputs, (0, 185, 370), strict=True):
@@ -137,17 +138,17 @@ def test_short_clip_for_ast() -> None:
     waveform = clip(0.5)  # 48 frames
     spec = InputSpec(window_frames=100, mean=-6.0, std=4.0)
     frames = (fbank(waveform) + 6.0) / 8.0
-    zeros = ast_windows(waveform, spec)
+    zeros = FILTER_BANK.windows(waveform, spec)
     torch.testing.assert_close(zeros.inputs[0, :48], frames)
     assert (zeros.inputs[0, 48:] == 6.0 / 8.0).all()  # zeros go in before normalisation
     assert zeros.spans == ((0.0, 0.5),)
-    repeat = ast_windows(waveform, InputSpec(window_frames=100, mean=-6.0, std=4.0, short="repeat"))
+    repeat = FILTER_BANK.windows(waveform, InputSpec(window_frames=100, mean=-6.0, std=4.0, short="repeat"))
     torch.testing.assert_close(repeat.inputs[0], torch.cat((frames, frames, frames[:4])))
 
 
 def test_wav2vec2_windows_are_the_samples() -> None:
     waveform = clip(2.0)
-    windows = wav2vec2_windows(waveform, InputSpec(window_frames=128, windows=None, hop_frames=50))
+    windows = PLAIN_SAMPLES.windows(waveform, InputSpec(window_frames=128, windows=None, hop_frames=50))
     assert windows.inputs.shape == (3, 128 * HOP_SAMPLES)
     for inputs, start in zip(windows.inputs, (0, 8_000, 32_000 - 20_480), strict=True):
         assert torch.equal(inputs, waveform[start : start + 20_480])
@@ -156,22 +157,22 @@ def test_wav2vec2_windows_are_the_samples() -> None:
 
 def test_short_clip_for_wav2vec2() -> None:
     waveform = clip(0.5)
-    repeat = wav2vec2_windows(waveform, InputSpec(window_frames=128, windows=None, short="repeat"))
+    repeat = PLAIN_SAMPLES.windows(waveform, InputSpec(window_frames=128, windows=None, short="repeat"))
     assert torch.equal(repeat.inputs[0], torch.cat((waveform, waveform, waveform[:4_480])))
     assert repeat.spans == ((0.0, 0.5),)
-    zeros = wav2vec2_windows(waveform, InputSpec(window_frames=128, short="zeros"))
+    zeros = PLAIN_SAMPLES.windows(waveform, InputSpec(window_frames=128, short="zeros"))
     assert torch.equal(zeros.inputs[0], torch.cat((waveform, torch.zeros(12_480))))
 
 
 @pytest.mark.parametrize("seconds", [0.03, 0.5, 3.3])
-@pytest.mark.parametrize("is_ast", [True, False])
+@pytest.mark.parametrize("reader", [FILTER_BANK, PLAIN_SAMPLES])
 @pytest.mark.parametrize("spec", [InputSpec(100), InputSpec(100, 7), InputSpec(100, None, 30)])
-def test_a_clip_is_transformed_once(is_ast: bool, spec: InputSpec, seconds: float) -> None:
-    features = ClipFeatures(Waveform(clip(seconds).numpy(), 16_000, 1))
-    windows = features.windows(is_ast, spec)
+def test_a_clip_is_transformed_once(reader: Features, spec: InputSpec, seconds: float) -> None:
+    features = ClipFeatures(Waveform(clip(seconds).numpy(), 16_000, 1), reader)
+    windows = features.windows(spec)
     again = InputSpec(spec.window_frames, spec.windows, spec.hop_frames)
-    assert features.windows(is_ast, again) is windows
-    assert features.count(is_ast, spec) == len(windows.inputs) == len(windows.spans)
-    alone = (ast_windows if is_ast else wav2vec2_windows)(clip(seconds), spec)
+    assert features.windows(again) is windows
+    assert features.count(spec) == len(windows.inputs) == len(windows.spans)
+    alone = reader.windows(clip(seconds), spec)
     assert torch.equal(windows.inputs, alone.inputs)
     assert windows.spans == alone.spans

@@ -67,9 +67,7 @@ class Bench:
     def alone(self, clip: Waveform, version: AdapterVersion) -> np.ndarray:
         """What the adapter says of the clip with nothing else around."""
         weights = self.registry.load(version)
-        windows = ClipFeatures(clip).windows(
-            self.backbone.spec.embedding_size == self.backbone.spec.hidden_size, version.manifest.input_spec()
-        )
+        windows = ClipFeatures(clip, self.backbone.features).windows(version.manifest.input_spec())
         with torch.inference_mode():
             bank = Bank.of(self.backbone, [weights])
             outputs = weights.head(self.backbone.forward(windows.inputs, bank, [1] * len(windows.inputs)))

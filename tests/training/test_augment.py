@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.audio.features import FILTER_BANK, PLAIN_SAMPLES
 from service.training.augment import (
     Augmenter,
     coloured_noise,
@@ -17,7 +18,6 @@ from service.training.augment import (
     resampled,
     shifted,
     tilted,
-    window_samples,
     with_noise,
 )
 from service.training.recipe import Augmentation
@@ -146,8 +146,8 @@ def test_jitter_rolls_frames() -> None:
 
 
 def test_window_has_the_samples_of_its_frames() -> None:
-    assert window_samples(128, is_ast=False) == 20_480
-    assert 1 + (window_samples(128, is_ast=True) - 400) // 160 == 128
+    assert PLAIN_SAMPLES.window_samples(128) == 20_480
+    assert 1 + (FILTER_BANK.window_samples(128) - 400) // 160 == 128
 
 
 def test_jitter_is_the_papers_noise_and_roll() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from service.audio.features import InputSpec, ast_windows, wav2vec2_windows
+from service.audio.features import FILTER_BANK, PLAIN_SAMPLES, Features, InputSpec
 from service.training.batches import Batches, Pick, find_noises
 from service.training.datasets.dataset import Clip
 from service.training.recipe import Augmentation
@@ -22,8 +22,8 @@ def clips(tmp_path: Path) -> tuple[Clip, ...]:
     return tuple(Clip(path, index, "") for index, path in enumerate(paths))
 
 
-def batches(clips: tuple[Clip, ...], recipe: Augmentation, *, is_ast: bool = False) -> Batches:
-    return Batches(clips, Recordings(), recipe, (), SPEC, is_ast, size=3, seed=1)
+def batches(clips: tuple[Clip, ...], recipe: Augmentation, *, features: Features = PLAIN_SAMPLES) -> Batches:
+    return Batches(clips, Recordings(), recipe, (), SPEC, features, size=3, seed=1)
 
 
 def test_an_epoch_sees_every_clip_once_in_its_own_order(clips: tuple[Clip, ...]) -> None:
@@ -52,23 +52,23 @@ def test_an_example_depends_on_clip_and_draw_only(clips: tuple[Clip, ...]) -> No
     assert not torch.equal(first, training.example(replace(pick, draw=9))[0])
 
 
-@pytest.mark.parametrize("is_ast", [False, True])
-def test_without_augmentation_inputs_are_the_servers(clips: tuple[Clip, ...], is_ast: bool) -> None:
-    training = batches(clips, Augmentation(crop=False), is_ast=is_ast)
-    windows = ast_windows if is_ast else wav2vec2_windows
+@pytest.mark.parametrize("features", [PLAIN_SAMPLES, FILTER_BANK])
+def test_without_augmentation_inputs_are_the_servers(clips: tuple[Clip, ...], features: Features) -> None:
+    training = batches(clips, Augmentation(crop=False), features=features)
     for pick in next(iter(training.epoch(1))):
         samples = torch.from_numpy(training.recordings.samples(clips[pick.clip].path))
         inputs, wanted = training.example(pick)
         # The filter bank takes the clip's mean off, here that of the window alone: equal but for rounding.
-        torch.testing.assert_close(inputs, windows(samples, SPEC).inputs[0], rtol=0, atol=1e-3 if is_ast else 0)
+        expected = features.windows(samples, SPEC).inputs[0]
+        torch.testing.assert_close(inputs, expected, rtol=0, atol=1e-3 * (features is FILTER_BANK))
         assert (wanted.targets, wanted.share) == ((pick.clip,), 1.0)
 
 
 def test_spectrogram_augmentation_hides_some_of_it(clips: tuple[Clip, ...]) -> None:
     recipe = Augmentation(crop=False, time_mask=30, frequency_mask=60, input_noise=True)
-    pick = next(iter(batches(clips, recipe, is_ast=True).epoch(1)))[0]
-    plain, _ = batches(clips, Augmentation(crop=False), is_ast=True).example(pick)
-    changed, _ = batches(clips, recipe, is_ast=True).example(pick)
+    pick = next(iter(batches(clips, recipe, features=FILTER_BANK).epoch(1)))[0]
+    plain, _ = batches(clips, Augmentation(crop=False), features=FILTER_BANK).example(pick)
+    changed, _ = batches(clips, recipe, features=FILTER_BANK).example(pick)
     assert changed.shape == plain.shape
     assert not torch.equal(changed, plain)
 
@@ -89,7 +89,7 @@ def test_mixup_is_a_chance(clips: tuple[Clip, ...]) -> None:
 
 def test_specaugment_hides_with_zeros_before_normalisation(clips: tuple[Clip, ...]) -> None:
     recipe = Augmentation(crop=False, time_mask=40, frequency_mask=100)
-    training = replace(batches(clips, recipe, is_ast=True), input=replace(SPEC, mean=-7.0, std=4.0))
+    training = replace(batches(clips, recipe, features=FILTER_BANK), input=replace(SPEC, mean=-7.0, std=4.0))
     plain = replace(training, augmentation=Augmentation(crop=False))
     hidden = 0
     for draw in range(10):

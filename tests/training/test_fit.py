@@ -29,10 +29,8 @@ def make_fit(backbone: Backbone, root: Path, **tables: object) -> Fit:
     )
     dataset = load_dataset(make_keywords(root, speakers=2, takes=2), recipe.data)
     spec = adapter_spec(recipe, len(dataset.labels))
-    is_ast = backbone.spec.model_type.value.startswith("audio")
-    batches = Batches(
-        dataset.train, Recordings(), recipe.augment, (), _input(recipe), is_ast, recipe.optimiser.batch, recipe.seed
-    )
+    size, features = recipe.optimiser.batch, backbone.features
+    batches = Batches(dataset.train, Recordings(), recipe.augment, (), _input(recipe), features, size, recipe.seed)
     return Fit(backbone, spec, recipe, batches, len(dataset.labels))
 
 

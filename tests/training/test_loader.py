@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from service.audio.features import InputSpec
+from service.audio.features import PLAIN_SAMPLES, InputSpec
 from service.training.batches import Batches, Made
 from service.training.cache import ArrayCache
 from service.training.datasets.dataset import Clip
@@ -21,7 +21,7 @@ def batches(tmp_path: Path) -> Batches:
         write_clip(path, 300 + 100 * index, seconds=0.5)
     clips = tuple(Clip(path, index, "") for index, path in enumerate(paths))
     recipe = Augmentation(gain=6, noise=0.5, mixup=0.5, speed=0.1)
-    return Batches(clips, Recordings(), recipe, (), InputSpec(50, short="repeat"), False, size=3, seed=1)
+    return Batches(clips, Recordings(), recipe, (), InputSpec(50, short="repeat"), PLAIN_SAMPLES, size=3, seed=1)
 
 
 def made(batches: Batches, workers: int) -> list[Made]:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import ASTFeatureExtractor, ASTModel
 
-from service.audio.features import InputSpec, ast_windows
+from service.audio.features import FILTER_BANK, InputSpec
 from service.model.bank import Bank
 from service.model.loading import load_backbone
 from service.training.export import planned_manifest
@@ -109,7 +109,7 @@ def test_service_and_library_load_what_is_written(finished: tuple[Path, ASTStude
     assert (extractor.mean, extractor.std, extractor.max_length) == (-8.0, 4.0, 64)
     clip = torch.randn(64 * 160 + 240) / 10
     spec = InputSpec(64, mean=extractor.mean, std=extractor.std)
-    inputs = ast_windows(clip, spec).inputs
+    inputs = FILTER_BANK.windows(clip, spec).inputs
     library = ASTModel.from_pretrained(out, dtype=torch.float32).eval()
     backbone = load_backbone(str(out), "cpu", "float32")
     with torch.no_grad():
@@ -132,7 +132,7 @@ def test_student_sees_windows_as_the_service_does(finished: tuple[Path, ASTStude
     student = finished[1]
     clip = torch.cat((torch.randn(4000) / 10, torch.zeros(4000)))
     spec = InputSpec(40, mean=-8.0, std=4.0)
-    served = ast_windows(clip[:4000], spec).inputs[0]
+    served = FILTER_BANK.windows(clip[:4000], spec).inputs[0]
     torch.manual_seed(0)
     seen = student.features(clip.expand(20, -1))
     assert seen.shape == (20, 48, 128)

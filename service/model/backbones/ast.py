@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from service.audio.features import FILTER_BANK
 from service.model.attention import Attention
 from service.model.backbone import Backbone
 from service.model.checkpoint import Checkpoint
@@ -31,6 +32,8 @@ class ASTLayer:
 
 class ASTBackbone(Backbone):
     """Pre-norm layers over overlapping spectrogram patches; inputs are `[U, frames, 128]`, normalised."""
+
+    features = FILTER_BANK
 
     def __init__(
         self, checkpoint: Checkpoint, spec: BackboneSpec, device: torch.device, dtype: torch.dtype, kernels: Kernels
@@ -109,9 +112,6 @@ class ASTBackbone(Backbone):
     def fold_prompt(self, i: int, prompt: Tensor) -> tuple[Tensor, Tensor]:
         layer = self._layers[i]
         return layer.attention.fold(layer.norm_before(prompt))
-
-    def input_shape(self, window_frames: int) -> tuple[int, ...]:
-        return (window_frames, MEL_BINS)
 
     def token_count(self, window_frames: int) -> int:
         columns = (window_frames - self._patch_size) // self._time_stride + 1

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from service.audio.features import HOP_SAMPLES, PLAIN_SAMPLES
 from service.model.attention import Attention
 from service.model.backbone import Backbone
 from service.model.backbones.front_end import Convolution, Norming, PositionConvolution
@@ -15,7 +16,6 @@ from service.model.layers import Activation, Norm, Projection, activation_named
 from service.model.selection import RowAdapters
 from service.model.spec import BackboneSpec
 
-SAMPLES_PER_FRAME = 160  # 10 ms, the unit of `window_frames`
 _MIN_VARIANCE = 1e-10  # keeps the square root's gradient finite on silence
 _MIN_STATES = 2  # hidden states that a standard deviation needs
 
@@ -31,6 +31,8 @@ class Wav2Vec2Layer:
 
 class Wav2Vec2Backbone(Backbone):
     """Post-norm layers over a convolutional front end; inputs are samples `[U, N]` at 16 kHz."""
+
+    features = PLAIN_SAMPLES
 
     def __init__(
         self, checkpoint: Checkpoint, spec: BackboneSpec, device: torch.device, dtype: torch.dtype, kernels: Kernels
@@ -113,11 +115,8 @@ class Wav2Vec2Backbone(Backbone):
     def fold_prompt(self, i: int, prompt: Tensor) -> tuple[Tensor, Tensor]:
         return self._layers[i].attention.fold(prompt)
 
-    def input_shape(self, window_frames: int) -> tuple[int, ...]:
-        return (window_frames * SAMPLES_PER_FRAME,)
-
     def token_count(self, window_frames: int) -> int:
-        length = window_frames * SAMPLES_PER_FRAME
+        length = window_frames * HOP_SAMPLES
         for kernel, stride in self._convolution_shapes:
             length = (length - kernel) // stride + 1
         return length
@@ -134,4 +133,4 @@ def check_wav2vec2(checkpoint: Checkpoint) -> int:
     samples = _MIN_STATES
     for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
         samples = (samples - 1) * stride + kernel
-    return -(-samples // SAMPLES_PER_FRAME)
+    return -(-samples // HOP_SAMPLES)
