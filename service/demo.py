@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import httpx
 from rich.console import Console
 from rich.table import Table
 
-from service.client import Client, Json, ProblemError
+from service.client import Client, ClientError
+from service.client_answers import Classification
 
 ADAPTERS: Final = Path(__file__).parent.parent / "adapters"
 EXAMPLES: Final = ADAPTERS / "examples"
@@ -87,7 +87,7 @@ def wait_until_ready(url: str, running: subprocess.Popen[bytes], log: Path) -> N
         while time.monotonic() < deadline and running.poll() is None:
             try:
                 client.ready()
-            except (ProblemError, httpx.TransportError):
+            except ClientError:
                 time.sleep(0.2)
             else:
                 return
@@ -110,7 +110,7 @@ class Traffic:
             while not self.stopped.is_set():
                 try:
                     result = client.classify(EXAMPLES / "digit-three.wav", NEWCOMER, top_k=1)["results"][0]
-                except (ProblemError, httpx.TransportError) as error:
+                except ClientError as error:
                     self.errors.append(str(error))
                     self.stopped.wait(0.1)
                     continue
@@ -155,7 +155,7 @@ class Demo:
             self.same(f"{adapter} alone and in a mixed batch", alone, result)
             self.row("classify, one request", file, adapter, best(result), seconds)
 
-    def same(self, what: str, first: Json, second: Json) -> None:
+    def same(self, what: str, first: Classification, second: Classification) -> None:
         """Two answers agree to the backbone's precision."""
         tolerance = TOLERANCE.get(self.client.backbone()["dtype"], COARSE)
         ours, theirs = scores(first), scores(second)
@@ -221,11 +221,11 @@ class Demo:
         return copy
 
 
-def scores(result: Json) -> dict[str, float]:
+def scores(result: Classification) -> dict[str, float]:
     return {item["label"]: item["score"] for item in result["labels"]}
 
 
-def best(result: Json) -> str:
+def best(result: Classification) -> str:
     return ", ".join(f"{item['label']} {item['score']:.2f}" for item in result["labels"][:2])
 
 
@@ -256,7 +256,7 @@ def main() -> int:
                 demo.speakers()
                 status.update("uploading, swapping, rolling back while requests run")
                 demo.swap()
-        except (DemoError, ProblemError, httpx.TransportError) as error:
+        except (DemoError, ClientError) as error:
             console.print(f"[bold red]the demo failed:[/] {error}", highlight=False)
             return 1
     console.print(demo.table)

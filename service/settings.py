@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     verify_registry: bool = Field(False, description="Read every file of the registry at start, not only its size.")
     host: str = Field("127.0.0.1", description="Address to listen on; anything but loopback needs keys.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="What is logged; requests are at info."
+    )
 
     adapter_slots: int = Field(64, ge=1, le=65536, description="Adapters resident on the device at once.")
     max_prompt_length: int = Field(128, ge=0, le=4096, description="Longest prompt that a bundle may have.")

@@ -193,7 +193,7 @@ def _log_death(end: threading.ExceptHookArgs) -> None:
         logging.getLogger(__name__).error("the thread %s died", name, exc_info=end.exc_value)
 
 
-def configure_logging(level: int = logging.INFO, stream: TextIO | None = None) -> None:
+def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None:
     """Sends every log of the process to `stream` (standard error) as JSON lines; called once."""
     target = logging.StreamHandler(stream or sys.stderr)
     target.setFormatter(JsonFormatter())

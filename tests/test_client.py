@@ -1,14 +1,25 @@
 """Both clients against a real server: the same methods, the same answers, typed errors."""
 
 import asyncio
+import io
+import json
+import pydoc
+import re
+import shutil
+import socket
 import subprocess
 import sys
-from inspect import getmembers
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from inspect import getmembers, signature
 from pathlib import Path
 
 import pytest
 
-from service.client import AsyncClient, Client, ProblemError
+from service import client_calls
+from service.client import AsyncClient, Client, ClientError, ConnectionFailed, ProblemError, TimedOut
 from tests.api.live import Live
 from tests.bundles import random_bundle
 
@@ -75,6 +86,166 @@ def test_both_clients_have_the_same_documented_methods() -> None:
 
     assert methods(Client) == methods(AsyncClient)
     assert (Client.push.__doc__ or "").startswith("Uploads a bundle")
+    undocumented = [name for name in methods(Client) - {"close", "run"} if not getattr(Client, name).__doc__]
+    assert undocumented == []
+
+
+def test_help_shows_what_a_method_takes_and_answers() -> None:
+    told = pydoc.render_doc(Client, renderer=pydoc.plaintext)  # type: ignore[attr-defined]
+    assert "delete(self, /, name: str, version: int | None = None, alias: str | None = None)" in told
+    assert "history(self, /, name: str, limit: int = 100, after: str | None = None) -> service.client_answers.H" in told
+    assert "Call[" not in told.replace("run(self, call: service.client_calls.Call[", "")
+    with Client("http://127.0.0.1:9") as client:
+        assert list(signature(client.score).parameters) == ["enrolment", "test", "adapter"]
+
+
+def test_an_open_file_is_one_clip(live: Live, clip: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "clip.wav"
+    file.write_bytes(clip)
+    with Client(live.url) as client, file.open("rb") as opened, file.open("rb") as again:
+        assert len(client.classify(opened, "alpha")["results"]) == 1
+        assert len(client.classify([again, io.BytesIO(clip), bytearray(clip)], "alpha")["results"]) == 3
+    with Client(live.url) as client, file.open("r", encoding="latin-1") as text, pytest.raises(TypeError, match='"rb"'):
+        client.classify(text, "alpha")  # type: ignore[arg-type]
+
+
+def test_a_list_is_whole_however_many_pages_it_has(live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("page-a", "page-b", "page-c"):
+        live.publish(tmp_path, name)
+    monkeypatch.setattr(client_calls, "PAGE", 2)
+    everything = [one["name"] for one in live.http.get("/v1/adapters").json()["adapters"]]
+
+    async def asked() -> list[str]:
+        async with AsyncClient(live.url) as client:
+            return [one["name"] for one in await client.adapters(q="page-")]
+
+    with Client(live.url) as client:
+        assert [one["name"] for one in client.adapters()] == everything
+    assert asyncio.run(asked()) == ["page-a", "page-b", "page-c"]
+    for name in ("page-a", "page-b", "page-c"):
+        live.http.delete(f"/v1/adapters/{name}")
+
+
+def answered(status: int, members: dict[str, object], *headers: tuple[str, str]) -> bytes:
+    body = json.dumps(members).encode()
+    lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(body)}", "Connection: close"]
+    return "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers), "", ""]).encode() + body
+
+
+OVERLOADED = answered(429, {"code": "overloaded", "detail": "full"}, ("Retry-After", "1"))
+PATIENT = answered(429, {"code": "rate_limited", "detail": "slow"}, ("Retry-After", "3600"))
+NOT_READY = answered(503, {"code": "not_ready", "detail": "loading"})
+FAILED = answered(503, {"code": "adapter_failed", "detail": "broken"})
+GOOD = answered(200, {"results": [], "audio": []})
+BROKEN = b""  # the connection ends without an answer
+
+
+def receive(connection: socket.socket) -> None:
+    """Reads a whole request: what closes with bytes unread resets the connection."""
+    head, body = b"", b""
+    while b"\r\n\r\n" not in head:
+        head += connection.recv(65536)
+    head, _, body = head.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+    while length and len(body) < int(length[1]):
+        body += connection.recv(65536)
+
+
+@contextmanager
+def scripted(*answers: bytes | None) -> Iterator[tuple[str, list[float]]]:
+    """A server that gives one prepared answer to each connection, None never; its URL, and when it was asked."""
+    asked: list[float] = []
+
+    def serve(listener: socket.socket) -> None:
+        for answer in answers:
+            connection, _ = listener.accept()
+            with connection:
+                receive(connection)
+                asked.append(time.monotonic())
+                if answer is None:
+                    over.wait(20)
+                else:
+                    connection.sendall(answer)
+
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", asked
+        over.set()
+        thread.join(20)
+    assert not thread.is_alive(), "not everything was asked for"
+
+
+def test_a_refusal_is_retried_after_what_the_service_asks_for() -> None:
+    with scripted(OVERLOADED, NOT_READY, GOOD) as (url, asked), Client(url) as client:
+        assert client.classify(b"clip", "any")["results"] == []
+    assert asked[1] - asked[0] >= 1.0
+    assert asked[2] - asked[1] >= 0.2
+
+
+def test_an_async_refusal_is_retried_too() -> None:
+    async def ask(url: str) -> object:
+        async with AsyncClient(url) as client:
+            return await client.classify(b"clip", "any")
+
+    with scripted(OVERLOADED, GOOD) as (url, asked):
+        assert asyncio.run(ask(url)) == {"results": [], "audio": []}
+    assert asked[1] - asked[0] >= 1.0
+
+
+@pytest.mark.parametrize(
+    ("answers", "retries", "code"),
+    [
+        ((FAILED,), 2, "adapter_failed"),
+        ((PATIENT,), 2, "rate_limited"),  # longer than the client waits for anything
+        ((NOT_READY, NOT_READY), 1, "not_ready"),
+        ((OVERLOADED,), 0, "overloaded"),
+    ],
+)
+def test_retries_end(answers: tuple[bytes, ...], retries: int, code: str) -> None:
+    with (
+        scripted(*answers) as (url, asked),
+        Client(url, timeout=10, retries=retries) as client,
+        pytest.raises(ProblemError) as raised,
+    ):
+        client.classify(b"clip", "any")
+    assert raised.value.code == code
+    assert len(asked) == len(answers)
+
+
+def test_a_broken_connection_is_tried_again_where_that_does_no_harm() -> None:
+    with scripted(BROKEN, GOOD) as (url, _), Client(url) as client:
+        assert client.classify(b"clip", "any")["audio"] == []
+    with scripted(BROKEN) as (url, _), Client(url) as client, pytest.raises(ConnectionFailed, match=url):
+        client.delete("any")
+
+
+def test_nobody_there_and_no_answer_are_errors_of_their_own() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with Client(url, retries=1) as client, pytest.raises(ConnectionFailed, match=f"no answer from {url}"):
+        client.backbone()
+    with scripted(None) as (url, _), Client(url, timeout=0.3) as client, pytest.raises(TimedOut, match=r"0\.3 s"):
+        client.backbone()
+    assert issubclass(ProblemError, ClientError)
+    assert issubclass(TimedOut, ClientError)
+    assert issubclass(ConnectionFailed, ClientError)
+
+
+def test_pushing_what_is_no_bundle_is_told_before_anything_is_sent(live: Live, tmp_path: Path) -> None:
+    random_bundle(tmp_path, live.backbone, "mine", 1)
+    (tmp_path / "empty").mkdir()
+    broken = tmp_path / "broken"
+    shutil.copytree(tmp_path / "mine-1", broken)
+    (broken / "adapter_config.json").write_text("[]")
+    with Client("http://127.0.0.1:9") as client:
+        with pytest.raises(FileNotFoundError, match=r"no adapter_config\.json and no adapter_model\.safetensors"):
+            client.push(tmp_path / "empty")
+        with pytest.raises(ValueError, match="no version of 'yours'"):
+            client.push(tmp_path / "mine-1", name="yours")
+        with pytest.raises(ValueError, match="no JSON object with a name"):
+            client.push(broken)
 
 
 def test_the_client_imports_nothing_heavy() -> None:

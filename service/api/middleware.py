@@ -17,6 +17,7 @@ from service.telemetry import REQUEST_ID
 CLIENT_GONE: Final = 499  # nginx's status for a client that left before its answer; only in metrics and log
 UNMATCHED: Final = "unmatched"  # route label of paths that are no route
 QUIET_ROUTES: Final = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few seconds
+NOTED: Final = {"key": "actor", "adapters": "adapters", "audio_seconds": "audio_seconds"}  # fields of the log
 EXPECTED: Final = frozenset({200, 503})  # of those; anything else is logged
 
 TWO_CALLERS: Final = "a request has one Authorization header; a proxy and the service could each believe another one"
@@ -88,13 +89,14 @@ class Surroundings:
         self.telemetry.request_seconds.observe(seconds)
         if route not in QUIET_ROUTES or status not in EXPECTED:
             fields = {"method": scope["method"], "route": route, "status": status, "seconds": round(seconds, 6)}
-            if actor := _state(scope).get("actor"):
-                fields["key"] = actor
+            fields |= {name: told for name, of in NOTED.items() if (told := _state(scope).get(of))}
+            if scope.get("client"):
+                fields["client"] = scope["client"][0]
             _log.info("request", extra=fields)
 
 
 def _state(scope: Scope) -> dict[str, Any]:
-    """What the routes' dependencies noted of a request: `actor`, `answer_headers`."""
+    """What the routes noted of a request: `actor`, `adapters`, `audio_seconds`, `answer_headers`."""
     state: dict[str, Any] = scope.get("state", {})
     return state
 

@@ -47,9 +47,11 @@ async def infer(
 
     Nothing is decoded that the queue has no room for, and adapters take turns at the decoders.
     """
-    engine = admission.runtime.engine
+    engine, state = admission.runtime.engine, admission.request.state
+    state.adapters = [f"{adapter.name}@{adapter.version}" for adapter in adapters]
     with engine.place(adapters, len(encoded)) as place:
         clips = await decode_clips(admission.context, encoded, admission.reservation, adapters[0].name)
+        state.audio_seconds = round(sum(clip.seconds for clip in clips), 3)
         return clips, await engine.infer(clips, adapters, deadline=admission.deadline, place=place)
 
 

@@ -1,12 +1,15 @@
 """`ipet adapters`: what a running server holds, and changing it."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from service.cli import at_rest
 from service.cli.connection import DEFAULT_URL, AsJson, Key, Url, connected, fail, print_json, print_table
+
+if TYPE_CHECKING:
+    from service.client_answers import Change
 
 app = typer.Typer(
     help="List, upload, fetch and switch the adapters of a running server; back up, restore and verify a registry.",
@@ -28,7 +31,7 @@ def list_adapters(as_json: AsJson = False, url: Url = DEFAULT_URL, key: Key = No
     rows = [
         [
             adapter["name"],
-            adapter["task_type"],
+            adapter["task_type"] or "unreadable",
             str(adapter["live"] or "none"),
             ", ".join(f"{a}={v}" for a, v in adapter["aliases"].items() if a != "live"),
             ", ".join(f"{v['version']} {v['state']}" for v in adapter["versions"]),
@@ -141,7 +144,7 @@ app.command("import", hidden=True)(at_rest.restore)
 app.command()(at_rest.verify)
 
 
-def _told(change: dict[str, Any]) -> str:
+def _told(change: "Change") -> str:
     """The alias or version that a change is about."""
     version = "" if change["version"] is None else f"version {change['version']}"
     if change["alias"] is None:

@@ -2,8 +2,9 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -19,21 +20,25 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the service's answer
 
 
 @contextmanager
-def connected(url: str, key: str | None) -> Iterator["Client"]:
-    """A client of the service at `url`; what fails is printed in one line and ends the command with 1."""
-    import httpx
+def connected(url: str, key: str | None, clips: Sequence[Path] = ()) -> Iterator["Client"]:
+    """A client of the service at `url`; what fails is printed in one line and ends the command with 1.
 
-    from service.client import Client, ProblemError
+    Args:
+        clips: of the one request, in their order: a problem that is one's names it.
+    """
+    from service.client import Client, ClientError, ConnectionFailed, ProblemError
 
     try:
         with Client(url, key) as client:
             yield client
     except ProblemError as error:
         how = "" if key or error.code != "unauthorized" else " (here: --key, or the variable IPET_KEY)"
-        fail(f"{error.code}: {error.detail}{how}")
-    except httpx.HTTPError as error:
-        fail(f"no answer from {url}: {error or type(error).__name__}; is `ipet serve` running there?")
-    except OSError as error:
+        at = error.members.get("clip")
+        where = f"{clips[at]}: " if isinstance(at, int) and at < len(clips) else ""
+        fail(f"{error.code}: {where}{error.detail}{how}")
+    except ConnectionFailed as error:
+        fail(f"{error}; is `ipet serve` running there?")
+    except (ClientError, OSError, ValueError) as error:
         fail(str(error))
 
 

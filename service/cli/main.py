@@ -11,13 +11,30 @@ from service.cli.serving import serve_command
 
 app = typer.Typer(
     name="ipet",
-    help="One frozen audio backbone, many IPET adapters: serve them, train them, ask them.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 app.command("serve")(serve_command())
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"ipet-serve {version('ipet-serve')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version, and exit.")
+    ] = False,
+) -> None:
+    """One frozen audio backbone, many IPET adapters: serve them, train them, ask them."""
+
 
 RecipeName = Annotated[str, typer.Argument(help="Recipe: a TOML file, or the name of one that ships.")]
 RecipePath = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Recipe, TOML.")]

@@ -1,13 +1,18 @@
 """Commands that ask a running server: classify, embed, verify."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.connection import DEFAULT_URL, AsJson, Key, Url, connected, print_json, print_table
+from service.cli.clips import Asked, files_in, print_csv
+from service.cli.connection import DEFAULT_URL, AsJson, Key, Url, connected, fail, print_json, print_table
 
-Clips = Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Audio files.")]
+if TYPE_CHECKING:
+    from service.client_answers import Classified, Embedded
+
+Clips = Annotated[list[Path], typer.Argument(exists=True, help="Audio files, and folders of them.")]
 Adapter = Annotated[str, typer.Option("--adapter", "-a", help="`name`, `name@2` or `name@alias`.")]
 
 
@@ -19,27 +24,33 @@ def classify(
     top_k: Annotated[int, typer.Option(min=0, help="Labels to print, best first; 0 is all.")] = 5,
     windows: Annotated[bool, typer.Option("--windows", help="With --json: the labels of every window.")] = False,
     as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a line as soon as it is known.")] = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
-    """Label clips with one or more adapters."""
+    """Label clips with one or more adapters. A file that cannot be heard is named, the others are answered."""
+    if as_json and as_csv:
+        fail("give --json or --csv, not both")
+    files = files_in(audio)
     with connected(url, key) as client:
-        answer = client.classify(audio, adapter, top_k=top_k, windows=windows)
-    if as_json:
-        print_json(answer)
-        return
-    rows = [
-        [audio[result["clip"]].name, f"{result['adapter']}@{result['version']}", one["label"], f"{one['score']:.3f}"]
-        for result in answer["results"]
-        for one in result["labels"]
-    ]
-    print_table(["clip", "adapter", "label", "score"], rows)
+        asked = Asked(files, lambda clips: client.classify(clips, adapter, top_k=top_k, windows=windows))
+        if as_json:
+            print_json(_joined(asked))
+        elif as_csv:
+            print_csv(["file", "adapter", "version", "label", "score"], map(list, _rows(asked)))
+        else:
+            rows = [[file.name, f"{name}@{v}", label, f"{score:.3f}"] for file, name, v, label, score in _rows(asked)]
+            print_table(["clip", "adapter", "label", "score"], rows)
+        asked.end()
 
 
 def embed(audio: Clips, adapter: Adapter, url: Url = DEFAULT_URL, key: Key = None) -> None:
     """Print the voiceprints of clips, as JSON."""
+    files = files_in(audio)
     with connected(url, key) as client:
-        print_json(client.embed(audio, adapter))
+        asked = Asked(files, lambda clips: client.embed(clips, adapter))
+        print_json(_joined(asked))
+        asked.end()
 
 
 def verify(
@@ -53,9 +64,28 @@ def verify(
     key: Key = None,
 ) -> None:
     """Tell whether a clip is of an enrolled speaker: accept or reject."""
-    with connected(url, key) as client:
+    with connected(url, key, clips=[*enrolment, test]) as client:
         answer = client.score(enrolment, test, adapter)
     if as_json:
         print_json(answer)
     else:
         typer.echo(f"{answer['decision']} (score {answer['score']:.3f}, threshold {answer['threshold']:.3f})")
+
+
+def _rows(asked: "Asked[Classified]") -> Iterator[tuple[Path, str, int, str, float]]:
+    """A line for each file, adapter and label."""
+    for files, answer in asked:
+        for result in answer["results"]:
+            for one in result["labels"]:
+                yield files[result["clip"]], result["adapter"], result["version"], one["label"], one["score"]
+
+
+def _joined(asked: "Asked[Classified] | Asked[Embedded]") -> dict[str, Any]:
+    """The answers of all requests as one; `clip` counts in its `files` and `audio`."""
+    joined: dict[str, Any] = {"results": [], "audio": [], "files": []}
+    for files, answer in asked:
+        before = len(joined["files"])
+        joined["results"] += [{**result, "clip": before + result["clip"]} for result in answer["results"]]
+        joined["audio"] += answer["audio"]
+        joined["files"] += map(str, files)
+    return joined

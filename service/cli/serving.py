@@ -124,7 +124,7 @@ def run(settings: Settings) -> None:
     from service.api.app import create_app  # takes seconds: what can be refused is refused before
     from service.telemetry import configure_logging
 
-    configure_logging()
+    configure_logging(settings.log_level.upper())
     failures: list[Exception] = []
 
     def failed(error: Exception) -> None:

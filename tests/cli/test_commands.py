@@ -1,6 +1,9 @@
 """The commands against a real server, as a shell would call them."""
 
+import csv
+import io
 import json
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -39,6 +42,75 @@ def test_embed_and_verify(live: Live, file: Path) -> None:
     assert done.stdout == "accept (score 1.000, threshold 0.250)\n"
     done = ipet(live, "verify", file, "-e", file, "-a", "gamma", "--json")
     assert json.loads(done.stdout)["decision"] == "accept"
+
+
+@pytest.fixture
+def folder(clip: bytes, tmp_path: Path) -> Path:
+    """More clips than a request takes, in folders, two of them no audio."""
+    for i in range(20):
+        place = tmp_path / "clips" / f"day-{i % 2}" / f"{i:02}.wav"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(clip if i not in (3, 7) else b"no audio")
+    (tmp_path / "clips" / "notes.txt").write_text("not asked")
+    return tmp_path / "clips"
+
+
+def test_classify_a_folder(live: Live, folder: Path) -> None:
+    """Files that cannot be heard are named and end the command with 1; all others are answered."""
+    done = ipet(live, "classify", folder, "-a", "alpha", "--top-k", 1, "--csv")
+    assert done.exit_code == 1
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    good = [path for path in sorted(folder.rglob("*.wav")) if path.name not in ("03.wav", "07.wav")]
+    assert sorted(row["file"] for row in rows) == [str(path) for path in good]
+    assert {row["adapter"] for row in rows} == {"alpha"}
+    assert all(0 < float(row["score"]) <= 1 for row in rows)
+    errors = done.stderr.splitlines()
+    assert [line.partition(": the clip")[0] for line in errors] == [
+        f"error: {folder / 'day-1' / name}" for name in ("03.wav", "07.wav")
+    ]
+
+
+def test_more_clips_than_a_request_takes(live: Live, folder: Path) -> None:
+    assert live.context.settings.max_clips < 16  # fewer than the command sends: it finds out
+    for name in ("03.wav", "07.wav"):
+        (folder / "day-1" / name).unlink()
+    done = ipet(live, "classify", folder, "-a", "alpha", "--json")
+    assert done.exit_code == 0, done.output
+    answer = json.loads(done.stdout)
+    assert [result["clip"] for result in answer["results"]] == list(range(18))
+    assert len(answer["audio"]) == 18
+    assert answer["files"] == [str(path) for path in sorted(folder.rglob("*.wav"))]
+
+
+def test_embed_names_the_file_at_fault(live: Live, file: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.wav").write_bytes(b"no audio")
+    done = ipet(live, "embed", tmp_path / "bad.wav", file, "-a", "gamma")
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"error: {tmp_path / 'bad.wav'}: the clip is no audio")
+    assert json.loads(done.stdout)["files"] == [str(file)]
+    done = ipet(live, "verify", file, "--enrol", file, "-e", tmp_path / "bad.wav", "-a", "gamma")
+    assert done.stderr.startswith(f"error: bad_audio: {tmp_path / 'bad.wav'}: the clip is no audio")
+
+
+def test_a_folder_without_audio(live: Live, tmp_path: Path) -> None:
+    done = ipet(live, "classify", tmp_path, "-a", "alpha")
+    assert done.exit_code == 1
+    assert "holds no audio file" in done.stderr
+
+
+def test_version() -> None:
+    done = CliRunner().invoke(app, ["--version"])
+    assert (done.exit_code, done.stdout) == (0, f"ipet-serve {metadata.version('ipet-serve')}\n")
+
+
+def test_push_of_what_is_no_bundle(live: Live, tmp_path: Path) -> None:
+    random_bundle(tmp_path, live.backbone, "mine", 1)
+    done = ipet(live, "adapters", "push", tmp_path)
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith(f"error: {tmp_path} is no bundle: it has no adapter_config.json")
+    done = ipet(live, "adapters", "push", tmp_path / "mine-1", "--name", "yours")
+    assert done.stderr.startswith("error: ")
+    assert 'says "name": "mine", so it can be no version of \'yours\'' in done.stderr
 
 
 def test_adapters(live: Live, tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import httpx
 import pytest
 
 from service.cli.serving import url_of
+from service.model.backbone import Backbone
 from service.settings import Settings
+from tests.bundles import random_bundle
 from tests.cli.process import ENVIRONMENT, serving
 
 
@@ -53,6 +55,25 @@ def test_serves_until_it_is_told_to_stop(tiny_ast_dir: Path, tmp_path: Path) -> 
     assert served.process.returncode == 0
     assert "Traceback" not in errors
     assert all(json.loads(line) for line in errors.splitlines())
+
+
+def test_the_log_of_a_request_tells_its_adapters_its_audio_and_its_client(
+    tiny_ast: Backbone, tiny_ast_dir: Path, tmp_path: Path, clip: bytes
+) -> None:
+    for name in ("first", "second"):
+        random_bundle(tmp_path / "bundles", tiny_ast.spec, name)
+    for level, lines in (("info", 1), ("warning", 0)):
+        settings = {"adapters": tmp_path / "bundles", "log_level": level}
+        with serving(tiny_ast_dir, tmp_path / level, **settings) as served:
+            query = {"adapter": ["first", "second@1"]}
+            assert httpx.post(f"{served.url}/v1/classify", params=query, content=clip).status_code == 200
+            served.process.send_signal(signal.SIGTERM)
+            told = [json.loads(line) for line in served.end().splitlines()]
+        requests = [line for line in told if line["message"] == "request"]
+        assert len(requests) == lines
+        for line in requests:
+            assert line["adapters"] == ["first@1", "second@1"]
+            assert (line["audio_seconds"], line["client"]) == (1.5, "127.0.0.1")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3"])

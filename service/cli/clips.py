@@ -1,0 +1,120 @@
+"""Audio files of a command line: files and folders, asked in requests of a bounded size, with what failed named."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+import typer
+
+from service.cli.connection import fail
+
+AUDIO: Final = frozenset({".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".mp4", ".aac", ".webm"})
+A_REQUEST: Final = 16  # clips; a service takes at most `--max-clips`, which is 64 unless it says otherwise
+A_REQUEST_BYTES: Final = 32 * 2**20
+BAD: Final = "bad_audio"
+TOO_MUCH: Final = ("audio_too_long", "payload_too_large", "invalid_request")  # one file, or those of a request together
+
+T = TypeVar("T")
+
+
+def files_in(paths: Sequence[Path]) -> list[Path]:
+    """The files among `paths`, and every audio file in the folders among them, by name."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO and file.is_file())
+            if not inside:
+                fail(f"{path} holds no audio file ({', '.join(sorted(AUDIO))})")
+            found += inside
+        else:
+            found.append(path)
+    return found
+
+
+@dataclass(slots=True)
+class Asked(Generic[T]):
+    """What `ask` answers of all files, a few in a request, in their order.
+
+    Attributes:
+        left_out: files that could not be heard; each is told on standard error.
+    """
+
+    files: Sequence[Path]
+    ask: Callable[[list[Path]], T]
+    left_out: int = 0
+
+    def __iter__(self) -> Iterator[tuple[list[Path], T]]:
+        """The files of each request that was answered, and its answer."""
+        with _progress(len(self.files)) as advance:
+            for chunk in _chunks(self.files):
+                yield from self._answers(chunk)
+                advance(len(chunk))
+
+    def end(self) -> None:
+        """Ends the command with 1 where files were left out."""
+        if self.left_out:
+            raise typer.Exit(1)
+
+    def _answers(self, chunk: list[Path]) -> Iterator[tuple[list[Path], T]]:
+        from service.client import ProblemError
+
+        try:
+            answer = self.ask(chunk)
+        except ProblemError as error:
+            at = error.members.get("clip")
+            if len(chunk) > 1 and error.code == BAD and isinstance(at, int):
+                parts = [chunk[at : at + 1], [*chunk[:at], *chunk[at + 1 :]]]
+            elif len(chunk) > 1 and error.code in TOO_MUCH:
+                parts = [chunk[: len(chunk) // 2], chunk[len(chunk) // 2 :]]
+            elif at == 0:
+                typer.echo(f"error: {chunk[0]}: {error.detail}", err=True)
+                self.left_out += 1
+                return
+            else:
+                raise
+            for part in parts:
+                yield from self._answers(part)
+        else:
+            yield chunk, answer
+
+
+def _chunks(files: Sequence[Path]) -> Iterator[list[Path]]:
+    chunk: list[Path] = []
+    size = 0
+    for file in files:
+        of_file = file.stat().st_size
+        if chunk and (len(chunk) == A_REQUEST or size + of_file > A_REQUEST_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(file)
+        size += of_file
+    if chunk:
+        yield chunk
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal where there is more than one request, nothing in a pipe."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    shown = console.is_terminal and total > A_REQUEST
+    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def print_csv(columns: list[str], rows: Iterator[list[object]]) -> None:
+    """Comma-separated lines as they come, quoted where they must be."""
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow(row)
+        sys.stdout.flush()
