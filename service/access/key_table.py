@@ -104,7 +104,7 @@ class KeyTable:
         with self._database.read() as connection:
             return [_key(row) for row in connection.execute(select(_keys).order_by(_keys.c.created))]
 
-    def mark(self) -> tuple[object, ...]:
+    def stamp(self) -> tuple[object, ...]:
         """Differs after every change, also in a table that took this one's place: revision, number, newest key."""
         newest = select(func.max(_keys.c.revision), func.count(), func.max(_keys.c.created))
         with self._database.read() as connection:

@@ -18,7 +18,7 @@ from typing import Final
 from service.access.key_table import KeyTable
 from service.access.keys import Grant, Key, KeyState, Scope, Token, digest_of
 from service.database import open_database
-from service.errors import NotReady, ServiceError, Unauthorized, UnknownAdapter
+from service.errors import Forbidden, NotReady, ServiceError, Unauthorized, UnknownAdapter
 from service.settings import Settings
 
 POLL_SECONDS: Final = 0.5  # keys made and revoked elsewhere are seen within twice that
@@ -41,7 +41,13 @@ class Caller:
     grant: Grant
     name: str = ""
 
-    def require(self, reference: str) -> None:
+    def require_scope(self, scope: Scope) -> None:
+        """Raises Forbidden where the caller's key lacks `scope`."""
+        if not self.grant.allows(scope):
+            has = ", ".join(sorted(self.grant.scopes))
+            raise Forbidden(f"this call needs a key with the scope {scope}; this one has {has}")
+
+    def require_adapter(self, reference: str) -> None:
         """Raises UnknownAdapter for one that the caller's key is not bound to, whether or not there is one:
         a tenant does not learn what others have.
 
@@ -75,7 +81,7 @@ class Keyring:
         self.fault: str | None = None
         self._open_table = open_table or (lambda: KeyTable(open_database(settings.data_dir, settings.database_url)))
         self._table: KeyTable | None = None
-        self._mark: tuple[object, ...] = ()  # the table's, when it was last read
+        self._stamp: tuple[object, ...] = ()  # the table's, when it was last read
         self._ended = False
         self._lock = threading.Lock()  # held while the database is asked
         self._stored: Mapping[str, Key] | None = None  # None until they could be read; replaced whole
@@ -168,14 +174,14 @@ class Keyring:
     def _read(self) -> None:
         if self._table is None:
             self._table = self._open_table()
-        mark = self._table.mark()
-        if self._stored is None or mark != self._mark:
+        stamp = self._table.stamp()
+        if self._stored is None or stamp != self._stamp:
             there = {key.id: key for key in self._table.all_keys()}
             if there:
                 self._remember()
             self._stored = {**(self._stored or {}), **there}
             self._lost = len(self._stored) - len(there)
-            self._mark = mark
+            self._stamp = stamp
 
     def _loss(self) -> str | None:
         """What the table lacks that it had."""

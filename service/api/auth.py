@@ -41,7 +41,7 @@ class MetricsAccess:
             return ANONYMOUS
         try:
             if own is None and not context.keys.closed:
-                return identify(context, request)
+                return authenticate(context, request)
             return context.keys.caller(f"Bearer {given}") if given else None
         except NotReady:
             return None
@@ -71,7 +71,7 @@ class KeyRequired(SecurityBase):
             NotReady: the keys could not be read yet.
         """
         context, state = context_of(request), request.state
-        state.caller = caller = identify(context, request)
+        state.caller = caller = authenticate(context, request)
         state.actor = caller.actor
         verdict = context.gate.enter(caller.actor, caller.grant)
         state.answer_headers = verdict.headers
@@ -84,9 +84,9 @@ class KeyRequired(SecurityBase):
             )
         try:
             if self.scope is not None:
-                require_scope(caller, self.scope)
+                caller.require_scope(self.scope)
             for reference in adapters_of(request):
-                caller.require(reference)
+                caller.require_adapter(reference)
             yield
         finally:
             context.gate.leave(caller.actor)
@@ -104,7 +104,7 @@ def caller_of(request: Request) -> Caller:
     return caller
 
 
-def identify(context: Context, request: Request) -> Caller:
+def authenticate(context: Context, request: Request) -> Caller:
     """Who sends a request.
 
     Raises:
@@ -116,13 +116,6 @@ def identify(context: Context, request: Request) -> Caller:
         return context.keys.caller(request.headers.get("authorization"))
     refuse_foreign_pages(context.settings, request.headers.get("host"), request.headers.get("origin"))
     return ANONYMOUS
-
-
-def require_scope(caller: Caller, scope: Scope) -> None:
-    """Raises Forbidden where the caller's key lacks `scope`."""
-    if not caller.grant.allows(scope):
-        has = ", ".join(sorted(caller.grant.scopes))
-        raise Forbidden(f"this call needs a key with the scope {scope}; this one has {has}")
 
 
 def refuse_foreign_pages(settings: Settings, host: str | None, origin: str | None) -> None:

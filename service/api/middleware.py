@@ -33,7 +33,7 @@ _HEADERS: Final = {  # of every answer that does not say otherwise itself, as th
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-_log = logging.getLogger("service.access")
+_log = logging.getLogger("service.requests")
 
 
 class Surroundings:

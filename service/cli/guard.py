@@ -18,7 +18,7 @@ MAX_HEAD_BYTES: Final = 32 * 2**10  # of the request line and the header fields 
 MAX_FIELDS: Final = 100  # header fields, and trailers
 MAX_PIPELINED: Final = 16  # requests sent before the answers to those before them
 
-_log = logging.getLogger("service.access")
+_log = logging.getLogger("service.requests")
 
 
 class Fault(NamedTuple):

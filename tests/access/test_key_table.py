@@ -63,9 +63,9 @@ def test_revocation_is_final(table: KeyTable) -> None:
     key, _ = table.create("", GRANT)
     revoked = table.revoke(key.id)
     assert revoked.state(datetime.now(UTC)) is KeyState.REVOKED
-    before = table.mark()
+    before = table.stamp()
     assert table.revoke(key.id) == revoked
-    assert table.mark() == before
+    assert table.stamp() == before
     assert table.all_keys() == [revoked]
     with pytest.raises(InvalidRequest, match="there is no key 000000000000"):
         table.revoke("000000000000")
@@ -73,12 +73,12 @@ def test_revocation_is_final(table: KeyTable) -> None:
 
 def test_every_change_moves_the_revision(table: KeyTable, settings: Settings) -> None:
     with opened(settings) as other:
-        seen = [other.mark()]
+        seen = [other.stamp()]
         keys = [table.create("", GRANT)[0] for _ in range(3)]
-        seen.append(other.mark())
+        seen.append(other.stamp())
         for key in keys:
             table.revoke(key.id)
-            seen.append(other.mark())
+            seen.append(other.stamp())
     assert len(set(seen)) == len(seen)
 
 
@@ -93,13 +93,13 @@ def test_keys_made_at_once_are_all_there(table: KeyTable, settings: Settings) ->
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(table.all_keys()) == table.mark()[0] == 20
+    assert len(table.all_keys()) == table.stamp()[0] == 20
 
 
 def test_looking_waits_for_no_writer(table: KeyTable, settings: Settings) -> None:
     table.create("", GRANT)
     with open_database(settings.data_dir, settings.database_url).write():
-        assert len(table.all_keys()) == table.mark()[0] == 1
+        assert len(table.all_keys()) == table.stamp()[0] == 1
 
 
 def test_bad_labels_leave_nothing(table: KeyTable) -> None:

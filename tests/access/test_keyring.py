@@ -106,10 +106,10 @@ def test_what_was_known_holds_while_the_database_is_away(tmp_path: Path) -> None
     away = False
 
     class Flaky(KeyTable):
-        def mark(self) -> tuple[object, ...]:
+        def stamp(self) -> tuple[object, ...]:
             if away:
                 raise Internal("the database is away")
-            return super().mark()
+            return super().stamp()
 
     settings = Settings(data_dir=tmp_path)
     keyring = Keyring(settings, lambda: Flaky(open_database(tmp_path)))
@@ -133,10 +133,10 @@ def test_a_bound_key_knows_no_other_adapter(keyring: Keyring, table: KeyTable) -
     keyring.refresh()
     caller = keyring.caller(f"Bearer {token}")
     for reference in ("acme-events", "acme-events@2", "acme-events@canary"):
-        caller.require(reference)
+        caller.require_adapter(reference)
     for reference in ("other", "other@2", "acme", "", "@acme-x", "other@acme-x"):
         with pytest.raises(UnknownAdapter):
-            caller.require(reference)
+            caller.require_adapter(reference)
 
 
 def forget_keys(directory: Path) -> None:
@@ -243,10 +243,10 @@ def test_a_look_that_fails_in_a_way_nobody_foresaw_is_not_the_last(tmp_path: Pat
     faults = [RuntimeError("unforeseen"), None]
 
     class Odd(KeyTable):
-        def mark(self) -> tuple[object, ...]:
+        def stamp(self) -> tuple[object, ...]:
             if faults and (fault := faults.pop(0)):
                 raise fault
-            return super().mark()
+            return super().stamp()
 
     keyring = Keyring(Settings(data_dir=tmp_path), lambda: Odd(open_database(tmp_path)))
     keyring.refresh()

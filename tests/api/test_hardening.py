@@ -188,4 +188,4 @@ def test_the_log_holds_no_audio_no_embedding_and_no_key(tiny_ast_dir: Path, tmp_
     assert {line.get("key") for line in answered} == {"env:inference-1", "env:admin-1", token.id, None}
     for line in answered:
         assert {"time", "level", "request_id", "method", "status", "seconds"} <= line.keys()
-    assert {"uvicorn.error", "service.access"} <= {line["logger"] for line in lines}
+    assert {"uvicorn.error", "service.requests"} <= {line["logger"] for line in lines}
