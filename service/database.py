@@ -192,10 +192,12 @@ class SqliteFile:
         """A new connection. Raises RegistryUnavailable: the file was removed or replaced since the first one."""
         with self._lock:
             if self._kept is None:
-                self._kept = _connect(f"file:{quote(str(self._path))}?mode=rwc")
-                self._kept.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the log
-                self._inode = self._inode_now()
-                weakref.finalize(self, self._kept.close)
+                kept = _connect(f"file:{quote(str(self._path))}?mode=rwc")
+                weakref.finalize(self, kept.close)
+                kept.execute("PRAGMA journal_mode=WAL")
+                kept.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the log
+                self._inode = (0, 0)
+                self._inode, self._kept = self._inode_now(), kept
         if self._inode_now() != self._inode:
             raise _unreachable(f"{self._path} is another file than the one that was opened")
         return _connect(f"file:{quote(str(self._path))}?mode=rw")
@@ -211,6 +213,8 @@ class SqliteFile:
             found = self._path.stat()
         except OSError as error:
             raise _unreachable(f"{self._path}: {error.strerror}") from error
+        if self._inode[1] and not found.st_size:
+            raise _unreachable(f"{self._path} is empty")
         return found.st_dev, found.st_ino
 
 
@@ -218,7 +222,7 @@ def _connect(uri: str) -> sqlite3.Connection:
     """Transactions begin where `_begin` says so."""
     connection = sqlite3.connect(uri, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=True)
     try:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"wal_autocheckpoint={_LOG_PAGES}"):
+        for pragma in ("synchronous=FULL", "foreign_keys=ON", f"wal_autocheckpoint={_LOG_PAGES}"):
             connection.execute(f"PRAGMA {pragma}")
     except BaseException:
         connection.close()

@@ -1,6 +1,7 @@
 """Uploads over HTTP: refused where they go wrong, run once before they count, retried safely; a full disk."""
 
 import json
+import shutil
 import socket
 import subprocess
 import time
@@ -201,7 +202,11 @@ def test_a_full_disk_refuses_uploads_and_serves_on(
             assert live.http.post(f"/v1/classify?adapter={reference}", content=clip).status_code == 200
         assert live.http.get("/readyz").json()["status"] == "ready"
         assert incoming(live) == []
-        full.unlink()
         live.context.runtime.registry._grace = 0.0
-        assert live.http.delete("/v1/adapters/filler").status_code == 204
+        used = shutil.disk_usage(small_disk).used
+        for path in ("filler/versions/1", "filler/versions/2", "filler"):
+            assert live.http.delete(f"/v1/adapters/{path}").status_code == 204
+        assert live.http.get("/v1/adapters/filler/history").status_code == 200
+        assert shutil.disk_usage(small_disk).used < used
+        full.unlink()
         assert live.upload(late, "late").status_code == 201

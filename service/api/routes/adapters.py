@@ -114,14 +114,17 @@ async def upload_version(
         try:
             await receive_bundle(admission, upload)
             caller = caller_of(request)
-            published = await writers.run(
-                registry.publish_upload,
-                upload,
-                activate=activate,
-                actor=caller.actor,
-                key=idempotency_key,
-                domain=caller.grant.domain,
-                quota=Quota.of(caller.grant, admission.context.settings),
+            published = await writers.change(
+                admission.deadline,
+                lambda deadline: registry.publish_upload(
+                    upload,
+                    activate=activate,
+                    actor=caller.actor,
+                    key=idempotency_key,
+                    domain=caller.grant.domain,
+                    quota=Quota.of(caller.grant, admission.context.settings),
+                    deadline=deadline,
+                ),
             )
         finally:
             await disk.run(upload.discard)
@@ -164,8 +167,11 @@ async def set_alias(request: Request, name: str, alias: str) -> AdapterInfo:
         # As a parameter, the body would be read whole, before any key is asked.
         body = await read_body(request, MAX_JSON_BYTES, admission.reservation)
         wanted = parse_json(body, AliasRequest)
-        runtime = admission.runtime
-        record = await writers.run(runtime.registry.set_alias, name, alias, wanted.version, caller_of(request).actor)
+        runtime, actor = admission.runtime, caller_of(request).actor
+        record = await writers.change(
+            admission.deadline,
+            lambda deadline: runtime.registry.set_alias(name, alias, wanted.version, actor, deadline),
+        )
         return await admission.context.disk.run(listing.adapter_info, runtime, record)
 
 
@@ -173,27 +179,32 @@ async def set_alias(request: Request, name: str, alias: str) -> AdapterInfo:
 async def delete_alias(request: Request, name: str, alias: str) -> None:
     """Removes an alias; `live` cannot be removed."""
     async with writing(request) as (admission, writers):
-        await writers.run(admission.runtime.registry.delete_alias, name, alias, caller_of(request).actor)
+        registry, actor = admission.runtime.registry, caller_of(request).actor
+        await writers.change(admission.deadline, lambda deadline: registry.delete_alias(name, alias, actor, deadline))
 
 
 @router.delete("/v1/adapters/{name}/versions/{version}", status_code=204, **_WRITE)
 async def delete_version(request: Request, name: str, version: int) -> None:
     """Deletes a version that is not live, for good: its number is never used again."""
     async with writing(request) as (admission, writers):
-        runtime = admission.runtime
+        runtime, actor = admission.runtime, caller_of(request).actor
         _require_unpinned(
             request, runtime, [one for one in runtime.registry.record(name).versions if one.version == version]
         )
-        await writers.run(runtime.registry.delete_version, name, version, caller_of(request).actor)
+        await writers.change(
+            admission.deadline, lambda deadline: runtime.registry.delete_version(name, version, actor, deadline)
+        )
 
 
 @router.delete("/v1/adapters/{name}", status_code=204, **_WRITE)
 async def delete_adapter(request: Request, name: str) -> None:
     """Deletes an adapter with all its versions and aliases; requests admitted before finish."""
     async with writing(request) as (admission, writers):
-        runtime = admission.runtime
+        runtime, actor = admission.runtime, caller_of(request).actor
         _require_unpinned(request, runtime, runtime.registry.record(name).versions)
-        await writers.run(runtime.registry.delete_adapter, name, caller_of(request).actor)
+        await writers.change(
+            admission.deadline, lambda deadline: runtime.registry.delete_adapter(name, actor, deadline)
+        )
 
 
 @router.post("/v1/adapters/{name}/load", **_WRITE)
