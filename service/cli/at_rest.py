@@ -29,9 +29,9 @@ def backup(
 ) -> None:
     """Write a whole registry to a directory: files, version numbers, aliases, history. Servers may go on."""
     with _opened(data_dir, database_url) as (catalogue, objects), _progress("backing up") as progress:
-        from service.registry.transfer import export_registry
+        from service.registry import transfer
 
-        moved = export_registry(catalogue, objects, out, progress)
+        moved = transfer.back_up(catalogue, objects, out, progress)
     typer.echo(f"{moved.adapters} adapters, {moved.versions} versions in {out}")
     if moved.damaged:
         fail("left out, as they are damaged: " + "; ".join(f"{one}: {why}" for one, why in moved.damaged.items()))
@@ -44,10 +44,10 @@ def restore(
 ) -> None:
     """Take over a registry as backup wrote it; running servers see it within a second. Again, it changes nothing."""
     with _opened(data_dir, database_url, may_begin=True) as (catalogue, objects), _progress("restoring") as progress:
-        from service.registry.transfer import import_registry
+        from service.registry import transfer
 
-        moved = import_registry(catalogue, objects, source, progress)
-    typer.echo(f"{moved.adapters} adapters: {moved.versions} versions imported, {moved.skipped} were there")
+        moved = transfer.restore(catalogue, objects, source, progress)
+    typer.echo(f"{moved.adapters} adapters: {moved.versions} versions restored, {moved.skipped} were there")
 
 
 def verify(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:

@@ -79,13 +79,13 @@ class Archive(_Section):
 
 
 def read_archive(directory: Path) -> Archive:
-    """The catalogue of an export. Raises InvalidRequest: there is none, or it is not one."""
+    """The catalogue of a backup. Raises InvalidRequest: there is none, or it is not one."""
     path = directory / ARCHIVE_FILE
     try:
         return Archive.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise InvalidRequest(f"{path} cannot be read: {error.strerror}; is {directory} an export?") from None
+        raise InvalidRequest(f"{path} cannot be read: {error.strerror}; is {directory} a backup?") from None
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False)[:_MAX_FAULTS]
         told = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
-        raise InvalidRequest(f"{path} is no export of this release: {told}") from None
+        raise InvalidRequest(f"{path} is no backup of this release: {told}") from None

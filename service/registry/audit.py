@@ -61,7 +61,7 @@ def history(connection: Connection, name: str, limit: int, before: int | None = 
 
 
 def everything(connection: Connection) -> list[Event]:
-    """Every event, oldest first (for an export)."""
+    """Every event, oldest first (for a backup)."""
     return [_event(row) for row in connection.execute(select(audit).order_by(audit.c.id)).mappings()]
 
 

@@ -222,7 +222,7 @@ class Transaction:
         self._changed(name, Action.DELETE_ADAPTER)
 
     def put_alias(self, name: str, alias: str, version: int) -> int | None:
-        """Set an alias without an event (of an import, which brings its own); what it pointed to before."""
+        """Set an alias without an event (of a restore, which brings its own); what it pointed to before."""
         previous = self._drop_alias(name, alias)
         self.connection.execute(insert(aliases).values(name=name, alias=alias, version=version))
         return previous

@@ -1,7 +1,7 @@
-"""Export and import of whole registries: numbers, aliases, digests and history, not only the newest files.
+"""Backups of whole registries: numbers, aliases, digests and history, not only the newest files.
 
 Both work on a data directory and its database, not through a server: a server's API gives no say in version
-numbers, times and history. Servers may run meanwhile; they see what is imported as they see each other's uploads.
+numbers, times and history. Servers may run meanwhile; they see what is restored as they see each other's uploads.
 """
 
 import shutil
@@ -37,7 +37,7 @@ Progress = Callable[[int, int], None]  # done, of how many
 
 @dataclass(slots=True)
 class Moved:
-    """What an export or import did: `damaged` are versions without files, with the reason; `skipped` were there."""
+    """What backing up or restoring did: `damaged` are versions without files, with the reason; `skipped` were there."""
 
     adapters: int = 0
     versions: int = 0
@@ -45,14 +45,14 @@ class Moved:
     damaged: dict[str, str] = field(default_factory=dict)
 
 
-def export_registry(catalogue: Catalogue, objects: ObjectStore, out: Path, progress: Progress) -> Moved:
+def back_up(catalogue: Catalogue, objects: ObjectStore, out: Path, progress: Progress) -> Moved:
     """Write everything that a registry holds to a new directory; its catalogue comes last.
 
     Raises:
         InvalidRequest: `out` is there and not empty. StorageFull: no room.
     """
     if out.exists() and any(out.iterdir()):
-        raise InvalidRequest(f"{out} is not empty; an export needs a directory of its own")
+        raise InvalidRequest(f"{out} is not empty; a backup needs a directory of its own")
     with catalogue.read() as transaction:
         found = _read_all(transaction.connection)
     moved = Moved(adapters=len(found))
@@ -60,7 +60,7 @@ def export_registry(catalogue: Catalogue, objects: ObjectStore, out: Path, progr
         (out / "objects").mkdir(parents=True, exist_ok=True)
     written: list[ArchivedAdapter] = []
     for number, adapter in enumerate(found):
-        kept = [_export_version(adapter.name, version, objects, out, moved) for version in adapter.versions]
+        kept = [_copy_version(adapter.name, version, objects, out, moved) for version in adapter.versions]
         written.append(adapter.model_copy(update={"versions": tuple(kept)}))
         progress(number + 1, len(found))
     document = Archive(adapters=tuple(written)).model_dump_json(indent=1, exclude_none=True)
@@ -71,14 +71,14 @@ def export_registry(catalogue: Catalogue, objects: ObjectStore, out: Path, progr
     return moved
 
 
-def import_registry(catalogue: Catalogue, objects: ObjectStore, source: Path, progress: Progress) -> Moved:
-    """Take over what an export holds, one adapter after the other; again, it changes nothing.
+def restore(catalogue: Catalogue, objects: ObjectStore, source: Path, progress: Progress) -> Moved:
+    """Take over what a backup holds, one adapter after the other; again, it changes nothing.
 
-    An adapter that is there already gets the versions above its newest and the export's aliases.
+    An adapter that is there already gets the versions above its newest and the backup's aliases.
 
     Raises:
-        InvalidRequest: not an export, or a number means other bytes here; nothing is imported then.
-        InvalidBundle: files are missing or damaged. StorageFull: no room. What came before is imported.
+        InvalidRequest: not a backup, or a number means other bytes here; nothing is restored then.
+        InvalidBundle: files are missing or damaged. StorageFull: no room. What came before is restored.
     """
     archive = read_archive(source)
     objects.belong_to(catalogue.identity)
@@ -87,15 +87,15 @@ def import_registry(catalogue: Catalogue, objects: ObjectStore, source: Path, pr
             _check_numbers(adapter, _known(transaction.connection, adapter.name))
     moved = Moved(adapters=len(archive.adapters))
     for number, adapter in enumerate(archive.adapters):
-        _import_adapter(catalogue, objects, source, adapter, moved)
+        _restore_adapter(catalogue, objects, source, adapter, moved)
         progress(number + 1, len(archive.adapters))
     return moved
 
 
-# Export
+# Backing up
 
 
-def _export_version(
+def _copy_version(
     name: str, version: ArchivedVersion, objects: ObjectStore, out: Path, moved: Moved
 ) -> ArchivedVersion:
     if version.deleted is not None:
@@ -158,7 +158,7 @@ def _archived_event(event: Event) -> ArchivedEvent:
     return ArchivedEvent.model_construct(**fields)
 
 
-# Import
+# Restoring
 
 
 def _known(connection: Connection, name: str) -> dict[int, str]:
@@ -172,13 +172,13 @@ def _check_numbers(adapter: ArchivedAdapter, known: dict[int, str]) -> None:
         here = known.get(version.version, version.digest)
         if here != version.digest:
             raise InvalidRequest(
-                f"{adapter.name}@{version.version} is {here} here and {version.digest} in the export; a number "
-                "means the same bytes for good, so this export cannot be imported here"
+                f"{adapter.name}@{version.version} is {here} here and {version.digest} in the backup; a number "
+                "means the same bytes for good, so this backup cannot be restored here"
             )
         parse_manifest(version.config)
 
 
-def _import_adapter(
+def _restore_adapter(
     catalogue: Catalogue, objects: ObjectStore, source: Path, adapter: ArchivedAdapter, moved: Moved
 ) -> None:
     """Files and rows of one adapter in one step."""
@@ -194,7 +194,7 @@ def _import_adapter(
     try:
         with catalogue.write() as transaction:
             if _known(transaction.connection, adapter.name) != known:
-                raise InvalidRequest(f"{adapter.name} was changed meanwhile; import again")
+                raise InvalidRequest(f"{adapter.name} was changed meanwhile; restore again")
             for digest, staging in staged.items():
                 if not objects.holds(digest):
                     objects.publish(staging)
@@ -210,7 +210,7 @@ def _import_adapter(
 def _stage(objects: ObjectStore, source: Path, version: ArchivedVersion) -> Staging:
     files = read_bundle(source / "objects" / version.digest.removeprefix("sha256:"))
     if files.digest != version.digest or files.config != version.config:
-        raise InvalidBundle(f"the export is damaged: {version.digest} has the digest {files.digest}")
+        raise InvalidBundle(f"the backup is damaged: {version.digest} has the digest {files.digest}")
     return objects.stage(files)
 
 

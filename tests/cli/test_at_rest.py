@@ -28,9 +28,9 @@ def test_a_registry_moves_and_is_verified(tmp_path: Path) -> None:
     done = adapters("backup", tmp_path / "out", "--data-dir", tmp_path / "here")
     assert done.stdout == f"1 adapters, 2 versions in {tmp_path / 'out'}\n", done.output
     done = adapters("restore", tmp_path / "out", "--data-dir", tmp_path / "there")
-    assert done.stdout == "1 adapters: 2 versions imported, 0 were there\n", done.output
+    assert done.stdout == "1 adapters: 2 versions restored, 0 were there\n", done.output
     done = adapters("restore", tmp_path / "out", "--data-dir", tmp_path / "there")
-    assert done.stdout == "1 adapters: 0 versions imported, 2 were there\n", done.output
+    assert done.stdout == "1 adapters: 0 versions restored, 2 were there\n", done.output
 
     done = adapters("verify", "--data-dir", tmp_path / "there")
     assert (done.exit_code, done.stdout[:21]) == (0, "2 versions: 0 damaged")
@@ -53,7 +53,7 @@ def test_the_old_names_still_work(tmp_path: Path) -> None:
     registry.close()
     assert adapters("export", tmp_path / "out", "--data-dir", tmp_path / "here").exit_code == 0
     done = adapters("import", tmp_path / "out", "--data-dir", tmp_path / "there")
-    assert done.stdout == "1 adapters: 1 versions imported, 0 were there\n", done.output
+    assert done.stdout == "1 adapters: 1 versions restored, 0 were there\n", done.output
 
 
 @pytest.mark.parametrize("words", [("verify",), ("backup", "out"), ("export", "out")])

@@ -9,7 +9,7 @@ from service.errors import InvalidBundle, InvalidRequest
 from service.registry.catalogue import catalogue_of
 from service.registry.objects import ObjectStore
 from service.registry.store import Registry
-from service.registry.transfer import Moved, export_registry, import_registry
+from service.registry.transfer import Moved, back_up, restore
 from tests.registry.bundles import AST, bundle
 from tests.registry.publishing import publish
 
@@ -45,16 +45,16 @@ def source(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
 def test_round_trip(source: Path, tmp_path: Path, database: str, request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue("postgres_url") if database == "postgres" else ""
-    assert transfer(export_registry, source, tmp_path / "first") == Moved(adapters=3, versions=3)
+    assert transfer(back_up, source, tmp_path / "first") == Moved(adapters=3, versions=3)
     target = Registry(tmp_path / "target", AST, database_url=url)
     target.follow(0.05)
-    assert transfer(import_registry, tmp_path / "target", tmp_path / "first", url).versions == 3
-    transfer(export_registry, tmp_path / "target", tmp_path / "second", url)
+    assert transfer(restore, tmp_path / "target", tmp_path / "first", url).versions == 3
+    transfer(back_up, tmp_path / "target", tmp_path / "second", url)
     assert tree(tmp_path / "first") == tree(tmp_path / "second")
 
-    again = transfer(import_registry, tmp_path / "target", tmp_path / "first", url)
+    again = transfer(restore, tmp_path / "target", tmp_path / "first", url)
     assert (again.versions, again.skipped) == (0, 5)
-    transfer(export_registry, tmp_path / "target", tmp_path / "third", url)
+    transfer(back_up, tmp_path / "target", tmp_path / "third", url)
     assert tree(tmp_path / "first") == tree(tmp_path / "third")
     target.close()
 
@@ -73,9 +73,9 @@ def test_round_trip(source: Path, tmp_path: Path, database: str, request: pytest
 
 
 def test_a_running_server_sees_what_is_imported(source: Path, tmp_path: Path) -> None:
-    transfer(export_registry, source, tmp_path / "out")
+    transfer(back_up, source, tmp_path / "out")
     target = Registry(tmp_path / "target", AST)
-    transfer(import_registry, tmp_path / "target", tmp_path / "out")
+    transfer(restore, tmp_path / "target", tmp_path / "out")
     target._catch_up()
     assert [record.name for record in target.records()] == ["events", "sounds"]
     assert target.resolve("events@canary").version == 3
@@ -86,8 +86,8 @@ def test_import_adds_what_is_newer(source: Path, tmp_path: Path) -> None:
     target = Registry(tmp_path / "target", AST)
     publish(target, bundle(seed=1))
     publish(target, bundle("own", seed=1), "own")
-    transfer(export_registry, source, tmp_path / "out")
-    moved = transfer(import_registry, tmp_path / "target", tmp_path / "out")
+    transfer(back_up, source, tmp_path / "out")
+    moved = transfer(restore, tmp_path / "target", tmp_path / "out")
     assert (moved.versions, moved.skipped) == (2, 1)
     target._catch_up()
     assert [version.version for version in target.record("events").versions] == [1, 3]
@@ -98,10 +98,10 @@ def test_import_adds_what_is_newer(source: Path, tmp_path: Path) -> None:
 def test_a_number_never_changes_its_bytes(source: Path, tmp_path: Path) -> None:
     target = Registry(tmp_path / "target", AST)
     publish(target, bundle(seed=9))
-    transfer(export_registry, source, tmp_path / "out")
+    transfer(back_up, source, tmp_path / "out")
     before = target.records()
     with pytest.raises(InvalidRequest, match="events@1 is sha256:"):
-        transfer(import_registry, tmp_path / "target", tmp_path / "out")
+        transfer(restore, tmp_path / "target", tmp_path / "out")
     target._catch_up()
     assert target.records() == before
 
@@ -110,9 +110,9 @@ def test_damage_is_told_and_not_served(source: Path, tmp_path: Path) -> None:
     registry = Registry(source, AST)
     version = registry.resolve("sounds")
     registry.weights_path(version).write_bytes(b"damaged")
-    moved = transfer(export_registry, source, tmp_path / "out")
+    moved = transfer(back_up, source, tmp_path / "out")
     assert (moved.versions, moved.damaged.keys()) == (2, {"sounds@1"})
-    transfer(import_registry, tmp_path / "target", tmp_path / "out")
+    transfer(restore, tmp_path / "target", tmp_path / "out")
     target = Registry(tmp_path / "target", AST)
     assert "cannot be read" in (target.problem(target.resolve("sounds")) or "")
     publish(target, bundle("sounds", seed=1), "sounds")
@@ -121,16 +121,16 @@ def test_damage_is_told_and_not_served(source: Path, tmp_path: Path) -> None:
 
 def test_what_is_no_export_is_refused(source: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="is not empty"):
-        transfer(export_registry, source, source)
-    with pytest.raises(InvalidRequest, match="an export"):
-        transfer(import_registry, tmp_path / "target", source)
-    transfer(export_registry, source, tmp_path / "out")
+        transfer(back_up, source, source)
+    with pytest.raises(InvalidRequest, match="a backup"):
+        transfer(restore, tmp_path / "target", source)
+    transfer(back_up, source, tmp_path / "out")
     weights = next((tmp_path / "out" / "objects").glob("*/adapter_model.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
-    with pytest.raises(InvalidBundle, match="the export is damaged"):
-        transfer(import_registry, tmp_path / "target", tmp_path / "out")
+    with pytest.raises(InvalidBundle, match="the backup is damaged"):
+        transfer(restore, tmp_path / "target", tmp_path / "out")
     document = json.loads((tmp_path / "out" / "catalogue.json").read_text())
     document["adapters"][0]["name"] = "../../etc"
     (tmp_path / "out" / "catalogue.json").write_text(json.dumps(document))
     with pytest.raises(InvalidRequest, match="cannot name an adapter"):
-        transfer(import_registry, tmp_path / "target", tmp_path / "out")
+        transfer(restore, tmp_path / "target", tmp_path / "out")
