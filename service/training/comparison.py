@@ -122,7 +122,7 @@ def as_json(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 def draw(path: Path, entries: Sequence[Entry]) -> None:
     """A panel for each task and figure, a line for each kind of run. Raises RuntimeError without matplotlib."""
     if not can_draw():
-        raise RuntimeError("nothing to draw with: pip install 'ipet-serve[train]' brings matplotlib")
+        raise RuntimeError("nothing to draw with: pip install matplotlib brings matplotlib")
     panels: dict[str, dict[str, Interval]] = {}
     for entry in entries:
         panel = panels.setdefault(f"{entry.task}: {entry.figure}", {})

@@ -1,6 +1,6 @@
 """Pictures beside a model card and a comparison, as small PNGs. The only module that draws, by matplotlib.
 
-matplotlib is not among what a server needs (`pip install 'ipet-serve[train]'`): where it is missing, `can_draw` says
+matplotlib is not among what a server needs (`pip install matplotlib`): where it is missing, `can_draw` says
 so and nothing else here is called.
 """
 

@@ -167,7 +167,7 @@ def _epochs(facts: CardFacts) -> str:
 
 def _pictures(facts: CardFacts) -> str:
     if facts.pictures is None:
-        return "Pictures are left out: matplotlib was not installed (`pip install 'ipet-serve[train]'`)."
+        return "Pictures are left out: matplotlib was not installed (`pip install matplotlib`)."
     return "\n\n".join(f"![{_PICTURES.get(name, name)}]({name})" for name in facts.pictures)
 
 

@@ -1,10 +1,12 @@
-"""Recipes that ship with the repository, by name. Knows where they lie and what a list of them shows."""
+"""Recipes that ship, by name: where they lie, in a checkout or installed, and what a list of them shows."""
 
+import sysconfig
 from pathlib import Path
 
 from service.training.recipe import BadRecipe, Recipe, read_recipe
 
-FOLDER = Path(__file__).parents[2] / "adapters" / "recipes"
+CHECKOUT = Path(__file__).parents[2] / "adapters" / "recipes"
+FOLDER = CHECKOUT if CHECKOUT.is_dir() else Path(sysconfig.get_path("data"), "share", "ipet-serve", "recipes")
 COLUMNS = (
     "recipe",
     "backbone",
