@@ -61,6 +61,12 @@ class Settings(BaseSettings):
         gt=0,
         description="Milliseconds that one batch should take at most beyond its fixed cost; others wait for so long.",
     )
+    batch_mb: int = Field(
+        2048,
+        ge=1,
+        description="Memory that the rows of a batch may take in one layer, MiB; an adapter of which one row takes "
+        "more is refused.",
+    )
     queue_seconds: float = Field(
         2400.0,
         gt=0,

@@ -137,7 +137,7 @@ class Telemetry:
         self._requests.labels(route, str(code)).inc()
 
     def count_device_fault(self, kind: str) -> None:
-        """Counts a fault of the device: `error`, `memory`, `hang`, `device` or `worker`."""
+        """Counts a fault of the device: `error`, `memory`, `cuda`, `hang`, `device`, `dead` or `worker`."""
         self._device_faults.labels(kind).inc()
 
     def count_adapter(self, name: str, clips: int = 1) -> None:

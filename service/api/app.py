@@ -52,13 +52,14 @@ def create_app(
         open_runtime: loads the backbone, opens the registry and builds the engine; may take its time, runs in
             a thread of its own.
         on_ready: called once /readyz answers 200.
-        on_failed: called when the runtime could not be opened; the service never gets ready then.
+        on_failed: called when the runtime could not be opened, or has lost its device for good; the service never gets
+            ready then, and its process should end.
     """
     context = Context(settings, telemetry or Telemetry())
 
     async def start() -> None:
         try:
-            runtime = await context.open_beside(open_runtime)
+            runtime = await context.open_beside(open_runtime, on_failed)
         except Exception as error:
             _log.exception("the service could not start")
             on_failed(error)

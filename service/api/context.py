@@ -103,14 +103,14 @@ class Context:
             if not timer.expired() and (when is None or when > last):
                 timer.reschedule(last)
 
-    async def open_beside(self, open_runtime: Opener) -> Runtime:
+    async def open_beside(self, open_runtime: Opener, on_dead: Callable[[Exception], None]) -> Runtime:
         """As `open`, in a thread that nothing waits for at the end."""
-        return await asyncio.get_running_loop().run_in_executor(self._opener, self.open, open_runtime)
+        return await asyncio.get_running_loop().run_in_executor(self._opener, self.open, open_runtime, on_dead)
 
-    def open(self, open_runtime: Opener) -> Runtime:
-        """Opens the runtime and starts its engine; slow."""
+    def open(self, open_runtime: Opener, on_dead: Callable[[Exception], None]) -> Runtime:
+        """Opens the runtime and starts its engine; slow. `on_dead` is called if the device is lost for good."""
         runtime = open_runtime(self.settings, self.telemetry)
-        runtime.engine.start()
+        runtime.engine.start(on_dead)
         with self._lock:
             if not self._closed:
                 self._runtime = runtime

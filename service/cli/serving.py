@@ -93,7 +93,7 @@ def open_runtime(settings: Settings, telemetry: "Telemetry") -> "Runtime":
         max_prompt_length=settings.max_prompt_length,
         max_bottleneck_dim=settings.max_bottleneck_dim,
         database_url=settings.database_url,
-        smoke=SmokeTest(backbone, settings.request_timeout),
+        smoke=SmokeTest(backbone, settings.request_timeout, settings.batch_mb * 2**20),
         grace_seconds=settings.request_timeout + FOLLOW_SECONDS,
         verify=settings.verify_registry,
     )
@@ -129,6 +129,7 @@ def run(settings: Settings) -> None:
 
     def failed(error: Exception) -> None:
         failures.append(error)
+        server.end_within(settings.shutdown_timeout)
         server.should_exit = True
 
     def ready(runtime: "Runtime") -> None:
@@ -139,7 +140,7 @@ def run(settings: Settings) -> None:
     server.run(sockets=[listener])
     if failures:
         typer.echo(f"error: {failures[0]}", err=True)
-        raise typer.Exit(1)
+        leave(1)
     leave(0 if app.state.context.device_stopped else 1)
 
 

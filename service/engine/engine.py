@@ -8,7 +8,7 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,16 +18,17 @@ import numpy as np
 from service.audio.features import ClipFeatures
 from service.audio.waveform import Waveform
 from service.engine.cores import use_cores
+from service.engine.cost import Costs
 from service.engine.health import Health
-from service.engine.job import FRAME_SECONDS, flow_of, key_of
+from service.engine.job import FRAME_SECONDS, Values, flow_of, key_of
 from service.engine.loader import Loader
 from service.engine.requests import Request, least_frames
-from service.engine.runner import Runner, Values
+from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
 from service.engine.slots import Residence, Slots, State, Tier
 from service.engine.turns import Turns
 from service.engine.worker import Worker
-from service.errors import DeadlineExceeded, NotReady, UnknownVersion
+from service.errors import AdapterFailed, DeadlineExceeded, NotReady, UnknownVersion
 from service.model.backbone import Backbone
 from service.model.bank import Bank
 from service.registry.store import AdapterVersion, Registry
@@ -69,8 +70,12 @@ class Engine:
         self._front_end = backbone.features
         self._runner = Runner(backbone, bank)
         self._scheduler = Scheduler(
-            _frames(settings.batch_seconds), _frames(settings.queue_seconds), settings.batch_ms / 1000
+            _frames(settings.batch_seconds),
+            _frames(settings.queue_seconds),
+            settings.batch_ms / 1000,
+            settings.batch_mb * 2**20,
         )
+        self._costs = Costs(backbone, settings.batch_mb * 2**20)
         self._slots = Slots(settings.adapter_slots)
         self._telemetry = telemetry
         self._changed = threading.Condition()
@@ -84,6 +89,7 @@ class Engine:
             self._changed,
             settings.host_cache_mb * 2**20,
             settings.load_timeout,
+            self._suspect,
         )
         # The worker alone computes on all cores; one core each is best for the many small operations beside it.
         self._features = ThreadPoolExecutor(
@@ -104,8 +110,13 @@ class Engine:
         if not self._open:
             raise NotReady("the engine is not running")
 
-    def start(self) -> None:
-        """Warms the backbone up and begins to admit requests."""
+    def start(self, on_dead: Callable[[NotReady], None] = lambda error: None) -> None:
+        """Warms the backbone up and begins to admit requests.
+
+        Args:
+            on_dead: called, from a thread of the engine's, when only another process could use the device again.
+        """
+        self._health.on_dead = on_dead
         self._runner.warm_up()
         for rows in PACE_ROWS:
             started = time.monotonic()
@@ -140,7 +151,7 @@ class Engine:
         """Raises at once what `infer` would raise now, whatever the clip: nothing has to be read or decoded for it."""
         with self._changed:
             self.check_ready()
-            self._check(adapters, least_frames(adapters, 1))
+            self._check(adapters, least_frames(adapters, 1, self._costs))
 
     @contextmanager
     def place(self, adapters: Sequence[AdapterVersion], clips: int) -> Iterator[Place]:
@@ -149,7 +160,7 @@ class Engine:
         Raises:
             NotReady, AdapterFailed, PayloadTooLarge, Overloaded: as `infer`.
         """
-        frames = least_frames(adapters, clips)
+        frames = least_frames(adapters, clips, self._costs)
         with self._changed:
             self.check_ready()
             self._check(adapters, frames)
@@ -185,7 +196,8 @@ class Engine:
             DeadlineExceeded: the answer was not there at the deadline.
         """
         features = [ClipFeatures(clip, self._front_end) for clip in clips]
-        request = Request(features, adapters, deadline, self._scheduler.batch_frames)
+        bounds = self._scheduler.batch_frames, self._scheduler.headroom.nbytes
+        request = Request(features, adapters, deadline, *bounds, self._costs)
         self._admit(request, adapters, place or Place())
         try:
             async with self._turns.turn(flow_of(adapters[0])):
@@ -205,10 +217,6 @@ class Engine:
             [Outputs(part.version, np.concatenate(values[part.jobs]), part.spans) for part in parts]
             for parts in request.parts
         ]
-
-    def residency(self, version: AdapterVersion) -> State:
-        with self._changed:
-            return self._slots.state(key_of(version))
 
     def residences(self, versions: Sequence[AdapterVersion]) -> list[Residence]:
         """State, tier and pin of each of `versions`; a long list is looked up in parts, for others not to wait."""
@@ -288,6 +296,8 @@ class Engine:
     def _check(self, adapters: Sequence[AdapterVersion], frames: Mapping[str, int]) -> None:
         for version in adapters:
             self._loader.check(version)
+            if refusal := self._costs.refusal(version.manifest.input.window_frames):
+                raise AdapterFailed(refusal, adapter=f"{version.name}@{version.version}")
         self._scheduler.check(frames)
 
     def _admit(self, request: Request, adapters: Sequence[AdapterVersion], place: Place) -> None:
@@ -335,6 +345,10 @@ class Engine:
             self._fail_queued(error)
             self._loader.fail_waiters(error)
             self._changed.notify_all()
+
+    def _suspect(self) -> None:
+        """Has the worker see whether the device can still be used. Called with the lock held, and notified after."""
+        self._device.suspected = True
 
     def _fail_queued(self, error: NotReady) -> None:
         for key in self._scheduler.waiting():

@@ -21,9 +21,13 @@ class Health:
     Args:
         timeout: seconds that a batch may take.
         on_break: called whenever the device cannot be used any more, with what to tell those who wait for it.
+
+    Attributes:
+        on_dead: called when only another process could use the device again.
     """
 
     def __init__(self, timeout: float, telemetry: Telemetry, on_break: Callable[[NotReady], None]) -> None:
+        self.on_dead: Callable[[NotReady], None] = lambda error: None
         self._timeout = timeout
         self._telemetry = telemetry
         self._on_break = on_break
@@ -59,6 +63,11 @@ class Health:
             self._fault = fault
             self._telemetry.device_broken.set(1)
         self._on_break(NotReady(fault))
+
+    def died(self, fault: str) -> None:
+        """As `broke`, for good: those who wait are told, then `on_dead` is, which ends the process."""
+        self.broke("dead", fault)
+        self.on_dead(NotReady(fault))
 
     def works(self, how: str) -> None:
         """Turns readiness on again, if it was off."""

@@ -7,9 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from service.registry.store import AdapterVersion
 
 FRAME_SECONDS = 0.01  # of `window_frames`
+
+Values = NDArray[np.float32]
 
 AdapterKey = tuple[str, int]  # name and version: never used again for other weights
 
@@ -32,8 +37,10 @@ class Job:
         inputs: the windows `[W, ...]`; shared by identity between adapters that read a clip in the same way.
         rows: W.
         shape: what rows of one forward must have in common.
-        frames: windows x window_frames, the unit of the queue's and the batches' bounds.
+        frames: work of all rows, in window-frames: the unit of the queue's and the batches' bounds.
         deadline: on the clock of `time.monotonic`; after it nobody wants the answer.
+        nbytes: memory that all rows take on the device.
+        key, flow: of the version.
     """
 
     version: AdapterVersion
@@ -42,16 +49,14 @@ class Job:
     shape: Hashable
     frames: int
     deadline: float
+    nbytes: int = 0
+    key: AdapterKey = field(init=False)
+    flow: str = field(init=False)
     future: "Future[Any]" = field(default_factory=Future)
     admitted: float = field(default_factory=time.monotonic)
 
-    @property
-    def key(self) -> AdapterKey:
-        return key_of(self.version)
-
-    @property
-    def flow(self) -> str:
-        return flow_of(self.version)
+    def __post_init__(self) -> None:
+        self.key, self.flow = key_of(self.version), flow_of(self.version)
 
     def abandoned(self, now: float) -> bool:
         """Whether nobody waits for the answer any more."""
@@ -61,3 +66,26 @@ class Job:
         """Answers with `error`, unless the job was answered or cancelled before."""
         with suppress(InvalidStateError):
             self.future.set_exception(error)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some of a job's rows, from `start` to before `stop`, and the slot that its adapter is in."""
+
+    job: Job
+    slot: int
+    start: int
+    stop: int
+
+    @property
+    def count(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def inputs(self) -> Any:
+        """Their windows."""
+        return self.job.inputs[self.start : self.stop]
+
+    @property
+    def nbytes(self) -> int:
+        return self.job.nbytes * self.count // self.job.rows

@@ -10,11 +10,13 @@ import math
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 from service.engine.cores import use_cores
+from service.engine.faults import Fault, fault_of
 from service.engine.host_cache import HostCache
 from service.engine.job import AdapterKey, key_of
 from service.engine.scheduler import Scheduler
@@ -56,6 +58,7 @@ class Loader:
     Args:
         changed: the engine's lock; notified whenever an adapter became resident or a load failed.
         timeout: seconds that a load may take.
+        suspect: called when a load met an error of the device's own.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Loader:
         changed: threading.Condition,
         host_cache_bytes: int,
         timeout: float,
+        suspect: Callable[[], None],
     ) -> None:
         self._backbone = backbone
         self._bank = bank
@@ -78,6 +82,7 @@ class Loader:
         self._telemetry = telemetry
         self._changed = changed
         self._timeout = timeout
+        self._suspect = suspect
         self._cache = HostCache(host_cache_bytes)
         self._queue: OrderedDict[AdapterKey, AdapterVersion] = OrderedDict()  # loads that wait for a slot
         self._running: dict[AdapterKey, _Load] = {}
@@ -201,6 +206,8 @@ class Loader:
                 return
             del self._running[key]
             if error is not None:
+                if fault_of(error) is Fault.DEVICE:
+                    self._suspect()
                 self._fail(load, error.detail if isinstance(error, ServiceError) else repr(error))
                 return
             self._slots.loaded(key)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from service.audio.features import ClipFeatures
+from service.engine.cost import Cost, Costs
 from service.engine.job import Job, flow_of
 from service.registry.store import AdapterVersion
 
@@ -35,14 +36,19 @@ class Request:
         adapters: Sequence[AdapterVersion],
         deadline: float,
         batch_frames: int,
+        batch_bytes: float,
+        costs: Costs,
     ) -> None:
         self._clips = clips
         self._adapters = [(version, version.manifest.input_spec()) for version in adapters]
         self._deadline = deadline
         self._batch_frames = batch_frames
+        self._batch_bytes = batch_bytes
+        self._costs = costs
         frames: Counter[str] = Counter()
         for version, spec in self._adapters:
-            frames[flow_of(version)] += sum(clip.count(spec) for clip in clips) * spec.window_frames
+            windows = sum(clip.count(spec) for clip in clips)
+            frames[flow_of(version)] += windows * costs.of(spec.window_frames).frames
         self.frames: Mapping[str, int] = frames
         self.jobs: list[Job] = []
         self.parts: list[list[Part]] = []  # [clip][adapter]
@@ -54,21 +60,23 @@ class Request:
             parts = []
             for version, spec in self._adapters:
                 windows = clip.windows(spec)
+                cost = self._costs.of(spec.window_frames)
                 if id(windows) not in chunks:
-                    chunks[id(windows)] = torch.split(windows.inputs, max(1, self._batch_frames // spec.window_frames))
+                    rows = min(self._batch_frames / cost.frames, self._batch_bytes / cost.nbytes)
+                    chunks[id(windows)] = torch.split(windows.inputs, max(1, int(rows)))
                 first = len(self.jobs)
-                self.jobs += [self._job(version, chunk, spec.window_frames) for chunk in chunks[id(windows)]]
+                self.jobs += [self._job(version, chunk, cost) for chunk in chunks[id(windows)]]
                 parts.append(Part(version, slice(first, len(self.jobs)), windows.spans))
             self.parts.append(parts)
 
-    def _job(self, version: AdapterVersion, chunk: Tensor, window_frames: int) -> Job:
-        rows = len(chunk)
-        return Job(version, chunk, rows, tuple(chunk.shape[1:]), rows * window_frames, self._deadline)
+    def _job(self, version: AdapterVersion, chunk: Tensor, cost: Cost) -> Job:
+        rows, shape = len(chunk), tuple(chunk.shape[1:])
+        return Job(version, chunk, rows, shape, rows * cost.frames, self._deadline, rows * cost.nbytes)
 
 
-def least_frames(adapters: Sequence[AdapterVersion], clips: int) -> Mapping[str, int]:
+def least_frames(adapters: Sequence[AdapterVersion], clips: int, costs: Costs) -> Mapping[str, int]:
     """The window-frames by flow that a request has at least: its clips, not decoded yet, have one window or more."""
     frames: Counter[str] = Counter()
     for version in adapters:
-        frames[flow_of(version)] += clips * version.manifest.input.window_frames
+        frames[flow_of(version)] += clips * costs.of(version.manifest.input.window_frames).frames
     return frames

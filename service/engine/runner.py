@@ -4,17 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from service.engine.job import Job
+from service.engine.job import Rows, Values
 from service.model.backbone import Backbone
 from service.model.bank import Bank
 from service.registry.manifest import Manifest
 from service.scoring.calibration import with_temperature
 from service.scoring.score import activate
-
-Values = NDArray[np.float32]
-
 
 _WARM_UP_FRAMES = 128  # 1.28 s
 
@@ -26,21 +22,21 @@ class Runner:
         self._backbone = backbone
         self._bank = bank
 
-    def run(self, jobs: Sequence[Job], slots: Sequence[int]) -> list[Values]:
-        """Answers jobs of one input shape, job i's adapter being in `slots[i]`.
+    def run(self, batch: Sequence[Rows]) -> list[Values]:
+        """Answers rows of one input shape.
 
         Returns:
-            For each job its windows' probabilities `[W, C]` or speaker embeddings `[W, embedding_dim]`.
+            For each part its windows' probabilities `[W, C]` or speaker embeddings `[W, embedding_dim]`.
         """
-        windows, first_row = _distinct_windows(jobs)
-        rows = [first_row[id(job.inputs)] + w for job in jobs for w in range(job.rows)]
-        slot_of_row = [slot for job, slot in zip(jobs, slots, strict=True) for _ in range(job.rows)]
+        windows, first_row = _distinct_windows(batch)
+        rows = [first_row[_identity(part)] + w for part in batch for w in range(part.count)]
+        slot_of_row = [part.slot for part in batch for _ in range(part.count)]
         with torch.inference_mode():
             outputs = self._backbone.answer(windows, self._bank, slot_of_row, rows).cpu().numpy()
-        starts = np.cumsum([0, *(job.rows for job in jobs)])
+        starts = np.cumsum([0, *(part.count for part in batch)])
         return [
-            answer(job.version.manifest, outputs[start : start + job.rows, : self._bank.outputs(slot)])
-            for job, slot, start in zip(jobs, slots, starts, strict=False)
+            answer(part.job.version.manifest, outputs[start : start + part.count, : self._bank.outputs(part.slot)])
+            for part, start in zip(batch, starts, strict=False)
         ]
 
     def warm_up(self, rows: int = 1) -> int:
@@ -70,9 +66,13 @@ def answer(manifest: Manifest, outputs: Values) -> Values:
     return activate(logits, manifest.activation).astype(np.float32)
 
 
-def _distinct_windows(jobs: Sequence[Job]) -> tuple[torch.Tensor, dict[int, int]]:
-    """The windows of all jobs, those that adapters share once, and the first row of each."""
-    distinct = {id(job.inputs): job.inputs for job in jobs}
+def _identity(part: Rows) -> tuple[int, int, int]:
+    return id(part.job.inputs), part.start, part.stop
+
+
+def _distinct_windows(batch: Sequence[Rows]) -> tuple[torch.Tensor, dict[tuple[int, int, int], int]]:
+    """The windows of all rows, those that adapters share once, and the first row of each part."""
+    distinct = {_identity(part): part.inputs for part in batch}
     first_row, total = {}, 0
     for identity, inputs in distinct.items():
         first_row[identity] = total

@@ -11,10 +11,12 @@ cost, so that a light flow's request waits for short batches; bulk alone gets wh
 """
 
 import heapq
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 
+from service.engine.headroom import Headroom
 from service.engine.job import AdapterKey, Job
 from service.engine.pace import Pace
 from service.engine.room import Room
@@ -56,11 +58,19 @@ class Scheduler:
     Args:
         batch_frames: most window-frames in a batch; a single larger job still runs, alone.
         queue_frames: most window-frames admitted and not yet running.
+        batch_bytes: most memory that a batch's rows may take, before the device runs out of it for the first time.
         batch_seconds: most time that a batch should take beyond its fixed cost, as far as batches so far tell: what
             arrives meanwhile waits for so long. None for no such bound.
     """
 
-    def __init__(self, batch_frames: int, queue_frames: int, batch_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        batch_frames: int,
+        queue_frames: int,
+        batch_seconds: float | None = None,
+        batch_bytes: float = math.inf,
+    ) -> None:
+        self.headroom = Headroom(batch_bytes)
         self._pace = Pace()
         self._room = Room(queue_frames, self._pace)
         self._batch_frames = batch_frames
@@ -132,7 +142,7 @@ class Scheduler:
             self._take(lane, job)
 
     def next_batch(self, now: float, ready: Callable[[Job], bool]) -> list[Job]:
-        """Takes the jobs of the next batch: one input shape, adapters mixed, fair, within `batch_frames`.
+        """Takes the next batch's jobs: one input shape, adapters mixed, fair, within `batch_frames` and `headroom`.
 
         Args:
             now: on the clock of the jobs' deadlines; abandoned jobs are dropped on the way.
@@ -147,20 +157,23 @@ class Scheduler:
         (least, _), shape = min(tops, key=lambda top: top[0])
         self._virtual = max(self._virtual, least)
         batch: list[Job] = []
-        frames, most = 0, self.batch_frames
+        frames, most, nbytes = 0, self.batch_frames, 0
         enough = most if self._bulk_batches > _QUIET_BATCHES else min(most, self._pace.frames_for(_OVERHEAD))
         self._bulk_batches += 1
         while (top := self._top(shape, now, ready)) is not None:
             lane = top[2]
             job = next(iter(lane.jobs))
             bulk = self._room.held_by(job.flow) > most
-            if batch and frames + job.frames > (enough if bulk else most):
+            if batch and (
+                frames + job.frames > (enough if bulk else most) or nbytes + job.nbytes > self.headroom.nbytes
+            ):
                 break
             if not bulk:
                 self._bulk_batches = 0
             self._take(lane, job)
             lane.flow.tag += job.frames
             frames += job.frames
+            nbytes += job.nbytes
             batch.append(job)
         self._forget_idle_flows()
         return batch

@@ -4,19 +4,22 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import InvalidStateError
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 import torch
 
 from service.engine.cores import use_cores
+from service.engine.faults import Fault, fault_of
+from service.engine.halving import Outcome, rows_of, run_in_halves
 from service.engine.health import Health
-from service.engine.job import Job
+from service.engine.job import Job, Rows
 from service.engine.loader import Loader
-from service.engine.runner import Runner, Values
+from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
 from service.engine.slots import Slots, State
-from service.errors import Internal, ServiceError
+from service.errors import Internal, NotReady, ServiceError
 from service.registry.store import AdapterVersion
 from service.telemetry import Telemetry
 
@@ -33,7 +36,7 @@ class Worker:
         health: is told what the device does.
 
     Attributes:
-        stopping: set with `changed` held.
+        stopping, suspected: set with `changed` held; suspected: whether the device may have failed altogether.
     """
 
     def __init__(
@@ -54,48 +57,44 @@ class Worker:
         self._changed = changed
         self._health = health
         self._cores = torch.get_num_threads()
-        self._running: Sequence[Job] = ()
+        self._running: Sequence[Rows] = ()
         self._cold: list[AdapterVersion] = []  # whose jobs had their turn and could not run
         self.stopping = False
+        self.suspected = False
 
     def work(self) -> None:
         """The worker: takes batches and runs them until the engine stops."""
         use_cores(self._cores)
         try:
-            while (leased := self._next_batch()) is not None:
-                batch, slots = leased
-                started = time.monotonic()
-                with self._health.running(_rows(batch)):
-                    ran = self._run(batch, slots)
-                with self._changed:
-                    self._running = ()
-                    self._scheduler.observe(sum(job.frames for job in batch), time.monotonic() - started)
-                    for job in batch:
-                        self._slots.release(job.key)
-                    self._loader.advance()
-                if not ran:
-                    self._examine()
+            while (batch := self._schedule()) is not None:
+                ran = self._run(batch)
+                self._answer(batch, ran)
+                if self.suspected and not self._examine():
+                    return
         except BaseException:  # whatever it is: a service without its worker must not look ready
             _log.exception("the worker of the device died")
             self._health.broke("worker", "the thread that runs the device died; restart the service, its log says why")
 
     def fail_running(self, error: ServiceError) -> None:
         """Answers the batch that is on the device, if one is, without its results. Called with `changed` held."""
-        for job in self._running:
-            job.fail(error)
+        for rows in self._running:
+            rows.job.fail(error)
 
-    def _next_batch(self) -> tuple[list[Job], list[int]] | None:
-        """Waits for jobs that can run and leases their slots; None when the engine stops."""
+    def _schedule(self) -> Sequence[Rows] | None:
+        """Waits for jobs that can run and leases their slots; none where the device is to be examined first, and None
+        when the engine stops.
+        """
         with self._changed:
             while True:
+                if self.suspected:
+                    return ()
                 taken = self._scheduler.next_batch(time.monotonic(), self._is_resident)
                 batch = [job for job in taken if job.future.set_running_or_notify_cancel()]
-                slots = [self._slots.lease(job.key) for job in batch]
+                self._running = [Rows(job, self._slots.lease(job.key), 0, job.rows) for job in batch]
                 while self._cold:  # evicted since their jobs were queued, or still loading
                     self._loader.request(self._cold.pop())
                 if batch:
-                    self._running = batch
-                    return batch, slots
+                    return self._running
                 if taken:
                     continue
                 if self.stopping:
@@ -109,71 +108,88 @@ class Worker:
             self._cold.append(job.version)
         return resident
 
-    def _run(self, batch: Sequence[Job], slots: Sequence[int]) -> bool:
-        started = time.monotonic()
-        for job in batch:
-            self._telemetry.queue_seconds.observe(started - job.admitted)
-        self._telemetry.batch_rows.observe(_rows(batch))
-        self._telemetry.batch_adapters.observe(len(set(slots)))
-        with self._telemetry.inference_seconds.time():
-            return self._answer(batch, slots)
+    def _run(self, batch: Sequence[Rows]) -> "_Ran":
+        """Runs a batch, in halves where it must be; what the device shows of itself meanwhile is learnt."""
+        ran = _Ran(time.monotonic())
+        if not batch:
+            return ran
+        for rows in batch:
+            self._telemetry.queue_seconds.observe(ran.started - rows.job.admitted)
+        self._telemetry.batch_rows.observe(rows_of(batch))
+        self._telemetry.batch_adapters.observe(len({rows.slot for rows in batch}))
 
-    def _answer(self, batch: Sequence[Job], slots: Sequence[int], *, may_halve: bool = True) -> bool:
-        """Runs a batch and answers its jobs; on a device error it is halved once, and only what fails again fails.
+        def failed(fault: Fault, part: Sequence[Rows]) -> None:
+            ran.faults.append(fault)
+            self._telemetry.count_device_fault(fault)
+            if fault is Fault.MEMORY:
+                self._scheduler.headroom.refused(_bytes(part))
+                self._runner.free_cached_memory()
 
-        Returns:
-            Whether any of it ran.
+        with self._health.running(rows_of(batch)), self._telemetry.inference_seconds.time():
+            ran.outcomes = run_in_halves(self._runner.run, batch, failed)
+        return ran
+
+    def _answer(self, batch: Sequence[Rows], ran: "_Ran") -> None:
+        """Gives the slots back, then everyone their values, or why there are none."""
+        failed = [outcome for outcome in ran.outcomes if isinstance(outcome, Fault)]
+        with self._changed:
+            self._running = ()
+            if batch and not ran.faults:  # what ran in pieces would teach a pace that no whole batch has
+                self._scheduler.observe(sum(rows.job.frames for rows in batch), time.monotonic() - ran.started)
+                self._scheduler.headroom.fitted(_bytes(batch))
+            self.suspected |= Fault.DEVICE in ran.faults or (bool(batch) and len(failed) == len(batch))
+            for rows in batch:
+                self._slots.release(rows.job.key)
+            self._loader.advance()
+        for rows, outcome in zip(batch, ran.outcomes, strict=True):
+            if isinstance(outcome, Fault):
+                rows.job.fail(_error(outcome))
+            else:
+                with suppress(InvalidStateError):
+                    rows.job.future.set_result(outcome)
+
+    def _examine(self) -> bool:
+        """Whether the device can be used: was it the batch, or does the device fail on everything now?
+
+        A device that fails with an error of CUDA's own is lost to this process.
         """
-        try:
-            values = self._runner.run(batch, slots)
-        except Exception as error:
-            starved = _is_out_of_memory(error)
-            _log.exception("a batch failed on the device", extra={"jobs": len(batch), "rows": _rows(batch)})
-        else:
-            for job, value in zip(batch, values, strict=True):
-                _settle(job.future, value)
-            return True
-        # Only now: within the handler, the error's trace holds all that the forward had allocated.
-        self._telemetry.count_device_fault("memory" if starved else "error")
-        if starved:
-            self._runner.free_cached_memory()
-        if may_halve and len(batch) > 1:
-            half = len(batch) // 2
-            first = self._answer(batch[:half], slots[:half], may_halve=False)
-            return self._answer(batch[half:], slots[half:], may_halve=False) or first
-        what = f"ran out of memory on {_rows(batch)} rows" if starved else "failed while it ran the request"
-        for job in batch:
-            job.fail(Internal(f"the device {what}; the log has the cause"))
-        return False
-
-    def _examine(self) -> None:
-        """After a batch of which nothing ran: was it the batch, or does the device fail on everything now?"""
-        while not self._works():
+        self.suspected = False
+        while (fault := self._fault()) is not None:
+            if fault is Fault.DEVICE:
+                self._health.died("the device's context is dead, as only a new process can have another; it ends")
+                return False
             self._health.broke("device", "the device fails whatever it is asked; the log has the cause")
             with self._changed:
                 if self._changed.wait_for(lambda: self.stopping, EXAMINE_SECONDS):
-                    return
+                    return False
         self._health.works("the device runs again")
+        return True
 
-    def _works(self) -> bool:
+    def _fault(self) -> Fault | None:
+        """What goes wrong with one row of the bare backbone."""
         try:
             with self._health.running(rows=1):
                 self._runner.warm_up()
-        except Exception:
+        except Exception as error:
             _log.exception("the device fails on the bare backbone")
-            return False
-        return True
+            return fault_of(error)
+        return None
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """PyTorch has a type for it on GPUs only."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+@dataclass(slots=True)
+class _Ran:
+    """What became of a batch: an outcome for each of its parts, and the faults on the way."""
+
+    started: float  # on the clock of time.monotonic
+    outcomes: list[Outcome] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
 
 
-def _rows(batch: Sequence[Job]) -> int:
-    return sum(job.rows for job in batch)
+def _error(fault: Fault) -> ServiceError:
+    if fault is Fault.MEMORY:
+        return NotReady("the device has no memory left, not even for one window; try again when it is less busy")
+    return Internal("the device failed while it ran the request; the log has the cause")
 
 
-def _settle(future: "Future[Values]", value: Values) -> None:
-    with suppress(InvalidStateError):
-        future.set_result(value)
+def _bytes(batch: Sequence[Rows]) -> int:
+    return sum(rows.nbytes for rows in batch)

@@ -24,6 +24,8 @@ from tests.api.live import Live, running, settings_for
 from tests.engine.faults import Hang, faulty
 from tests.synthesis import encode, noise
 
+ROW = 73  # work of one window of 64 frames on the tiny AST, in window-frames: its 42 tokens attend to each other
+
 
 def refused(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["code"]
@@ -193,11 +195,11 @@ class Brake:
         self.running, self.released = threading.Event(), threading.Event()
         run = Runner.run
 
-        def slow(runner: Runner, jobs: Any, slots: Any) -> Any:
-            self.rows.append(sum(job.rows for job in jobs))
+        def slow(runner: Runner, batch: Any) -> Any:
+            self.rows.append(sum(rows.count for rows in batch))
             self.running.set()
             assert self.released.wait(30)
-            return run(runner, jobs, slots)
+            return run(runner, batch)
 
         monkeypatch.setattr(Runner, "run", slow)
 
@@ -228,14 +230,14 @@ def test_what_clients_abandon_in_the_queue_never_reaches_the_device(
         gone = [http.client.HTTPConnection(place.hostname or "", place.port) for _ in range(4)]
         for connection in gone:
             connection.request("POST", "/v1/classify?adapter=alpha", short)
-        wait_for_queue(live, 4 * 64)
+        wait_for_queue(live, 4 * ROW)
         late = httpx.post(path, content=short, headers={"X-Request-Timeout-Ms": "200"})
         assert refused(late) == (504, "deadline_exceeded")
         last = pool.submit(httpx.post, path, content=short, timeout=30)
-        wait_for_queue(live, 5 * 64)
+        wait_for_queue(live, 5 * ROW)
         for connection in gone:
             connection.close()
-        wait_for_queue(live, 64)
+        wait_for_queue(live, ROW)
         brake.released.set()
         assert (first.result().status_code, last.result().status_code) == (200, 200)
     assert brake.rows == [1, 1]
@@ -246,7 +248,7 @@ def test_a_full_queue_refuses_before_anything_is_decoded(
     tiny_ast_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One adapter's flood is refused without its bodies being read, and the other adapter is let in."""
-    with running(settings_for(tiny_ast_dir, tmp_path / "data", queue_seconds=64 * 4 / 100)) as service:
+    with running(settings_for(tiny_ast_dir, tmp_path / "data", queue_seconds=ROW * 4 / 100)) as service:
         for name in ("busy", "quiet"):
             service.publish(tmp_path, name)
         short, place = encode(noise(0.5)), urlsplit(service.url)
@@ -258,7 +260,7 @@ def test_a_full_queue_refuses_before_anything_is_decoded(
             wait_for_queue(service, 0)
             for queued in (1, 2):
                 accepted.append(pool.submit(httpx.post, path + "busy", content=short, timeout=30))
-                wait_for_queue(service, queued * 64)
+                wait_for_queue(service, queued * ROW)
             decoded = decoded_clips(service)
             for _ in range(5):
                 with socket.create_connection((place.hostname, place.port)) as connection:
@@ -269,7 +271,7 @@ def test_a_full_queue_refuses_before_anything_is_decoded(
                     assert connection.recv(100).startswith(b"HTTP/1.1 429 ")
             assert decoded_clips(service) == decoded
             accepted.append(pool.submit(httpx.post, path + "quiet", content=short, timeout=30))
-            wait_for_queue(service, 3 * 64)
+            wait_for_queue(service, 3 * ROW)
             brake.released.set()
             assert [answer.result().status_code for answer in accepted] == [200] * 4
 

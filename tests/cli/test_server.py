@@ -177,3 +177,51 @@ def test_a_load_that_hangs_does_not_keep_it(tiny_ast_dir: Path, tmp_path: Path) 
         finally:
             process.kill()
     assert process.returncode == 0, errors
+
+
+DEAD_DEVICE = """
+import sys
+from pathlib import Path
+import torch
+from service.cli.serving import run
+from service.model.backbone import Backbone
+from service.settings import Settings
+
+embeddings = Backbone._embeddings
+
+def dying(*args):
+    if Path(sys.argv[1]).exists():
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+    return embeddings(*args)
+
+Backbone._embeddings = dying
+run(Settings())
+"""
+
+
+def test_a_process_whose_device_is_dead_ends(tiny_ast_dir: Path, tmp_path: Path, bundle: BundleFiles) -> None:
+    """As CUDA's context dies: those who wait are told, then the process ends for an orchestrator to start another."""
+    settings = {"backbone": tiny_ast_dir, "data_dir": tmp_path / "data", "port": 0, "device": "cpu", "dtype": "float32"}
+    environment = {f"IPET_{name.upper()}": str(value) for name, value in settings.items()}
+    dead = tmp_path / "dead"
+    with subprocess.Popen(
+        [sys.executable, "-c", DEAD_DEVICE, str(dead)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT | environment,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[4]
+            parts = {"config": bundle.config, "weights": bundle.weights}
+            assert httpx.post(f"{url}/v1/adapters/alpha/versions", files=parts).status_code == 201
+            assert httpx.post(f"{url}/v1/classify?adapter=alpha", content=CLIP).status_code == 200
+            dead.touch()
+            told = httpx.post(f"{url}/v1/classify?adapter=alpha", content=CLIP)
+            assert told.status_code in (500, 503)
+            _, errors = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert process.returncode == 1
+    assert "error: the device's context is dead" in errors

@@ -81,4 +81,5 @@ async def _churn(engine: Engine, versions: Sequence[AdapterVersion], loads: int)
             await engine.infer([clip()], [version])
         if i % 2:
             await engine.unload(version)
-            assert engine.residency(version) is State.REGISTERED
+            [place] = engine.residences([version])
+            assert place.state is State.REGISTERED

@@ -1,7 +1,7 @@
 """Backbones that fail when a test says so: the seam through which device faults are brought in."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,12 +15,15 @@ class Faulty:
     """A backbone before whose every forward `fault` is called with the number of rows: it may raise or wait."""
 
     fault: Fault
+    slots: Sequence[int] = ()  # of the latest forward, for faults that only some rows have
 
     def forward(self, inputs: Any, bank: Any, slots: Any, *rest: Any) -> Any:
+        self.slots = slots
         self.fault(len(slots))
         return super().forward(inputs, bank, slots, *rest)  # type: ignore[misc]
 
     def answer(self, inputs: Any, bank: Any, slots: Any, *rest: Any) -> Any:
+        self.slots = slots
         self.fault(len(slots))
         return super().answer(inputs, bank, slots, *rest)  # type: ignore[misc]
 
@@ -57,3 +60,23 @@ class Memory:
         if rows > self.rows:
             self.refused.append(rows)
             raise self._error
+
+
+class Cuda:
+    """Fails as CUDA does: out of memory beyond so many rows, and for good once something has killed its context."""
+
+    DEAD = (
+        "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be asynchronously reported at "
+        "some other API call, so the stacktrace below might be incorrect."
+    )
+
+    def __init__(self, rows: int = 1000) -> None:
+        self.memory = Memory(rows)
+        self.is_dead = False
+        self.asked = 0
+
+    def __call__(self, rows: int) -> None:
+        self.asked += 1
+        if self.is_dead:
+            raise torch.AcceleratorError(self.DEAD)
+        self.memory(rows)

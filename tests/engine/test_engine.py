@@ -74,6 +74,11 @@ class Bench:
         return answer(version.manifest, outputs.numpy())
 
 
+def state_of(engine: Engine, version: AdapterVersion) -> State:
+    [place] = engine.residences([version])
+    return place.state
+
+
 def clip(seconds: float = 1.5, seed: int = 0) -> Waveform:
     samples = np.random.default_rng(seed).normal(0, 0.1, int(16_000 * seconds)).astype(np.float32)
     return Waveform(samples, 16_000, 1)
@@ -138,7 +143,7 @@ def test_a_damaged_adapter_fails_alone(bench: Bench) -> None:
     first, failure, last = asyncio.run(ask())
     assert isinstance(failure, AdapterFailed)
     assert failure.adapter == "bad@1"
-    assert bench.engine.residency(bad) is State.FAILED
+    assert state_of(bench.engine, bad) is State.FAILED
     assert bench.engine.failure(bad)
     assert np.array_equal(first[0][0].values, last[0][0].values)
     with pytest.raises(AdapterFailed):
@@ -152,16 +157,16 @@ def test_load_pin_unload(bench: Bench) -> None:
         engine = bench.engine
         for version in adapters[:3]:
             await engine.pin(version)
-        assert [engine.residency(version) for version in adapters] == [*([State.RESIDENT] * 3), State.REGISTERED]
+        assert [state_of(engine, version) for version in adapters] == [*([State.RESIDENT] * 3), State.REGISTERED]
         with pytest.raises(NoFreeSlot):
             await engine.load(adapters[3])
         with pytest.raises(NoFreeSlot):
             await engine.infer([clip()], [adapters[3]])
         await engine.unpin(adapters[0])
         await engine.load(adapters[3])
-        assert engine.residency(adapters[0]) is State.REGISTERED
+        assert state_of(engine, adapters[0]) is State.REGISTERED
         await engine.unload(adapters[3])
-        assert engine.residency(adapters[3]) is State.REGISTERED
+        assert state_of(engine, adapters[3]) is State.REGISTERED
 
     asyncio.run(walk())
 

@@ -17,7 +17,7 @@ from service.engine.health import Watch
 from service.errors import NotReady, ServiceError
 from service.model.backbone import Backbone
 from service.registry.store import AdapterVersion
-from tests.engine.faults import Hang, Memory, faulty
+from tests.engine.faults import Cuda, Hang, Memory, faulty
 from tests.engine.test_engine import Bench, clip
 
 TIMEOUT = 1.5  # seconds; a batch of the tiny backbone takes milliseconds
@@ -75,20 +75,55 @@ def sample(bench: Bench, metric: str, **labels: str) -> float:
     return bench.telemetry.registry.get_sample_value(metric, labels) or 0.0
 
 
-def test_a_failing_batch_is_halved_once_and_fails_alone(bench: Bench) -> None:
+def test_a_batch_that_does_not_fit_is_halved_down_to_one_row_and_that_is_kept(bench: Bench) -> None:
     adapter = bench.adapter("one")
     alone = ask(bench, adapter)
     memory = Memory(rows=3)
     assert not [error for error in ask_at_once(bench, adapter, 6, memory) if isinstance(error, Exception)]
     assert memory.refused == [6]
     tight = Memory(rows=1)
-    errors = ask_at_once(bench, adapter, 6, tight)
-    assert tight.refused == [6, 3, 3]
-    assert all(isinstance(error, ServiceError) and error.code == "internal" for error in errors)
-    assert "ran out of memory on 3 rows" in str(errors[0])
-    assert sample(bench, "ipet_device_faults_total", kind="memory") == 4
-    assert readiness(bench) is None  # one row still fits
+    answers = ask_at_once(bench, adapter, 6, tight)
+    assert np.array_equal(answers[0][0][0].values, alone)
+    assert not [answer for answer in answers if isinstance(answer, Exception)]
+    assert tight.refused == [3, 2]  # six rows are not even tried any more
+    again = Memory(rows=1)
+    assert not [one for one in ask_at_once(bench, adapter, 6, again) if isinstance(one, Exception)]
+    assert not again.refused  # what was learnt is kept
+    assert readiness(bench) is None
     assert np.array_equal(ask(bench, adapter), alone)
+
+
+def test_the_windows_of_one_clip_are_run_apart_where_they_do_not_fit_together(bench: Bench) -> None:
+    adapter, long = bench.adapter("one"), clip(5.0)
+    [[whole]] = asyncio.run(bench.engine.infer([long], [adapter]))
+    bench.backbone.fault = memory = Memory(rows=1)
+    [[apart]] = asyncio.run(bench.engine.infer([long], [adapter]))
+    assert memory.refused
+    assert len(whole.values) > 4
+    assert np.abs(apart.values - whole.values).max() <= 1e-5
+
+
+def test_one_row_that_does_not_fit_is_no_internal_error(bench: Bench) -> None:
+    adapter = bench.adapter("one")
+    bench.backbone.fault = lambda rows: Memory(rows=0)(0 if set(bench.backbone.slots) == {0} else rows)
+    with pytest.raises(NotReady, match="no memory left, not even for one window"):
+        ask(bench, adapter)
+    until(lambda: readiness(bench) is None)  # the bare backbone still runs
+    bench.backbone.fault = lambda rows: None
+    ask(bench, adapter)
+
+
+def test_batches_that_failed_do_not_teach_the_pace(bench: Bench) -> None:
+    adapter = bench.adapter("one")
+    ask(bench, adapter)
+    scheduler = bench.engine._scheduler
+    before = scheduler.batch_frames
+    ask_at_once(bench, adapter, 4, Memory(rows=1))  # it fails in no time
+    bench.backbone.fault = lambda rows: Memory(rows=0)(0 if set(bench.backbone.slots) == {0} else rows)
+    for _ in range(5):
+        with pytest.raises(NotReady):
+            ask(bench, adapter)
+    assert scheduler.batch_frames == pytest.approx(before, rel=0.9)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +132,12 @@ def test_a_failing_batch_is_halved_once_and_fails_alone(bench: Bench) -> None:
         (torch.OutOfMemoryError("CUDA out of memory."), "memory"),
         (RuntimeError(CPU_OUT_OF_MEMORY), "memory"),
         (MemoryError(), "memory"),
-        (RuntimeError("CUDA error: an illegal memory access was encountered"), "error"),
+        (RuntimeError("CUDA error: out of memory"), "memory"),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "memory"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "cuda"),
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), "cuda"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "cuda"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "error"),
     ],
 )
 def test_what_counts_as_out_of_memory(bench: Bench, error: Exception, kind: str) -> None:
@@ -184,7 +224,7 @@ def test_an_engine_that_hangs_still_stops(tiny_wav2vec2: Backbone, tmp_path: Pat
 def test_a_device_that_fails_on_everything(bench: Bench) -> None:
     adapter = bench.adapter("one")
     alone = ask(bench, adapter)
-    bench.backbone.fault = Memory(rows=0, error=RuntimeError("CUDA error: device-side assert triggered"))
+    bench.backbone.fault = Memory(rows=0, error=RuntimeError("could not execute a primitive"))
     with pytest.raises(ServiceError, match="failed while it ran"):
         ask(bench, adapter)
     until(lambda: "fails whatever it is asked" in (readiness(bench) or ""))
@@ -193,6 +233,36 @@ def test_a_device_that_fails_on_everything(bench: Bench) -> None:
     bench.backbone.fault = lambda rows: None
     until(lambda: readiness(bench) is None)
     assert np.array_equal(ask(bench, adapter), alone)
+
+
+def test_a_dead_context_is_told_once_and_asked_no_more(tiny_wav2vec2: Backbone, tmp_path: Path) -> None:
+    bench = Bench(faulty(tiny_wav2vec2), tmp_path)
+    told: list[Exception] = []
+    bench.engine.start(told.append)
+    adapter = bench.adapter("one")
+    ask(bench, adapter)
+    cuda = bench.backbone.fault = Cuda()
+    cuda.is_dead = True
+    with pytest.raises(ServiceError):
+        ask(bench, adapter)
+    until(lambda: bool(told))
+    assert "only a new process" in str(told[0])
+    with pytest.raises(NotReady, match="context is dead"):
+        ask(bench, adapter)
+    assert readiness(bench) == str(told[0])
+    asked = cuda.asked
+    time.sleep(1.5)
+    assert (cuda.asked, len(told)) == (asked, 1)
+    assert sample(bench, "ipet_device_faults_total", kind="dead") == 1
+    assert bench.engine.stop(1.0)
+
+
+def test_an_error_of_cuda_that_leaves_the_context_alive_ends_nothing(bench: Bench) -> None:
+    adapter = bench.adapter("one")
+    ask(bench, adapter)
+    bench.backbone.fault = Memory(rows=1, error=torch.AcceleratorError("CUDA error: invalid configuration argument"))
+    assert not [one for one in ask_at_once(bench, adapter, 2, bench.backbone.fault) if isinstance(one, Exception)]
+    assert readiness(bench) is None
 
 
 def test_a_worker_that_dies(bench: Bench) -> None:

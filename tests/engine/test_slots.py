@@ -130,9 +130,9 @@ def test_placing_costs_the_same_whatever_the_number_of_slots(waited_for: bool) -
     waiting = set(keys) if waited_for else set()
     best = 1.0
     for i in range(20):
-        started = time.perf_counter()
+        started = time.thread_time()
         slots.place((f"new-{i}", 1), waiting)
         assert not slots.all_pinned
         assert slots.resident
-        best = min(best, time.perf_counter() - started)
+        best = min(best, time.thread_time() - started)
     assert best < 0.0005  # a look at every slot takes milliseconds

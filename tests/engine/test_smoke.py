@@ -16,9 +16,10 @@ from service.model.backbone import Backbone
 from service.model.spec import TaskType
 from service.registry.manifest import Manifest, build_manifest
 from tests.bundles import config_of
-from tests.engine.faults import Hang, Memory, faulty
+from tests.engine.faults import Cuda, Hang, Memory, faulty
 
 SECONDS = 0.5  # a first inference of the tiny backbone takes milliseconds
+MOST_BYTES = 2**30
 Candidate = tuple[Manifest, AdapterWeights]
 
 
@@ -50,8 +51,8 @@ def until_let_in(smoke: SmokeTest, fine: Candidate) -> None:
 def test_finite_outputs_pass(name: str, task: TaskType, request: pytest.FixtureRequest) -> None:
     backbone: Backbone = request.getfixturevalue(name)
     rows: list[int] = []
-    SmokeTest(faulty(backbone, rows.append), 30)(*candidate(backbone, task=task))
-    assert rows == [2]  # noise and silence
+    SmokeTest(faulty(backbone, rows.append), 30, MOST_BYTES)(*candidate(backbone, task=task))
+    assert rows == [1, 1]  # noise and silence
 
 
 @pytest.mark.parametrize("part", ["prompt", "adapter.up.weight"])
@@ -62,24 +63,74 @@ def test_outputs_that_are_not_finite_are_refused(part: str, tiny_ast: Backbone) 
         for name, tensor in weights.tensors.items()
     }
     with pytest.raises(InvalidBundle, match="not finite in float32; its weights or its scales are too large"):
-        SmokeTest(tiny_ast, 30)(manifest, replace(weights, tensors=tensors))
+        SmokeTest(tiny_ast, 30, MOST_BYTES)(manifest, replace(weights, tensors=tensors))
 
 
 def test_what_the_backbone_cannot_run_is_refused(tiny_ast: Backbone) -> None:
+    backbone = faulty(tiny_ast)
+
     def fault(_: int) -> None:
-        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+        if backbone.slots != [0]:
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
+    backbone.fault = fault
     with pytest.raises(InvalidBundle, match="the backbone cannot run the adapter: mat1 and mat2"):
-        SmokeTest(faulty(tiny_ast, fault), 30)(*candidate(tiny_ast))
+        SmokeTest(backbone, 30, MOST_BYTES)(*candidate(tiny_ast))
 
 
-def test_a_full_device_is_no_fault_of_the_adapter(tiny_ast: Backbone) -> None:
-    with pytest.raises(NotReady, match="no memory left"):
-        SmokeTest(faulty(tiny_ast, Memory(rows=0)), 30)(*candidate(tiny_ast))
+def test_what_the_bare_backbone_fails_on_too_is_no_fault_of_the_adapter(tiny_ast: Backbone) -> None:
+    def fault(_: int) -> None:
+        raise RuntimeError("could not create a primitive")
+
+    with pytest.raises(NotReady, match="nothing can be said of the adapter"):
+        SmokeTest(faulty(tiny_ast, fault), 30, MOST_BYTES)(*candidate(tiny_ast))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: ..."),
+        MemoryError(),
+        torch.AcceleratorError(Cuda.DEAD),
+        RuntimeError("CUDA error: unspecified launch failure"),
+    ],
+)
+def test_a_device_that_fails_is_no_fault_of_the_adapter(error: Exception, tiny_ast: Backbone) -> None:
+    with pytest.raises(NotReady, match=r"no memory left|the device fails"):
+        SmokeTest(faulty(tiny_ast, Memory(rows=0, error=error)), 30, MOST_BYTES)(*candidate(tiny_ast))
+
+
+def test_it_runs_at_the_adapters_own_window(tiny_wav2vec2: Backbone) -> None:
+    """Weights that only a long window shows to be too large."""
+    lengths: list[int] = []
+
+    class Measured(type(tiny_wav2vec2)):  # type: ignore[misc]
+        def embed(self, inputs: torch.Tensor) -> torch.Tensor:
+            lengths.append(inputs.shape[-1])
+            return super().embed(inputs)
+
+    backbone = Measured.__new__(Measured)
+    vars(backbone).update(vars(tiny_wav2vec2))
+    window = {"sampling_rate": 16000, "window_frames": 700}
+    SmokeTest(backbone, 30, MOST_BYTES)(*candidate(tiny_wav2vec2, input=window))
+    assert lengths == [700 * 160] * 2
+
+
+def test_a_row_that_cannot_fit_is_refused_by_arithmetic(tiny_ast: Backbone) -> None:
+    rows: list[int] = []
+    window = {"sampling_rate": 16000, "window_frames": 30_000, "mean": 0.0, "std": 1.0}
+    started = time.monotonic()
+    with pytest.raises(
+        InvalidBundle, match=r"input.window_frames: a window of 30000 frames is 23,994 tokens .* 8,833 MiB"
+    ):
+        SmokeTest(faulty(tiny_ast, rows.append), 30, MOST_BYTES)(*candidate(tiny_ast, input=window))
+    assert not rows
+    assert time.monotonic() - started < 1.0
 
 
 def test_one_that_hangs_costs_its_upload_its_time_and_the_next_ones_none(tiny_ast: Backbone, hang: Hang) -> None:
-    smoke, fine = SmokeTest(faulty(tiny_ast, hang), SECONDS), candidate(tiny_ast)
+    smoke, fine = SmokeTest(faulty(tiny_ast, hang), SECONDS, MOST_BYTES), candidate(tiny_ast)
     begun = time.monotonic()
     with pytest.raises(DeadlineExceeded, match=r"was not done within 0\.5 s"):
         smoke(*fine)
@@ -93,7 +144,7 @@ def test_one_that_hangs_costs_its_upload_its_time_and_the_next_ones_none(tiny_as
 
 def test_one_that_comes_back_lets_others_in(tiny_ast: Backbone, hang: Hang) -> None:
     backbone = faulty(tiny_ast, hang)
-    smoke, fine = SmokeTest(backbone, SECONDS), candidate(tiny_ast)
+    smoke, fine = SmokeTest(backbone, SECONDS, MOST_BYTES), candidate(tiny_ast)
     with pytest.raises(DeadlineExceeded):
         smoke(*fine)
     hang.released.set()
@@ -108,7 +159,7 @@ def test_the_wait_for_a_turn_counts(tiny_ast: Backbone, hang: Hang) -> None:
         rows.append(count)
         hang(count)
 
-    smoke, fine = SmokeTest(faulty(tiny_ast, fault), 3 * SECONDS), candidate(tiny_ast)
+    smoke, fine = SmokeTest(faulty(tiny_ast, fault), 3 * SECONDS, MOST_BYTES), candidate(tiny_ast)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(smoke, *fine)
         assert hang.begun.wait(10)
@@ -118,4 +169,4 @@ def test_the_wait_for_a_turn_counts(tiny_ast: Backbone, hang: Hang) -> None:
             first.result(10)
     hang.released.set()
     until_let_in(smoke, fine)
-    assert rows == [2, 2]  # the first and the last
+    assert rows == [1, 1, 1, 1]  # the first and the last
