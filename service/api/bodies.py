@@ -1,25 +1,24 @@
 """Request bodies: raw, multipart or JSON, bounded while they arrive. Knows nothing of audio or adapters."""
 
+import asyncio
+import io
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from service.api.problems import describe
 from service.errors import InvalidRequest, Overloaded, PayloadTooLarge
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-MAX_JSON_BYTES: Final = 4 * 2**20
-MAX_FAULTS: Final = 3  # of a JSON body, named in one message
-
-M = TypeVar("M", bound=BaseModel)
+MAX_HEADER: Final = 1024  # characters of a Content-Type or Content-Disposition
+MAX_OPTIONS: Final = 16  # of one
+_STEP: Final = 2**16  # bytes of a multipart body cut up in one go
 
 
 class Budget:
@@ -77,10 +76,10 @@ async def read_body(request: Request, limit: int, reservation: Reservation) -> b
     Raises:
         PayloadTooLarge: longer than `limit` bytes, as announced or as it arrives.
     """
-    body = bytearray()
+    body = io.BytesIO()  # gives its bytes away without a copy
     async for chunk in _stream(request, limit, reservation):
-        body += chunk
-    return bytes(body)
+        body.write(chunk)
+    return body.getvalue()
 
 
 async def read_parts(
@@ -92,19 +91,19 @@ async def read_parts(
         InvalidRequest: not multipart, broken off, too many parts, or a name that is not `allowed`.
         PayloadTooLarge: longer than `limit` bytes.
     """
-    parts: list[tuple[str, bytearray]] = []
+    parts: list[tuple[str, io.BytesIO]] = []
     async for piece in stream_parts(request, allowed, max_parts, limit, reservation):
         if piece.begins:
-            parts.append((piece.name, bytearray()))
-        parts[-1][1].extend(piece.content)
-    return [(name, bytes(content)) for name, content in parts]
+            parts.append((piece.name, io.BytesIO()))
+        parts[-1][1].write(piece.content)
+    return [(name, content.getvalue()) for name, content in parts]
 
 
 async def stream_parts(
     request: Request, allowed: Collection[str], max_parts: int, limit: int, reservation: Reservation | None = None
 ) -> AsyncIterator[Piece]:
     """The parts of a multipart body as they arrive. Raises as `read_parts` does."""
-    kind, options = parse_options_header(request.headers.get("content-type"))
+    kind, options = _options(request.headers.get("content-type", ""))
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
         raise InvalidRequest("expected multipart/form-data with a boundary in its Content-Type")
@@ -112,27 +111,16 @@ async def stream_parts(
     try:
         parser = MultipartParser(boundary, cutter.callbacks())
         async for chunk in _stream(request, limit, reservation):
-            parser.write(chunk)
-            for piece in cutter.take():
-                yield piece
+            for at in range(0, len(chunk), _STEP):
+                parser.write(chunk[at : at + _STEP])
+                for piece in cutter.take():
+                    yield piece
+                if at:
+                    await asyncio.sleep(0)  # others' turn
     except FormParserError as error:
         raise InvalidRequest(f"the multipart body is broken: {error}") from error
     if not cutter.ended:
         raise InvalidRequest("the multipart body broke off before its closing boundary")
-
-
-def parse_json(body: bytes, model: type[M]) -> M:
-    """A JSON body as `model`.
-
-    Raises:
-        InvalidRequest: empty, not JSON, or not of the model's shape.
-    """
-    if not body:
-        raise InvalidRequest(f"the body is empty; send JSON with {' and '.join(map(repr, model.model_fields))}")
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        raise InvalidRequest("; ".join(describe(item, "body") for item in error.errors()[:MAX_FAULTS])) from error
 
 
 def is_multipart(request: Request) -> bool:
@@ -152,6 +140,17 @@ async def _stream(request: Request, limit: int, reservation: Reservation | None)
         if reservation is not None:
             reservation.add(len(chunk))
         yield chunk
+
+
+def _options(header: str) -> tuple[bytes, dict[bytes, bytes]]:
+    """A header's value and its options, by a parser that takes quadratic time.
+
+    Raises:
+        InvalidRequest: longer, or with more options, than any client sends.
+    """
+    if len(header) > MAX_HEADER or header.count(";") > MAX_OPTIONS:
+        raise InvalidRequest(f"a Content-Type or Content-Disposition has up to {MAX_HEADER} characters and few options")
+    return parse_options_header(header)
 
 
 class _Cutter:
@@ -191,7 +190,7 @@ class _Cutter:
 
     def _header(self) -> None:
         if self._field.lower() == b"content-disposition":
-            _, options = parse_options_header(self._value.decode("latin-1"))
+            _, options = _options(self._value.decode("latin-1"))
             self._name = options.get(b"name", b"").decode("utf-8", "replace")
         self._field.clear()
         self._value.clear()

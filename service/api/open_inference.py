@@ -3,18 +3,17 @@
 The protocol is KServe's REST form, version 2, with tensors as JSON; its binary extension is not spoken.
 """
 
-import base64
-import binascii
 import math
 import struct
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from service.api.answers import finite
+from service.api.long_json import Document, in_a_list, single_precision
 from service.audio.waveform import SAMPLING_RATE
 from service.engine.engine import Outputs
 from service.errors import InvalidRequest
@@ -64,19 +63,27 @@ class ModelMetadata(BaseModel):
 class InputTensor(BaseModel):
     """`BYTES`: audio files in base64, shape [clips]. `FP32`: samples, shape [samples] or [clips, samples]."""
 
+    model_config = ConfigDict(extra="forbid")
+
     name: Literal["audio"]
     shape: list[int] = Field(min_length=1, max_length=2)
     datatype: Literal["BYTES", "FP32"]
     parameters: dict[str, Any] = Field(default={}, description="`sampling_rate` of FP32, Hz; 16000 without it.")
-    data: list[Any]
+    data: Annotated[list[Any], BeforeValidator(in_a_list)]
 
 
 class RequestedOutput(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
     name: str
+    parameters: dict[str, Any] = {}
 
 
 class InferRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
     id: str | None = None
+    parameters: dict[str, Any] = Field(default={}, description="`sampling_rate` where the input has none of its own.")
     inputs: list[InputTensor] = Field(min_length=1, max_length=1)
     outputs: list[RequestedOutput] | None = Field(default=None, description="All of them without it.")
 
@@ -120,62 +127,74 @@ def wanted(request: InferRequest, manifest: Manifest) -> list[str]:
     return names
 
 
-def clips_of(tensor: InputTensor, most: int) -> list[bytes]:
-    """The encoded clips of an input tensor, at most `most`.
+def clips_of(document: Document, request: InferRequest, most: int) -> list[bytes]:
+    """The encoded clips of a request's input tensor, at most `most`.
 
     Raises:
         InvalidRequest: shape and data disagree, no base64, no numbers, or too many clips.
     """
+    tensor = request.inputs[0]
     count = tensor.shape[0] if len(tensor.shape) == 2 or tensor.datatype == "BYTES" else 1
     if not 1 <= count <= most:
         raise InvalidRequest(f"inputs.0.shape asks for {count} clips; 1 to {most} are accepted")
     if tensor.datatype == "FP32":
-        return [_wav(row, _rate(tensor)) for row in _samples(tensor, count)]
-    if math.prod(tensor.shape) != count or len(tensor.data) != count:
-        raise InvalidRequest(f"inputs.0.shape is {tensor.shape}, inputs.0.data has {len(tensor.data)} elements")
-    return [_unpacked(element, f"inputs.0.data.{index}") for index, element in enumerate(tensor.data)]
+        rate = _rate(request)
+        return [_wav(row, rate) for row in _samples(document, tensor, count)]
+    elements = [e for row in tensor.data for e in row] if _is_in_rows(document, tensor) else tensor.data
+    if math.prod(tensor.shape) != count or len(elements) != count:
+        raise InvalidRequest(f"inputs.0.shape is {tensor.shape}, inputs.0.data has {len(elements)} elements")
+    return [_unpacked(document, element, f"inputs.0.data.{index}") for index, element in enumerate(elements)]
 
 
-def unpack(text: str, where: str) -> bytes:
-    """Bytes that came in base64; raises InvalidRequest naming `where` for anything else."""
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(f"{where} must be the audio file's bytes in base64: {error}") from error
+def _is_in_rows(document: Document, tensor: InputTensor) -> bool:
+    """Whether the elements of `data` are rows of elements."""
+    return bool(tensor.data) and all(isinstance(element, list) for element in tensor.data)
 
 
-def _unpacked(element: object, where: str) -> bytes:
+def _unpacked(document: Document, element: object, where: str) -> bytes:
     if not isinstance(element, str):
         raise InvalidRequest(f"{where} must be a string: the audio file's bytes in base64")
-    return unpack(element, where)
+    return document.unpack(element, where)
 
 
-def _samples(tensor: InputTensor, count: int) -> NDArray[np.float32]:
+def _samples(document: Document, tensor: InputTensor, count: int) -> NDArray[np.float32]:
     """Samples `[clips, samples]`, given row by row or as rows."""
-    wrong = InvalidRequest(f"inputs.0.data must be numbers that fill the shape {tensor.shape}, flat or in rows")
+    flat = not any(isinstance(element, list) or document.is_run(element) for element in tensor.data)
+    rows = [_numbers(document, row) for row in ([tensor.data] if flat else tensor.data)]
+    lengths = {len(row) for row in rows}
+    if sum(map(len, rows)) != math.prod(tensor.shape) or (len(rows) > 1 and lengths != {tensor.shape[-1]}):
+        raise InvalidRequest(f"inputs.0.data must be numbers that fill the shape {tensor.shape}, flat or in rows")
+    return (rows[0] if len(rows) == 1 else np.concatenate(rows)).reshape(count, -1)
+
+
+def _numbers(document: Document, row: object) -> NDArray[np.float32]:
+    if isinstance(row, str) and document.is_run(row):
+        return document.numbers(row, "inputs.0.data")
+    if not isinstance(row, list) or not all(type(value) in (int, float) for value in row):
+        raise InvalidRequest("inputs.0.data must be numbers, flat or in rows")
     try:
-        values = np.array(tensor.data)
-        if values.dtype.kind not in "iuf" or values.shape not in ((math.prod(tensor.shape),), tuple(tensor.shape)):
-            raise wrong
-        with np.errstate(over="ignore"):  # an infinite sample is refused with the audio
-            return values.astype(np.float32).reshape(count, -1)
-    except (ValueError, OverflowError) as error:
-        raise wrong from error
+        return single_precision(row)  # an infinite sample is refused with the audio
+    except OverflowError as error:
+        raise InvalidRequest(f"inputs.0.data: {error}") from error
 
 
-def _rate(tensor: InputTensor) -> int:
-    rate = tensor.parameters.get(RATE_PARAMETER, SAMPLING_RATE)
+def _rate(request: InferRequest) -> int:
+    """The input's own, or that of the whole request."""
+    tensor = request.inputs[0]
+    told = {RATE_PARAMETER: SAMPLING_RATE} | request.parameters | tensor.parameters
+    rate = told[RATE_PARAMETER]
     if not isinstance(rate, int) or isinstance(rate, bool) or not 1 <= rate <= MAX_RATE:
-        raise InvalidRequest(f"inputs.0.parameters.{RATE_PARAMETER} must be a whole number of Hz up to {MAX_RATE}")
+        where = "inputs.0.parameters" if RATE_PARAMETER in tensor.parameters else "parameters"
+        raise InvalidRequest(f"{where}.{RATE_PARAMETER} must be a whole number of Hz up to {MAX_RATE}")
     return rate
 
 
 def _wav(samples: NDArray[np.float32], rate: int) -> bytes:
     """A wav file of `samples` `[N]`: samples take the way, and meet the limits, of every other clip."""
-    content = samples.astype("<f4").tobytes()
+    content = np.ascontiguousarray(samples, dtype="<f4")
     form = struct.pack("<HHIIHH", _FLOAT_FORMAT, 1, rate, 4 * rate, 4, 32)
-    chunks = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(content)) + content
-    return b"RIFF" + struct.pack("<I", len(chunks)) + chunks
+    head = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", content.nbytes)
+    return b"".join((b"RIFF", struct.pack("<I", len(head) + content.nbytes), head, content.data))
 
 
 def answer(request: InferRequest, model: str, outputs: Sequence[Outputs]) -> bytes:

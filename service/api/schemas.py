@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, FailFast, Field, FiniteFloat
 
 from service.access.keys import Scope
 from service.engine.slots import State, Tier
@@ -93,7 +93,7 @@ class EmbedAnswer(Answer):
     audio: list[ClipInfo]
 
 
-Vector = Annotated[list[FiniteFloat], Field(min_length=1)]
+Vector = Annotated[list[FiniteFloat], Field(min_length=1), FailFast()]  # thousands of faults cost more than one
 
 
 class ScoreRequest(BaseModel):
@@ -101,7 +101,7 @@ class ScoreRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    enrolment: Annotated[list[Vector], Field(min_length=1)]
+    enrolment: Annotated[list[Vector], Field(min_length=1), FailFast()]
     test: Vector
 
 

@@ -30,7 +30,7 @@ def check_container(encoded: bytes, container: Container) -> None:
     """
     if container is not Container.MP4:
         return
-    samples = edits = 0
+    samples = edits = pairs = 0
     for tables, at in enumerate(_tables(encoded), start=1):
         kind, at = encoded[at : at + 4], at + 4
         if kind in (b"iinf", b"iloc"):
@@ -38,6 +38,9 @@ def check_container(encoded: bytes, container: Container) -> None:
         if kind == b"elst":
             edits += _number(encoded, at + 4)
         elif kind in (b"stts", b"ctts"):
+            pairs += _pairs(encoded, at + 4)
+            if pairs > MAX_INDEX_ENTRIES:  # each table by itself may claim the whole file
+                raise BadAudio(f"the mp4 file's tables have more than {MAX_INDEX_ENTRIES} entries")
             samples = max(samples, _run_length_total(encoded, at + 4))
         else:
             samples += _number(encoded, at + (4 if kind == b"trun" else 8))
@@ -90,9 +93,14 @@ def _number(encoded: bytes, at: int) -> int:
     return int.from_bytes(encoded[at : at + 4])
 
 
+def _pairs(encoded: bytes, at: int) -> int:
+    """Pairs of a run-length table that are there, of those that it claims."""
+    return min(_number(encoded, at), max(0, len(encoded) - at - 4) // 8)
+
+
 def _run_length_total(encoded: bytes, at: int) -> int:
     """Samples in a table of (count, value) pairs that starts with its number of pairs."""
-    pairs = min(_number(encoded, at), max(0, len(encoded) - at - 4) // 8)
+    pairs = _pairs(encoded, at)
     counts = np.frombuffer(encoded, dtype=">u4", count=2 * pairs, offset=at + 4)[::2] if pairs else np.empty(0)
     return int(counts.sum(dtype=np.float64))
 

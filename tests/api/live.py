@@ -1,5 +1,6 @@
 """A real server on a real socket, and bundles of random weights to put on it."""
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ class Live:
     url: str
     http: httpx.Client
     context: Context
+    loop: asyncio.AbstractEventLoop | None = None  # the server's own
 
     @property
     def backbone(self) -> BackboneSpec:
@@ -49,7 +51,10 @@ def running(settings: Settings, opener: Opener = open_runtime, wait: bool = True
     settled = threading.Event()
     failures: list[Exception] = []
 
+    loops: list[asyncio.AbstractEventLoop] = []
+
     def on_ready(_: Runtime) -> None:
+        loops.append(asyncio.get_running_loop())
         settled.set()
 
     def on_failed(error: Exception) -> None:
@@ -67,7 +72,7 @@ def running(settings: Settings, opener: Opener = open_runtime, wait: bool = True
             if failures:
                 raise failures[0]
         with httpx.Client(base_url=url_of(listener), timeout=60) as http:
-            yield Live(url_of(listener), http, app.state.context)
+            yield Live(url_of(listener), http, app.state.context, loops[0] if loops else None)
     finally:
         server.should_exit = True
         thread.join(30)

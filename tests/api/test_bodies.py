@@ -1,6 +1,7 @@
 """Bodies: raw or multipart, bounded as they arrive, whatever the pieces they arrive in."""
 
 import asyncio
+import tracemalloc
 from collections.abc import Sequence
 
 import pytest
@@ -108,3 +109,36 @@ def test_the_budget_is_shared_and_given_back() -> None:
             first.add(1)
         assert budget.held == 90
     assert budget.held == 0
+
+
+@pytest.mark.parametrize("parts", [0, 2])
+def test_bodies_take_the_memory_that_is_counted(parts: int) -> None:
+    """A body is held once, not once more as it is handed over."""
+    size, budget = 16 * 2**20, Budget(PLENTY)
+    chunk = bytes(2**16)
+    contents = [('name="audio"', chunk * (size // len(chunk) // parts)) for _ in range(parts)]
+    whole = multipart(*contents) if parts else chunk * (size // len(chunk))
+    kind = {"content_type": f"multipart/form-data; boundary={BOUNDARY}"}
+    request = request_of([whole[at : at + 2**16] for at in range(0, len(whole), 2**16)], **(kind if parts else {}))
+    reservation = Reservation(budget)
+
+    async def receive() -> int:
+        if not parts:
+            return len(await read_body(request, PLENTY, reservation))
+        return sum(len(part) for _, part in await read_parts(request, ("audio",), 3, PLENTY, reservation))
+
+    tracemalloc.start()
+    try:
+        held = asyncio.run(receive())
+        taken = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert held == size
+    assert reservation.held >= size
+    assert taken < 1.2 * reservation.held
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data" + ";" * 17, "multipart/form-data; boundary=" + "x" * 1024])
+def test_a_long_content_type_is_not_parsed(kind: str) -> None:
+    with pytest.raises(InvalidRequest, match="Content-Type"):
+        asyncio.run(read_parts(request_of([b"x"], content_type=kind), ("audio",), 1, PLENTY, Reservation(Budget(1))))

@@ -88,6 +88,38 @@ def test_scores_of_samples(live: Live, rate: int | None) -> None:
             assert dict(zip(found["labels"]["data"], row, strict=True)) == pytest.approx(expected, abs=1e-5)
 
 
+def test_the_rate_of_a_request_is_its_inputs_unless_they_have_their_own(live: Live) -> None:
+    samples = tone(1.5, rate=8_000)[:, 0]
+    expected = classified(live, encode(samples[:, None], 8_000, codec="pcm_f32le"))
+    tensor = {"name": "audio", "datatype": "FP32", "shape": [len(samples)], "data": samples.tolist()}
+    told = {"sampling_rate": 8_000}
+    for own, of_request in ((None, told), (told, {"sampling_rate": 44_100}), (told, None)):
+        members = {"parameters": of_request} if of_request else {}
+        found = tensors(infer(live, tensor | ({"parameters": own} if own else {}), **members))
+        row = table(found["scores"])[0]
+        assert dict(zip(found["labels"]["data"], row, strict=True)) == pytest.approx(expected, abs=1e-5)
+    wrong = infer(live, tensor, parameters={"sampling_rate": "8 kHz"})
+    assert refused(wrong) == (422, "invalid_request")
+    assert "parameters.sampling_rate" in wrong.json()["detail"]
+
+
+@pytest.mark.parametrize("shape", [[2], [2, 1]])
+def test_files_in_rows(live: Live, clip: bytes, other_clip: bytes, shape: list[int]) -> None:
+    flat = packed(clip, other_clip)
+    nested = flat | {"shape": shape, "data": [[one] for one in flat["data"]]}
+    assert table(tensors(infer(live, nested))["scores"]) == pytest.approx(table(tensors(infer(live, flat))["scores"]))
+
+
+@pytest.mark.parametrize("field", ["model", "inputs.0.sampling_rate", "outputs.0.binary"])
+def test_unknown_fields_are_named(live: Live, clip: bytes, field: str) -> None:
+    body: Json = {"inputs": [packed(clip)], "outputs": [{"name": "scores"}]}
+    place, name = (body, field) if "." not in field else (body[field.partition(".")[0]][0], field.rpartition(".")[2])
+    place[name] = 1
+    answer = live.http.post("/v2/models/alpha/infer", json=body)
+    assert refused(answer) == (422, "invalid_request")
+    assert f"body.{field}" in answer.json()["detail"]
+
+
 def test_embeddings(live: Live, clip: bytes) -> None:
     found = tensors(infer(live, packed(clip), "gamma"))
     assert found.keys() == {"embedding"}

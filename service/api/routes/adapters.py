@@ -11,10 +11,11 @@ from service.access.keys import Scope
 from service.access.quotas import Quota
 from service.api import listing
 from service.api.auth import ADMIN, READ, WRITE, caller_of
-from service.api.bodies import MAX_JSON_BYTES, parse_json, read_body
+from service.api.bodies import read_body
 from service.api.context import Runtime, context_of
 from service.api.lifetime import Admission, admitted
 from service.api.listing import Search
+from service.api.long_json import parse_json
 from service.api.openapi import ALIAS_BODY, BUNDLE_BODY, errors
 from service.api.pools import Pool
 from service.api.schemas import AdapterInfo, AdapterList, AliasRequest, History, Residency, Uploaded
@@ -27,6 +28,7 @@ from service.registry.store import AdapterVersion
 
 router: Final = APIRouter(tags=["adapters"])
 
+MAX_ALIAS_BYTES: Final = 2**12
 _READ: Final[dict[str, Any]] = {
     "dependencies": [Depends(READ)],
     "responses": errors(
@@ -165,7 +167,7 @@ async def set_alias(request: Request, name: str, alias: str) -> AdapterInfo:
     """Points an alias at a version. `live` is what the bare name means: this rolls forward or back at once."""
     async with writing(request) as (admission, writers):
         # As a parameter, the body would be read whole, before any key is asked.
-        body = await read_body(request, MAX_JSON_BYTES, admission.reservation)
+        body = await read_body(request, MAX_ALIAS_BYTES, admission.reservation)
         wanted = parse_json(body, AliasRequest)
         runtime, actor = admission.runtime, caller_of(request).actor
         record = await writers.change(

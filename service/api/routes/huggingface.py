@@ -8,10 +8,10 @@ from starlette.responses import Response
 
 from service.api import answers
 from service.api.auth import INFER
-from service.api.bodies import is_multipart, parse_json, read_body
+from service.api.bodies import is_multipart, read_body
 from service.api.clips import filled, read_clips
 from service.api.lifetime import Admission, admitted, while_connected
-from service.api.open_inference import unpack
+from service.api.long_json import set_aside
 from service.api.openapi import HUB_BODY, errors
 from service.api.outputs import ERRORS, infer, json_answer, resolve
 from service.api.schemas import HubParameters, HubRequest, LabelScore
@@ -52,9 +52,14 @@ async def _read(admission: Admission) -> tuple[bytes, HubParameters]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         body = await read_body(request, admission.context.settings.max_body_bytes, admission.reservation)
-        asked = await asyncio.to_thread(parse_json, body, HubRequest)
-        admission.reservation.add(len(asked.inputs))
-        return filled(await asyncio.to_thread(unpack, asked.inputs, "body.inputs")), asked.parameters
+        document = await asyncio.to_thread(set_aside, body)
+        admission.reservation.add(document.parsed_bytes)
+
+        def unpack() -> tuple[bytes, HubParameters]:
+            asked = document.parse(HubRequest)
+            return filled(document.unpack(asked.inputs, "body.inputs")), asked.parameters
+
+        return await asyncio.to_thread(unpack)
     clips = await read_clips(admission)
     if is_multipart(request) and len(clips) != 1:
         raise InvalidRequest(f"this call takes one clip, got {len(clips)}; /v1/classify takes several")

@@ -9,9 +9,10 @@ from starlette.responses import Response
 
 from service.api import answers
 from service.api.auth import INFER
-from service.api.bodies import MAX_JSON_BYTES, is_multipart, parse_json, read_body
+from service.api.bodies import is_multipart, read_body
 from service.api.clips import read_clips, read_trial
 from service.api.lifetime import admitted, while_connected
+from service.api.long_json import MAX_PARSED_BYTES, PARSED_SIZE, parse_json
 from service.api.openapi import AUDIO_BODY, TRIAL_BODY, errors
 from service.api.outputs import ERRORS, infer, json_answer, resolve
 from service.api.schemas import ClassifyAnswer, EmbedAnswer, ScoreAnswer, ScoreRequest
@@ -90,7 +91,8 @@ async def score(request: Request, adapter: References) -> Response:
             raise InvalidRequest(f"a score is by one adapter, got {len(adapter)}")
         version = resolve(admission, adapter, TaskType.VERIFICATION)[0]
         if not is_multipart(request):
-            body = await read_body(request, MAX_JSON_BYTES, admission.reservation)
+            body = await read_body(request, MAX_PARSED_BYTES, admission.reservation)
+            admission.reservation.add(PARSED_SIZE * len(body))
             return json_answer(await asyncio.to_thread(_score_vectors, version, body))
         admission.runtime.engine.check([version])
         encoded, names = await read_trial(admission)

@@ -8,17 +8,17 @@ from starlette.responses import Response
 
 from service.api import open_inference as protocol
 from service.api.auth import INFER, OPEN, READ
-from service.api.bodies import parse_json, read_body
+from service.api.bodies import read_body
 from service.api.clips import filled
 from service.api.context import context_of
 from service.api.lifetime import Admission, admitted, while_connected
+from service.api.long_json import set_aside
 from service.api.openapi import INFER_BODY, errors
 from service.api.outputs import ERRORS, infer, json_answer
 from service.errors import AdapterFailed, InvalidRequest
 from service.registry.store import AdapterVersion
 
 MAX_BODY_BYTES: Final = 16 * 2**20
-PARSED_SIZE: Final = 16  # bytes of memory that a byte of JSON may become: "1," is a float of 24 and its place in a list
 BINARY_HEADER: Final = "Inference-Header-Content-Length"
 
 router: Final = APIRouter(tags=["open inference protocol"])
@@ -147,12 +147,13 @@ async def _read(admission: Admission, version: AdapterVersion) -> tuple[protocol
     settings = admission.context.settings
     limit = min(settings.max_body_bytes, MAX_BODY_BYTES)
     body = await read_body(admission.request, limit, admission.reservation)
-    admission.reservation.add((PARSED_SIZE - 1) * len(body))
+    document = await asyncio.to_thread(set_aside, body)
+    admission.reservation.add(document.parsed_bytes)
 
     def parse() -> tuple[protocol.InferRequest, list[bytes]]:
-        asked = parse_json(body, protocol.InferRequest)
+        asked = document.parse(protocol.InferRequest)
         protocol.wanted(asked, version.manifest)
-        clips = protocol.clips_of(asked.inputs[0], settings.max_clips)
+        clips = protocol.clips_of(document, asked, settings.max_clips)
         return asked, [filled(content, clip) for clip, content in enumerate(clips)]
 
     return await asyncio.to_thread(parse)
