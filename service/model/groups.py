@@ -109,6 +109,8 @@ def join_few(drafts: list[Draft], batch: int) -> list[Draft]:
 
 def send(lists: Sequence[Sequence[int]], device: torch.device) -> list[Tensor]:
     """Lists of integers on the device, in one copy."""
+    if not any(lists):
+        return [torch.empty(0, dtype=torch.long, device=device) for _ in lists]
     flat = torch.tensor([number for each in lists for number in each], dtype=torch.long)
     if device.type == "cuda" and torch.cuda.is_available():
         flat = flat.pin_memory()
