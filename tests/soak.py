@@ -170,7 +170,7 @@ def alone(backbone: Backbone, registry: Registry, version: AdapterVersion, clip:
     windows = ClipFeatures(decode(clip), backbone.features).windows(manifest.input_spec())
     with torch.inference_mode():
         bank = Bank.of(backbone, [weights])
-        outputs = weights.head(backbone.forward(windows.inputs, bank, [1] * len(windows.inputs)))
+        outputs = backbone.answer(windows.inputs, bank, [1] * len(windows.inputs))
     values = answer(manifest, outputs.numpy())
     return np.asarray(mean_scores(values) if manifest.activation else voiceprint(values), np.float32)
 

@@ -1,13 +1,17 @@
 """One adapter's tensors, at rest and in training."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from service.model.parts.head import hold_head, read_head
-from service.model.spec import AdapterSpec, BackboneSpec, TaskType, expected_shapes
+from service.model.parts.head import Head, hold_head, read_head
+from service.model.spec import AdapterSpec, BackboneSpec, expected_shapes
+
+if TYPE_CHECKING:
+    from service.model.backbone import Backbone
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +37,9 @@ class AdapterWeights:
         """The weights on a device."""
         return AdapterWeights(self.spec, {name: tensor.to(device) for name, tensor in self.tensors.items()})
 
-    def head(self, embeddings: Tensor) -> Tensor:
+    def head(self, embeddings: Tensor, backbone: BackboneSpec) -> Tensor:
         """Embeddings `[B, E]` -> the head's outputs `[B, C]`, of this adapter alone."""
-        return read_head(hold_head(self.tensors), embeddings)
+        return read_head(hold_head(self.spec.find(Head) or Head(), self.tensors, backbone), embeddings)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """The tensors under the contract's names, detached, on the CPU."""
@@ -70,6 +74,13 @@ class TrainableAdapter(nn.Module):
                     part.initialise(name, parameter)
                 self.register_parameter(name.replace(".", "__"), parameter)
 
+    @torch.no_grad()
+    def start(self, backbone: "Backbone") -> None:
+        """Fill what starts from the backbone's own weights."""
+        named = {name.replace("__", "."): parameter for name, parameter in self.named_parameters()}
+        for part in self.spec.parts:
+            part.start(named, backbone)
+
     def weights(self) -> AdapterWeights:
         """The adapter as the forward takes it; gradients reach the parameters."""
         tensors = {name.replace("__", "."): parameter for name, parameter in self.named_parameters()}
@@ -87,12 +98,17 @@ def parameter_counts(spec: AdapterSpec, backbone: BackboneSpec) -> dict[str, int
     return counts
 
 
-def random_adapter(spec: AdapterSpec, backbone: BackboneSpec, seed: int = 0, std: float = 0.02) -> AdapterWeights:
-    """An adapter of normally distributed weights: for warming up, tests and benchmarks."""
+def random_adapter(
+    spec: AdapterSpec, backbone: BackboneSpec, seed: int = 0, std: float = 0.02, names: Collection[str] = ()
+) -> AdapterWeights:
+    """An adapter of normally distributed weights, around one for what multiplies: for tests and benchmarks.
+
+    Args:
+        names: of optional tensors that it has.
+    """
     generator = torch.Generator().manual_seed(seed)
-    tensors = {
-        name: torch.randn(shape, generator=generator) * std for name, shape in expected_shapes(spec, backbone).items()
-    }
-    if spec.task_type is TaskType.CLASSIFICATION:
-        tensors["head.norm.weight"] += 1.0
+    tensors = {}
+    for name, shape in expected_shapes(spec, backbone, names).items():
+        centre = 1.0 if name.endswith(("norm.weight", ".magnitude")) or ".ia3." in name else 0.0
+        tensors[name] = torch.randn(shape, generator=generator) * std + centre
     return AdapterWeights.from_tensors(spec, tensors)

@@ -9,7 +9,9 @@ from torch.nn import functional
 
 from service.model.groups import RowSubset
 from service.model.layers import Linear, Projection
+from service.model.parts.part import split_heads
 from service.model.parts.prefix import RowPrefixes
+from service.model.parts.targets import Change, Changes
 from service.model.selection import RowAdapters
 
 # Queries [B, H, Q, d], keys and values [B, H, T, d], and the rows whose prefixes go before them -> [B, Q, H * d].
@@ -26,21 +28,33 @@ class Attention:
 
     def __call__(self, x: Tensor, rows: RowAdapters, queries: int | None = None) -> Tensor:
         """`[B, T, D]` -> `[B, T, D]`, or the first `queries` tokens of it."""
-        batch, length, width = x.shape
-        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        return self.out(self.attend(q[:, :, :queries], k, v, rows))
+        stacked, width = self.qkv(x), x.shape[2]
 
-    def fold(self, prompt: Tensor) -> tuple[Tensor, Tensor]:
+        def split(target: str, first: int) -> Tensor:
+            mine = rows.change_columns(target, self.qkv, x, stacked, slice(first, first + width))
+            return split_heads(mine, self.heads)
+
+        q, k, v = split("q", 0), split("k", width), split("v", 2 * width)
+        return rows.project("o", self.out, self.attend(q[:, :, :queries], k, v, rows))
+
+    def fold(self, layer: int, prompt: Tensor, changes: Changes) -> tuple[Tensor, Tensor]:
         """A prompt's keys and values, each `[H, P, d]`, from prompt tokens `[P, D]` as attention sees them.
 
-        `K = W_k p + b_k`, `V = W_v p + b_v`, in float32: what the layer would compute at the prompt's positions,
-        which is all of them that the other tokens ever meet (the layer's output there is cut off).
+        `K = W_k p + b_k`, `V = W_v p + b_v`, in float32, with what the same adapter changes in these maps: what the
+        layer would compute at the prompt's positions, which is all of them that the other tokens ever meet (the
+        layer's output there is cut off).
         """
-        length, width = prompt.shape
-        bias = None if self.kv.bias is None else self.kv.bias.float()
-        folded = functional.linear(prompt.float(), self.kv.weight.float(), bias)
-        keys, values = folded.view(length, 2, self.heads, width // self.heads).permute(1, 2, 0, 3)
-        return keys, values
+        width = prompt.shape[1]
+        bias = torch.zeros(()) if self.kv.bias is None else self.kv.bias
+
+        def fold_half(target: str, half: slice) -> Tensor:
+            shift = bias.float() if bias.dim() == 0 else bias[half].float()
+            folded = changes.get(target, Change()).apply(
+                layer, prompt.float(), lambda x: functional.linear(x, self.kv.weight[half].float()) + shift
+            )
+            return split_heads(folded[None], self.heads)[0]
+
+        return fold_half("k", slice(0, width)), fold_half("v", slice(width, None))
 
 
 def attend_fused(q: Tensor, k: Tensor, v: Tensor, rows: RowAdapters) -> Tensor:

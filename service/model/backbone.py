@@ -1,8 +1,7 @@
 """The frozen backbone: one forward, written once, for serving and for training."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,14 +9,13 @@ from torch import Tensor
 from service.audio.features import Features
 from service.model.attention import Attention
 from service.model.bank import Bank
-from service.model.checkpoint import Checkpoint
+from service.model.checkpoint import Checkpoint, load_checkpoint
 from service.model.kernels import Kernels
 from service.model.layers import Activation, Linear, Norm, Projection
 from service.model.parts.convolution import TokenLayout
+from service.model.parts.targets import Changes
 from service.model.selection import RowAdapters, Selection
 from service.model.spec import BackboneSpec
-
-EMBEDDED_DIRECTORY = Path(__file__).parent / "embedded"
 
 
 class Backbone(ABC):
@@ -37,6 +35,7 @@ class Backbone(ABC):
         self.dtype = dtype
         self._kernels = kernels
         self._tensors = checkpoint.tensors
+        self._exact: Mapping[str, Tensor] | None = None
 
     @abstractmethod
     def embed(self, inputs: Tensor) -> Tensor:
@@ -58,8 +57,28 @@ class Backbone(ABC):
         """The last layer's output `[B, T, D]`, or its `pooled_part` -> embeddings `[B, E]`, float32."""
 
     @abstractmethod
-    def fold_prompt(self, i: int, prompt: Tensor) -> tuple[Tensor, Tensor]:
-        """The prompt `[P, D]` of layer i as keys and values, each `[H, P, d]`, float32."""
+    def fold_prompt(self, i: int, prompt: Tensor, changes: Changes) -> tuple[Tensor, Tensor]:
+        """The prompt `[P, D]` of layer i as keys and values, each `[H, P, d]`, float32.
+
+        Args:
+            changes: what the prompt's own adapter changes in the layers.
+        """
+
+    @abstractmethod
+    def target_name(self, i: int, target: str) -> str:
+        """The checkpoint's name of a linear map that adapters may change, one of `TARGETS`, in layer i."""
+
+    def exact_linear(self, i: int, target: str) -> tuple[Tensor, Tensor | None]:
+        """Weight `[out, in]` and bias `[out]` of a target in float32, as the checkpoint has them.
+
+        The first call reads the checkpoint again and keeps it in host memory: weights as they are served may be rounded
+        or in a device's own layout. Raises OSError where the checkpoint is no longer there.
+        """
+        if self._exact is None:
+            self._exact = load_checkpoint(self.spec.location).tensors
+        name = self.target_name(i, target)
+        bias = self._exact.get(f"{name}.bias")
+        return self._exact[f"{name}.weight"].to(self.device), None if bias is None else bias.to(self.device)
 
     def input_shape(self, window_frames: int) -> tuple[int, ...]:
         """Shape of one window's input, without the batch: `[frames, mel bins]` or `[samples]`."""

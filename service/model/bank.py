@@ -22,6 +22,7 @@ from service.model.groups import Draft, Groups, RowSubset, join_few, send
 from service.model.parts import bottleneck, head, input_prompt
 from service.model.parts.input_prompt import Windows, share_windows
 from service.model.parts.part import Holding
+from service.model.parts.targets import TARGETS, place_of
 from service.model.selection import Selection
 from service.model.spec import NULL_SLOT
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from service.model.backbone import Backbone
 
 _FIRST_ALLOTMENT = 2  # adapters that a new stack has room for
-_JOINED = (bottleneck.PLACE,)  # where rows that hold nothing may run along, as zeros
+_JOINED = (bottleneck.PLACE, *map(place_of, TARGETS))  # where rows that hold nothing may run along, as zeros
 
 
 class Bank:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from service.model.adapter import AdapterWeights
 from service.model.parts.part import Holding
+from service.model.parts.prefix import hold_prefix
+from service.model.parts.targets import changes_of, hold_change
 
 if TYPE_CHECKING:
     from service.model.backbone import Backbone
@@ -77,8 +79,15 @@ def pack(folded: FoldedAdapter, dtype: torch.dtype) -> FoldedAdapter:
 
 
 def _holdings(weights: AdapterWeights, backbone: "Backbone") -> Iterable[Holding]:
-    for part in weights.spec.parts:
+    parts, changes = weights.spec.parts, changes_of(weights, backbone)
+    for part in parts:
         yield from part.hold(weights, backbone)
+    for target, change in changes.items():
+        yield hold_change(target, change)
+    pairs = [pair for part in parts if (pair := part.prefix(weights, backbone, changes)) is not None]
+    if pairs:  # a prompt and a prefix of one adapter lie behind each other
+        keys, values = (torch.cat(tensors, dim=2) for tensors in zip(*pairs, strict=True))
+        yield hold_prefix(keys, values)
 
 
 def _aligned(nbytes: int) -> int:

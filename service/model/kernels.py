@@ -15,7 +15,7 @@ from service.model.cpu.attention import attend_by_row
 from service.model.cpu.fourier import FourierConvolution
 from service.model.cpu.int8 import quantise_linear
 from service.model.cpu.prepacked import prepack_convolution, prepack_linear
-from service.model.layers import Linear, Projection
+from service.model.layers import Linear, Module, Projection
 
 Weights = Literal["auto", "int8"]
 
@@ -32,16 +32,20 @@ class Kernels:
     """
 
     linear: Callable[[Linear], Projection]
-    convolution: Callable[[Convolution], Projection]
-    positions: Callable[[PositionConvolution], Projection]
+    convolution: Callable[[Convolution], Module]
+    positions: Callable[[PositionConvolution], Module]
     attend: Attend
 
 
-def _as_is(part: Projection) -> Projection:
+def _plain_linear(linear: Linear) -> Projection:
+    return linear
+
+
+def _as_is(part: Module) -> Module:
     return part
 
 
-PLAIN = Kernels(linear=_as_is, convolution=_as_is, positions=_as_is, attend=attend_fused)
+PLAIN = Kernels(linear=_plain_linear, convolution=_as_is, positions=_as_is, attend=attend_fused)
 
 
 def pick_kernels(device: torch.device, dtype: torch.dtype, weights: Weights = "auto") -> Kernels:

@@ -5,13 +5,29 @@ Activations between layers stay in float32; matrix products run in the weights' 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 from torch.nn import functional
 from transformers.activations import ACT2FN, GELUActivation
 
-Projection = Callable[[Tensor], Tensor]
 Activation = Callable[[Tensor], Tensor]
+Module = Callable[[Tensor], Tensor]
+
+
+class Projection(Protocol):
+    """A linear layer as some device likes it best."""
+
+    @property
+    def activation(self) -> Activation | None: ...
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`[..., in]` -> `[..., out]`, behind the activation if there is one."""
+        ...
+
+    def linear(self, x: Tensor) -> Tensor:
+        """The same before the activation: memory that nobody else reads."""
+        ...
 
 
 def activation_named(name: str) -> Activation:
@@ -32,9 +48,11 @@ class Linear:
     activation: Activation | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`[..., in]` -> `[..., out]`."""
-        out = functional.linear(x.to(self.weight.dtype), self.weight, self.bias)
+        out = self.linear(x)
         return out if self.activation is None else self.activation(out)
+
+    def linear(self, x: Tensor) -> Tensor:
+        return functional.linear(x.to(self.weight.dtype), self.weight, self.bias)
 
 
 @dataclass(frozen=True, slots=True)

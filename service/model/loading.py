@@ -3,13 +3,13 @@
 import torch
 from transformers import ASTFeatureExtractor
 
-from service.model.backbone import EMBEDDED_DIRECTORY, Backbone
+from service.model.backbone import Backbone
 from service.model.backbones.ast import ASTBackbone, check_ast
 from service.model.backbones.wav2vec2 import Wav2Vec2Backbone, check_wav2vec2
 from service.model.checkpoint import Checkpoint, load_checkpoint
 from service.model.kernels import PLAIN, Kernels, Weights, pick_kernels
 from service.model.precision import pick_device, pick_dtype, use_true_float32
-from service.model.spec import BackboneSpec, ModelType
+from service.model.spec import EMBEDDED_DIRECTORY, BackboneSpec, ModelType
 
 
 @torch.no_grad()
@@ -57,6 +57,8 @@ def describe(checkpoint: Checkpoint, name: str) -> BackboneSpec:
         hidden_size=config.hidden_size,
         num_hidden_layers=config.num_hidden_layers,
         num_attention_heads=config.num_attention_heads,
+        intermediate_size=config.intermediate_size,
+        norm_eps=config.layer_norm_eps,
         embedding_size=config.hidden_size if is_ast else 2 * config.hidden_size,
         parameters=checkpoint.parameters,
         fingerprint=checkpoint.fingerprint(),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from service.model.groups import Groups
+from service.model.layers import Projection
 from service.model.parts import aggregation, bottleneck, head, input_prompt, prefix
 from service.model.parts.aggregation import Aggregation
 from service.model.parts.bottleneck import add_bottlenecks
@@ -13,6 +14,7 @@ from service.model.parts.convolution import TokenLayout
 from service.model.parts.head import read_heads
 from service.model.parts.input_prompt import add_pictures
 from service.model.parts.prefix import RowPrefixes, row_prefixes
+from service.model.parts.targets import change_columns, place_of, project
 
 
 @dataclass(slots=True)
@@ -69,15 +71,29 @@ class RowAdapters:
         """Keys and values before the layer's own; empty where no row has any."""
         return self.selection.prefixes
 
+    def project(self, target: str, projection: Projection, x: Tensor) -> Tensor:
+        """A linear layer `[B, T, in]` -> `[B, T, out]` as each row's adapter changes it, then its activation."""
+        groups = self.selection.places.get(place_of(target))
+        if groups is None:
+            return projection(x)
+        out = project(groups, self.index, x, projection.linear)
+        return out if projection.activation is None else projection.activation(out)
+
+    def change_columns(self, target: str, projection: Projection, x: Tensor, y: Tensor, columns: slice) -> Tensor:
+        """As `project`, for some `columns` of a stacked layer whose output for `x` is `y`; without an activation."""
+        groups = self.selection.places.get(place_of(target))
+        mine = y[..., columns]
+        return mine if groups is None else change_columns(groups, self.index, x, mine, projection.linear, columns)
+
     @property
     def mixes_frames(self) -> bool:
         """Whether some row's bottleneck lets frames meet their neighbours."""
         groups = self.selection.places.get(bottleneck.PLACE)
         return groups is not None and any(group.kind.conv_kernel for group in groups.groups)
 
-    def add_bottlenecks(self, x: Tensor, out: Tensor) -> Tensor:
-        """`out` plus each row's `a(x)`; `[B, T, D]`, float32."""
+    def add_bottlenecks(self, x: Tensor, fed: Tensor, out: Tensor) -> Tensor:
+        """`out` plus each row's `a(x)`, or `a(fed)` where it comes behind the feed-forward; `[B, T, D]`, float32."""
         groups = self.selection.places.get(bottleneck.PLACE)
         if groups is None:
             return out
-        return add_bottlenecks(groups, self.index, x, out, self.selection.layout, self.selection.dropout)
+        return add_bottlenecks(groups, self.index, x, fed, out, self.selection.layout, self.selection.dropout)

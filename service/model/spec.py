@@ -1,7 +1,9 @@
 """Geometry of backbones and adapters as plain values."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -10,6 +12,7 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound="Part")
 
 NULL_SLOT = 0  # slot of the null adapter: the bare backbone
+EMBEDDED_DIRECTORY = Path(__file__).parent / "embedded"
 MEL_BINS = 128  # of the service's filter bank: the height of AST's input
 
 
@@ -23,6 +26,7 @@ class ModelType(StrEnum):
 class TaskType(StrEnum):
     CLASSIFICATION = "AUDIO_CLASSIFICATION"
     VERIFICATION = "SPEAKER_VERIFICATION"
+    FEATURES = "FEATURE_EXTRACTION"  # no head: the pooled embedding is the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,8 @@ class BackboneSpec:
         parameters: number of frozen parameters.
         fingerprint: `sha256:...` of the tensors and configuration that the forward reads.
         min_window_frames: shortest window that the architecture can take, frames of 10 ms.
+        intermediate_size: width inside the feed-forward; 0 for four times D.
+        norm_eps: of its layer norms.
     """
 
     name: str
@@ -47,6 +53,17 @@ class BackboneSpec:
     parameters: int
     fingerprint: str
     min_window_frames: int = 1
+    intermediate_size: int = 0
+    norm_eps: float = 1e-12
+
+    @property
+    def location(self) -> str:
+        """The directory or Hub id of its files."""
+        return str(EMBEDDED_DIRECTORY) if self.name == "embedded" else self.name
+
+    @property
+    def feed_forward_size(self) -> int:
+        return self.intermediate_size or 4 * self.hidden_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +90,7 @@ class AdapterSpec:
     @property
     def sizes(self) -> dict[str, int]:
         """What of it a server limits, by the manifest's names."""
-        return {name: getattr(part, name) for part in self.parts for name in part.limits}
+        return {name: size for part in self.parts for name, size in part.sizes.items()}
 
     @property
     def _head(self) -> Any:
@@ -85,6 +102,22 @@ class AdapterSpec:
         return max((part.format_version for part in self.parts), default=1)
 
 
-def expected_shapes(adapter: AdapterSpec, backbone: BackboneSpec) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of every tensor of a bundle's weights file (contract, sections 2 and 5)."""
-    return {name: shape for part in adapter.parts for name, shape in part.shapes(backbone).items()}
+def expected_shapes(
+    adapter: AdapterSpec, backbone: BackboneSpec, names: Collection[str] = ()
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of every tensor of a bundle's weights file (contract, sections 2 and 5).
+
+    Args:
+        names: of the tensors that a file has; what a bundle may have and the file begins is expected whole.
+    """
+    shapes = {name: shape for part in adapter.parts for name, shape in part.shapes(backbone).items()}
+    for part in adapter.parts if names else ():
+        for table in part.optional_shapes(backbone):
+            shapes |= table if any(name in names for name in table) else {}
+    return shapes
+
+
+def largest_shapes(adapter: AdapterSpec, backbone: BackboneSpec) -> dict[str, tuple[int, ...]]:
+    """As `expected_shapes`, with all that a bundle may have."""
+    optional = [table for part in adapter.parts for table in part.optional_shapes(backbone)]
+    return expected_shapes(adapter, backbone) | {name: shape for table in optional for name, shape in table.items()}

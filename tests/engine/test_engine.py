@@ -70,7 +70,7 @@ class Bench:
         windows = ClipFeatures(clip, self.backbone.features).windows(version.manifest.input_spec())
         with torch.inference_mode():
             bank = Bank.of(self.backbone, [weights])
-            outputs = weights.head(self.backbone.forward(windows.inputs, bank, [1] * len(windows.inputs)))
+            outputs = self.backbone.answer(windows.inputs, bank, [1] * len(windows.inputs))
         return answer(version.manifest, outputs.numpy())
 
 

@@ -24,7 +24,7 @@ def test_a_slot_holds_what_was_written_last(directory: Path, exact: Backbone, de
     backbone = load_backbone(str(directory), device, "float32", for_inference=True)
     adapters = adapters_of(exact)
     inputs = inputs_of(exact, 2)
-    bank = Bank(backbone, slots=2, prompt_length=48, bottleneck_dim=24, conv_kernel=15)
+    bank = Bank(backbone, slots=2)
     with torch.inference_mode():
         for weights in (*adapters, *reversed(adapters)):
             bank.write(1, fold(weights, backbone))

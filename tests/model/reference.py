@@ -5,9 +5,12 @@ fused or batched over adapters (contract, section 3).
 """
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -21,7 +24,33 @@ class Reference:
         self.tensors = load_file(directory / "model.safetensors")
 
     def linear(self, name: str, x: Tensor) -> Tensor:
-        return functional.linear(x, self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"])
+        """A linear map as the adapter at hand changes it, word for word as the contract's section 5 has it."""
+        weight, bias = self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]
+        found = re.fullmatch(r"encoder\.layers?\.(\d+)\.(.+)", name)
+        if found is None or found[2] not in _TARGETS:
+            return functional.linear(x, weight, bias)
+        layer, target = found[1], _TARGETS[found[2]]
+        vectors, vector = self.fields.get("ia3", {}), self.adapter.get(f"layers.{layer}.ia3.{target}")
+        if target in vectors.get("input", ()):
+            x = x * vector
+        y = x @ weight.T
+        name = f"layers.{layer}.lora.{target}"
+        if f"{name}.a" in self.adapter:
+            a, b = self.adapter[f"{name}.a"], self.adapter[f"{name}.b"]
+            section = self.fields["lora"]
+            keys = (f"{layer}.{target}", target)
+            rank = next((section["rank_pattern"][key] for key in keys if key in section.get("rank_pattern", {})), None)
+            rank = rank or section["r"]
+            alpha = section["alpha"]
+            for key in reversed(keys):
+                alpha = section.get("alpha_pattern", {}).get(key, alpha)
+            s = alpha / (rank**0.5 if section.get("rslora") else rank)
+            y = y + s * (x @ a.T @ b.T)
+            if section.get("dora"):
+                n = (weight + s * b @ a).norm(dim=1).detach()
+                y = self.adapter[f"{name}.magnitude"] / n * y
+        y = y + bias + self.adapter.get(f"layers.{layer}.bias.{target}", 0.0)
+        return y * vector if target in vectors.get("output", ()) else y
 
     def norm(self, name: str, x: Tensor) -> Tensor:
         weight, bias = self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]
@@ -29,12 +58,29 @@ class Reference:
 
     def attention(self, q: str, k: str, v: str, out: str, x: Tensor) -> Tensor:
         heads = self.config["num_attention_heads"]
-        query, key, value = (self.linear(name, x).unflatten(-1, (heads, -1)).transpose(1, 2) for name in (q, k, v))
+        query, key, value = (self.linear(name, x) for name in (q, k, v))
+        before = f"layers.{q.split('.')[2]}.prefix"
+        if f"{before}.key" in self.adapter:
+            key = torch.cat((self.adapter[f"{before}.key"].expand(len(x), -1, -1), key), dim=1)
+            value = torch.cat((self.adapter[f"{before}.value"].expand(len(x), -1, -1), value), dim=1)
+        query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
         weights = torch.softmax(query @ key.transpose(2, 3) / query.shape[-1] ** 0.5, dim=-1)
         return self.linear(out, (weights @ value).transpose(1, 2).flatten(2))
 
-    def embeddings(self, inputs: Tensor, adapter: dict[str, Tensor], scale: float, residual: bool) -> Tensor:
-        """Inputs `[B, ...]` and one adapter's tensors by the contract's names -> embeddings `[B, E]`."""
+    def embeddings(
+        self,
+        inputs: Tensor,
+        adapter: dict[str, Tensor],
+        scale: float = 0.0,
+        residual: bool = False,
+        fields: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Tensor:
+        """Inputs `[B, ...]` and one adapter's tensors by the contract's names -> embeddings `[B, E]`.
+
+        Args:
+            fields: of the manifest, what version 3 has.
+        """
+        self.adapter, self.fields = adapter, fields
         is_ast = self.config["model_type"] == "audio-spectrogram-transformer"
         hidden = self.ast_tokens(inputs + frame(adapter, inputs)) if is_ast else self.wav2vec2_states(inputs)
         self.bands = self.ast_rows() if is_ast else 1
@@ -45,7 +91,9 @@ class Reference:
             part = {name: adapter.get(f"layers.{i}.adapter.{name}") for name in _BOTTLENECK}
             layer = self.ast_layer if is_ast else self.wav2vec2_layer
             front = len(prompt) + 2 * is_ast
-            adapt = partial(bottleneck, part=part, scale=scale, residual=residual, front=front, bands=self.bands)
+            adapt = partial(
+                bottleneck, part=part, scale=scale, residual=residual, front=front, bands=self.bands, fields=fields
+            )
             hidden = layer(i, sequence, adapt)[:, len(prompt) :]
             outputs.append(hidden)
         if "head.layers.weight" in adapter:
@@ -85,7 +133,8 @@ class Reference:
         names = [f"{name}.attention.attention.{part}" for part in ("query", "key", "value")]
         x = x + self.attention(*names, f"{name}.attention.output.dense", self.norm(f"{name}.layernorm_before", x))
         inner = functional.gelu(self.linear(f"{name}.intermediate.dense", self.norm(f"{name}.layernorm_after", x)))
-        return x + self.linear(f"{name}.output.dense", inner) + adapt(x)
+        fed = self.linear(f"{name}.output.dense", inner)
+        return x + fed + adapt(fed if self.fields.get("adapter_place") == "sequential" else x)
 
     def wav2vec2_states(self, samples: Tensor) -> Tensor:
         config, t = self.config, self.tensors
@@ -116,27 +165,54 @@ class Reference:
         x = x + self.attention(*names, x)
         h = self.norm(f"{name}.layer_norm", x)
         inner = functional.gelu(self.linear(f"{name}.feed_forward.intermediate_dense", h))
-        h = h + self.linear(f"{name}.feed_forward.output_dense", inner) + adapt(x)
+        fed = self.linear(f"{name}.feed_forward.output_dense", inner)
+        h = h + fed + adapt(fed if self.fields.get("adapter_place") == "sequential" else x)
         return self.norm(f"{name}.final_layer_norm", h)
 
 
-_BOTTLENECK = ("down.weight", "down.bias", "up.weight", "up.bias", "conv.weight", "conv.bias")
+_BOTTLENECK = (
+    *("down.weight", "down.bias", "up.weight", "up.bias", "conv.weight", "conv.bias", "norm.weight", "norm.bias"),
+)
+_TARGETS = {
+    "attention.attention.query": "q",
+    "attention.attention.key": "k",
+    "attention.attention.value": "v",
+    "attention.output.dense": "o",
+    "intermediate.dense": "fc1",
+    "output.dense": "fc2",
+    "attention.q_proj": "q",
+    "attention.k_proj": "k",
+    "attention.v_proj": "v",
+    "attention.out_proj": "o",
+    "feed_forward.intermediate_dense": "fc1",
+    "feed_forward.output_dense": "fc2",
+}
 
 
 def bottleneck(
-    x: Tensor, part: dict[str, Tensor | None], scale: float, residual: bool, front: int, bands: int
+    x: Tensor,
+    part: dict[str, Tensor | None],
+    scale: float,
+    residual: bool,
+    front: int,
+    bands: int,
+    fields: Mapping[str, Any],
 ) -> Tensor:
     """`front` tokens stand for no time; behind them are so many bands of frames."""
     if part["down.weight"] is None:
         return torch.zeros_like(x)
-    hidden = functional.linear(x, part["down.weight"], part["down.bias"])
+    read = x
+    if part["norm.weight"] is not None:
+        read = functional.layer_norm(x, x.shape[-1:], part["norm.weight"], part["norm.bias"])
+    hidden = functional.linear(read, part["down.weight"], part["down.bias"])
     if part["conv.weight"] is not None and part["conv.bias"] is not None:
         rows = [
             hidden[:, :front],
             *(convolve(band, part["conv.weight"], part["conv.bias"]) for band in hidden[:, front:].chunk(bands, dim=1)),
         ]
         hidden = torch.cat(rows, dim=1)
-    out = scale * functional.linear(functional.relu(hidden), part["up.weight"], part["up.bias"])
+    activation = getattr(functional, fields.get("adapter_activation", "relu"))
+    out = scale * functional.linear(activation(hidden), part["up.weight"], part["up.bias"])
     return out + x if residual else out
 
 

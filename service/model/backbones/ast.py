@@ -14,10 +14,19 @@ from service.model.checkpoint import Checkpoint
 from service.model.kernels import Kernels
 from service.model.layers import Activation, Norm, Projection, activation_named
 from service.model.parts.convolution import TokenLayout
+from service.model.parts.targets import Changes
 from service.model.selection import RowAdapters
 from service.model.spec import MEL_BINS, BackboneSpec
 
 _EXTRA_TOKENS = 2  # CLS and distillation
+_TARGET_NAMES = {
+    "q": "attention.attention.query",
+    "k": "attention.attention.key",
+    "v": "attention.attention.value",
+    "o": "attention.output.dense",
+    "fc1": "intermediate.dense",
+    "fc2": "output.dense",
+}
 _LENGTHS_KEPT = 8  # of interpolated positions: 36 MiB each at 300 s and a width of 768
 
 
@@ -100,8 +109,8 @@ class ASTBackbone(Backbone):
         last = i == len(self._layers) - 1 and not rows.mixes_frames
         queries = _EXTRA_TOKENS if last else None
         hidden = hidden[:, :queries] + layer.attention(layer.norm_before(hidden), rows, queries)
-        out = hidden + layer.down(layer.up(layer.norm_after(hidden)))
-        return rows.add_bottlenecks(hidden, out)
+        fed = rows.project("fc2", layer.down, rows.project("fc1", layer.up, layer.norm_after(hidden)))
+        return rows.add_bottlenecks(hidden, fed, hidden + fed)
 
     def pooled_part(self, hidden: Tensor) -> Tensor:
         return hidden[:, :_EXTRA_TOKENS]
@@ -109,9 +118,12 @@ class ASTBackbone(Backbone):
     def pool(self, hidden: Tensor) -> Tensor:
         return self._norm_last(hidden[:, :_EXTRA_TOKENS]).mean(dim=1)
 
-    def fold_prompt(self, i: int, prompt: Tensor) -> tuple[Tensor, Tensor]:
+    def fold_prompt(self, i: int, prompt: Tensor, changes: Changes) -> tuple[Tensor, Tensor]:
         layer = self._layers[i]
-        return layer.attention.fold(layer.norm_before(prompt))
+        return layer.attention.fold(i, layer.norm_before(prompt), changes)
+
+    def target_name(self, i: int, target: str) -> str:
+        return f"encoder.layer.{i}.{_TARGET_NAMES[target]}"
 
     def token_count(self, window_frames: int) -> int:
         columns = (window_frames - self._patch_size) // self._time_stride + 1

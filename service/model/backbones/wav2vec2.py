@@ -13,9 +13,18 @@ from service.model.checkpoint import Checkpoint
 from service.model.cpu.convolution import convolution_dtype
 from service.model.kernels import Kernels
 from service.model.layers import Activation, Norm, Projection, activation_named
+from service.model.parts.targets import Changes
 from service.model.selection import RowAdapters
 from service.model.spec import BackboneSpec
 
+_TARGET_NAMES = {
+    "q": "attention.q_proj",
+    "k": "attention.k_proj",
+    "v": "attention.v_proj",
+    "o": "attention.out_proj",
+    "fc1": "feed_forward.intermediate_dense",
+    "fc2": "feed_forward.output_dense",
+}
 _MIN_VARIANCE = 1e-10  # keeps the square root's gradient finite on silence
 _MIN_STATES = 2  # hidden states that a standard deviation needs
 
@@ -105,15 +114,18 @@ class Wav2Vec2Backbone(Backbone):
         layer = self._layers[i]
         hidden = hidden + layer.attention(hidden, rows)
         normed = layer.norm(hidden)
-        out = normed + layer.down(layer.up(normed))
-        return layer.norm_last(rows.add_bottlenecks(hidden, out))
+        fed = rows.project("fc2", layer.down, rows.project("fc1", layer.up, normed))
+        return layer.norm_last(rows.add_bottlenecks(hidden, fed, normed + fed))
 
     def pool(self, hidden: Tensor) -> Tensor:
         variance, mean = torch.var_mean(hidden, dim=1)
         return torch.cat((mean, variance.clamp_min(_MIN_VARIANCE).sqrt()), dim=1)
 
-    def fold_prompt(self, i: int, prompt: Tensor) -> tuple[Tensor, Tensor]:
-        return self._layers[i].attention.fold(prompt)
+    def fold_prompt(self, i: int, prompt: Tensor, changes: Changes) -> tuple[Tensor, Tensor]:
+        return self._layers[i].attention.fold(i, prompt, changes)
+
+    def target_name(self, i: int, target: str) -> str:
+        return f"encoder.layers.{i}.{_TARGET_NAMES[target]}"
 
     def token_count(self, window_frames: int) -> int:
         length = window_frames * HOP_SAMPLES

@@ -29,10 +29,15 @@ class Int8Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`[B, T, in]` -> `[B, T, out]`."""
-        out = torch.stack([self._clip(clip) for clip in x])
-        return out if self.fused or self.activation is None else self.activation(out)
+        if self.fused:
+            return torch.stack([self._clip(clip, FUSED_GELU) for clip in x])
+        out = self.linear(x)
+        return out if self.activation is None else self.activation(out)
 
-    def _clip(self, x: Tensor) -> Tensor:
+    def linear(self, x: Tensor) -> Tensor:
+        return torch.stack([self._clip(clip, NO_ACTIVATION) for clip in x])
+
+    def _clip(self, x: Tensor, behind: tuple[str, list[float], str]) -> Tensor:
         """`[T, in]` -> `[T, out]`."""
         lowest, highest = (float(bound) for bound in torch.aminmax(x))
         lowest, highest = min(lowest, 0.0), max(highest, 0.0)
@@ -50,7 +55,7 @@ class Int8Linear:
             1.0,  # the output is not quantised
             0,
             self.dtype,
-            *(FUSED_GELU if self.fused else NO_ACTIVATION),
+            *behind,
         )
         return product
 

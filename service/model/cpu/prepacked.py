@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from service.model.backbones.front_end import Convolution, Norming, normalise
-from service.model.layers import Activation, Linear, Projection, is_gelu
+from service.model.layers import Activation, Linear, Module, Projection, is_gelu
 
 FUSED_GELU: tuple[str, list[float], str] = ("gelu", [], "none")  # oneDNN's exact GELU behind the product
 NO_ACTIVATION: tuple[str, list[float], str] = ("none", [], "")
@@ -24,9 +24,17 @@ class PrepackedLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`[..., in]` -> `[..., out]`, bfloat16."""
-        behind = FUSED_GELU if self.fused else NO_ACTIVATION
+        if self.fused:
+            return self._product(x, FUSED_GELU)
+        out = self.linear(x)
+        return out if self.activation is None else self.activation(out)
+
+    def linear(self, x: Tensor) -> Tensor:
+        return self._product(x, NO_ACTIVATION)
+
+    def _product(self, x: Tensor, behind: tuple[str, list[float], str]) -> Tensor:
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(torch.bfloat16), self.weight, self.bias, *behind)
-        return out if self.fused or self.activation is None else self.activation(out)
+        return out
 
 
 def prepack_linear(plain: Linear) -> Projection:
@@ -55,7 +63,7 @@ class PrepackedConvolution:
         return self.plain.activation(normalise(out.squeeze(2), self.plain))
 
 
-def prepack_convolution(plain: Convolution) -> Projection:
+def prepack_convolution(plain: Convolution) -> Module:
     if plain.weight.dtype is not torch.bfloat16:
         return plain
     weight = plain.weight.unsqueeze(2).to(memory_format=torch.channels_last)  # [out, in, 1, kernel]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from service.model.groups import Group, Groups
+from service.model.layers import Module
 from service.model.parts.convolution import Convolution, TokenLayout, convolve
 from service.model.parts.part import Holding, Part, Shapes, each_layer, pad, size_class
 from service.model.spec import BackboneSpec
@@ -19,17 +20,23 @@ if TYPE_CHECKING:
     from service.model.backbone import Backbone
 
 PLACE = "bottleneck"
+# All are zero at zero, so that zeros around a smaller bottleneck stay zeros.
+_ACTIVATIONS: dict[str, Module] = {"relu": functional.relu, "gelu": functional.gelu, "silu": functional.silu}
 
 
 class Bottleneck(Part):
     """`bottleneck_dim` R: `layers.{i}.adapter.down.weight` `[R, D]`, `.up.weight` `[D, R]` and their biases."""
 
     always: ClassVar = ("bottleneck_dim", "adapter_scale", "adapter_residual")
+    since: ClassVar = {"adapter_activation": 3, "adapter_place": 3, "adapter_norm": 3}
     limits: ClassVar = {"bottleneck_dim": 128}
 
     bottleneck_dim: int = Field(default=0, ge=0)
     adapter_scale: float = Field(default=1.0, ge=-1e6, le=1e6)
     adapter_residual: bool = False
+    adapter_activation: Literal["relu", "gelu", "silu"] = "relu"
+    adapter_place: Literal["parallel", "sequential"] = "parallel"
+    adapter_norm: bool = False
 
     @property
     def is_held(self) -> bool:
@@ -37,7 +44,8 @@ class Bottleneck(Part):
 
     def shapes(self, backbone: BackboneSpec) -> Shapes:
         d, r = backbone.hidden_size, self.bottleneck_dim
-        parts = {"down.weight": (r, d), "down.bias": (r,), "up.weight": (d, r), "up.bias": (d,)}
+        parts: Shapes = {"down.weight": (r, d), "down.bias": (r,), "up.weight": (d, r), "up.bias": (d,)}
+        parts |= {"norm.weight": (d,), "norm.bias": (d,)} if self.adapter_norm else {}
         return each_layer(backbone, {f"adapter.{name}": shape for name, shape in parts.items()})
 
     def hold(self, weights: "AdapterWeights", backbone: "Backbone") -> Iterable[Holding]:
@@ -51,16 +59,23 @@ class Bottleneck(Part):
         }
         if self.adapter_residual:
             tensors["residual"] = tensors["up_bias"].new_ones(len(tensors["up_bias"]), 1, 1)
+        if self.adapter_norm:
+            tensors["norm_weight"] = weights.stack("adapter.norm.weight").unsqueeze(1)  # [L, 1, D]
+            tensors["norm_bias"] = weights.stack("adapter.norm.bias").unsqueeze(1)
         convolution = weights.spec.find(Convolution)
         if convolution is not None:
             tensors |= convolution.fold(weights, width)
-        kind = Kind(width, self.adapter_residual, convolution.conv_kernel if convolution else 0)
+        kernel = convolution.conv_kernel if convolution else 0
+        is_last = self.adapter_place == "sequential"
+        kind = Kind(width, self.adapter_residual, kernel, self.adapter_activation, is_last, self.adapter_norm)
         yield Holding(PLACE, kind, tensors, size=self.bottleneck_dim)
 
     def initialise(self, name: str, parameter: Tensor) -> None:
         # Up-projections and biases start at zero, so that training starts from the backbone's own answers.
         if name.endswith("down.weight"):
             nn.init.kaiming_uniform_(parameter, a=5**0.5)
+        elif name.endswith("norm.weight"):
+            nn.init.ones_(parameter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,28 +85,37 @@ class Kind:
     width: int
     residual: bool
     conv_kernel: int
+    activation: str
+    is_last: bool  # behind the feed-forward, whose output it reads
+    norm: bool
 
 
 def add_bottlenecks(
-    groups: Groups, layer: int, x: Tensor, out: Tensor, layout: TokenLayout, dropout: float = 0.0
+    groups: Groups, layer: int, x: Tensor, fed: Tensor, out: Tensor, layout: TokenLayout, dropout: float = 0.0
 ) -> Tensor:
-    """`out` with each row's `a(x)` of its own bottleneck added; all `[B, T, D]`, float32 (contract, section 3).
+    """`out` with each row's `a(x)` of its own bottleneck added; all `[B, T, D]`, float32 (contract, sections 3 and 5).
 
     Args:
+        fed: the feed-forward's output, which sequential ones read instead of `x`.
         dropout: inside the bottleneck, in training only.
     """
     for group in groups.groups:
-        out = group.rows.add(out, _bottleneck(group, layer, group.rows.take(x), layout, dropout))
+        read = group.rows.take(fed if group.kind.is_last else x)
+        out = group.rows.add(out, _bottleneck(group, layer, read, layout, dropout))
     return out
 
 
 def _bottleneck(group: Group, layer: int, x: Tensor, layout: TokenLayout, dropout: float) -> Tensor:
     down, up = group.take("down_weight", layer, dim=1), group.take("up_weight", layer, dim=0)
-    hidden = torch.baddbmm(group.take("down_bias", layer, dim=1), x.to(down.dtype), down)
+    read = x
+    if group.kind.norm:
+        read = functional.layer_norm(x.float(), x.shape[-1:])
+        read = torch.addcmul(group.take("norm_bias", layer).float(), read, group.take("norm_weight", layer).float())
+    hidden = torch.baddbmm(group.take("down_bias", layer, dim=1), read.to(down.dtype), down)
     if group.kind.conv_kernel:
         weight, bias = group.take("conv_weight", layer, dim=0), group.take("conv_bias", layer, dim=1)
         hidden = convolve(hidden, weight, bias, layout)
-    hidden = hidden.relu()
+    hidden = _ACTIVATIONS[group.kind.activation](hidden)
     if dropout:
         hidden = functional.dropout(hidden, dropout)
     out = torch.baddbmm(group.take("up_bias", layer), hidden, up).float()

@@ -1,4 +1,4 @@
-"""The list of parts. A new one is a file beside this and a line here."""
+"""The list of parts, in the order in which they change a linear map: a new one is a file and a line here."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -6,15 +6,30 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from service.model.parts.aggregation import LayerAggregation
+from service.model.parts.bias import Bias
 from service.model.parts.bottleneck import Bottleneck
 from service.model.parts.convolution import Convolution
 from service.model.parts.head import Head
+from service.model.parts.ia3 import IA3
 from service.model.parts.input_prompt import InputPrompt
+from service.model.parts.low_rank import LowRank
 from service.model.parts.part import Part
+from service.model.parts.prefix import Prefix
 from service.model.parts.prompt import Prompt
 from service.model.spec import AdapterSpec
 
-PARTS: Final[tuple[type[Part], ...]] = (InputPrompt, Prompt, Bottleneck, Convolution, LayerAggregation, Head)
+PARTS: Final[tuple[type[Part], ...]] = (
+    InputPrompt,
+    Prompt,
+    Prefix,
+    Bottleneck,
+    Convolution,
+    LowRank,
+    Bias,
+    IA3,
+    LayerAggregation,
+    Head,
+)
 
 LIMITS: Final[Mapping[str, int]] = {name: limit for part in PARTS for name, limit in part.limits.items()}
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from service.model.groups import Group, Groups, RowSubset
-from service.model.parts.part import Holding, Part, Shapes, pad, size_class
+from service.model.parts.part import Holding, Part, Shapes, pad, problem, size_class
 from service.model.spec import BackboneSpec, TaskType
 
 if TYPE_CHECKING:
@@ -23,24 +23,39 @@ NORM_EPS = 1e-5  # of the head's layer norm, as in the authors' code
 class Head(Part):
     """The head of `task_type`, with as many outputs as there are `labels`, or `embedding_dim`.
 
-    Classification: `head.norm.weight`, `.bias` `[E]`, `head.linear.weight` `[C, E]`, `.bias` `[C]`; verification:
-    `head.embedding.weight` `[embedding_dim, E]`, `.bias` `[embedding_dim]`.
+    `ipet` classification: `head.norm.weight`, `.bias` `[E]`, `head.linear.weight` `[C, E]`, `.bias` `[C]`;
+    verification: `head.embedding.weight` `[embedding_dim, E]`, `.bias`. `pooled-projector`, as Hugging Face's sequence
+    classifiers: `head.projector.weight` `[projector_dim, D]`, `.bias`, then `head.linear.*` `[C, projector_dim]`.
+    `ast`, as ASTForAudioClassification: as `ipet`, its norm with the backbone's epsilon. FEATURE_EXTRACTION has none.
     """
 
+    since: ClassVar = {"head": 3, "projector_dim": 3}
     counted_as: ClassVar = "head"
+    limits: ClassVar = {"projector_dim": 4096}
 
+    head: Literal["ipet", "pooled-projector", "ast"] = "ipet"
+    projector_dim: int = Field(default=256, ge=1)
     task_type: TaskType | None = Field(default=None, exclude=True)
     outputs: int = Field(default=0, exclude=True)
 
     @classmethod
     def gather(cls, fields: Mapping[str, Any], version: int) -> dict[str, Any]:
-        """What is wrong with these fields the manifest itself says."""
+        """What is wrong with task, labels and embedding_dim the manifest itself says."""
+        found = super().gather({n: v for n, v in fields.items() if n in ("head", "projector_dim")}, version)
         task, labels, width = fields.get("task_type"), fields.get("labels"), fields.get("embedding_dim")
+        if task in list(TaskType):
+            found["task_type"] = TaskType(task)
         if task == TaskType.CLASSIFICATION:
-            return {"task_type": TaskType(task), "outputs": len(labels) if isinstance(labels, list | tuple) else 0}
-        if task == TaskType.VERIFICATION:
-            return {"task_type": TaskType(task), "outputs": width if isinstance(width, int) else 0}
-        return {}
+            found["outputs"] = len(labels) if isinstance(labels, list | tuple) else 0
+        elif task == TaskType.VERIFICATION:
+            found["outputs"] = width if isinstance(width, int) else 0
+        return found
+
+    @model_validator(mode="after")
+    def _check_task(self) -> Self:
+        if self.head != "ipet" and self.task_type not in (None, TaskType.CLASSIFICATION):
+            raise problem(f"head: expected ipet for {self.task_type}, got {self.head}")
+        return self
 
     @property
     def is_held(self) -> bool:
@@ -48,16 +63,21 @@ class Head(Part):
 
     def shapes(self, backbone: BackboneSpec) -> Shapes:
         e, outputs = backbone.embedding_size, self.outputs
+        if self.task_type is TaskType.FEATURES:
+            return {}
         if self.task_type is TaskType.VERIFICATION:
             return {"head.embedding.weight": (outputs, e), "head.embedding.bias": (outputs,)}
-        norm: Shapes = {"head.norm.weight": (e,), "head.norm.bias": (e,)}
-        return norm | {"head.linear.weight": (outputs, e), "head.linear.bias": (outputs,)}
+        read, before = e, Shapes({"head.norm.weight": (e,), "head.norm.bias": (e,)})
+        if self.head == "pooled-projector":
+            read = self.projector_dim
+            before = {"head.projector.weight": (read, backbone.hidden_size), "head.projector.bias": (read,)}
+        return before | {"head.linear.weight": (outputs, read), "head.linear.bias": (outputs,)}
 
     def hold(self, weights: "AdapterWeights", backbone: "Backbone") -> Iterable[Holding]:
-        yield hold_head(weights.tensors)
+        yield hold_head(self, weights.tensors, backbone.spec)
 
     def initialise(self, name: str, parameter: Tensor) -> None:
-        if name in ("head.linear.weight", "head.embedding.weight"):
+        if name in ("head.linear.weight", "head.embedding.weight", "head.projector.weight"):
             nn.init.trunc_normal_(parameter, std=0.02)
         elif name == "head.norm.weight":
             nn.init.ones_(parameter)
@@ -67,19 +87,29 @@ class Head(Part):
 class Kind:
     width: int  # outputs, padded
     norm: bool
+    is_there: bool = True
 
 
-def hold_head(tensors: Mapping[str, Tensor]) -> Holding:
-    """A head as a slot holds it; outputs are padded, so that heads of any number of classes are one product."""
-    norm = "head.norm.weight" in tensors
+def hold_head(part: Head, tensors: Mapping[str, Tensor], backbone: BackboneSpec) -> Holding:
+    """A head as a slot holds it; outputs are padded, so that heads of any number of classes are one product.
+
+    A projector is linear and so is the mean over time before it, which embeddings begin with: both maps are one.
+    """
+    if part.task_type is TaskType.FEATURES:
+        e = backbone.embedding_size
+        return Holding(PLACE, Kind(e, norm=False, is_there=False), {"nothing": torch.zeros(1, 1)}, e, exact=True)
     linear = "linear" if "head.linear.weight" in tensors else "embedding"
     weight, bias = tensors[f"head.{linear}.weight"], tensors[f"head.{linear}.bias"]
+    if "head.projector.weight" in tensors:
+        bias = bias + weight @ tensors["head.projector.bias"]
+        weight = pad(weight @ tensors["head.projector.weight"], 1, backbone.embedding_size)
     width = size_class(len(weight))
     held = {"weight": pad(weight, 0, width)[None], "bias": pad(bias, 0, width)[None]}
+    norm = "head.norm.weight" in tensors
     if norm:
         scale = tensors["head.norm.weight"]
         held |= {"norm_weight": scale[None], "norm_bias": tensors["head.norm.bias"][None]}
-        held["norm_eps"] = scale.new_full((1, 1), NORM_EPS)
+        held["norm_eps"] = scale.new_full((1, 1), backbone.norm_eps if part.head == "ast" else NORM_EPS)
     return Holding(PLACE, Kind(width, norm), held, size=len(weight), exact=True)
 
 
@@ -116,6 +146,8 @@ def read_heads(groups: Groups | None, embeddings: Tensor) -> Tensor:
 
 def _outputs(group: Group, embeddings: Tensor) -> Tensor:
     """`[C, E]` -> `[C, widest of the group]`."""
+    if not group.kind.is_there:
+        return embeddings
     if group.kind.norm:
         variance, mean = torch.var_mean(embeddings, dim=1, keepdim=True, correction=0)
         normed = (embeddings - mean) * (variance + group.take("norm_eps", 0)).rsqrt()

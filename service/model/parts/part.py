@@ -14,8 +14,9 @@ from service.model.spec import BackboneSpec
 if TYPE_CHECKING:
     from service.model.adapter import AdapterWeights
     from service.model.backbone import Backbone
+    from service.model.parts.targets import Change, Changes
 
-LATEST_VERSION = 2  # of the bundle format
+LATEST_VERSION = 3  # of the bundle format
 _OPTIONAL_FROM = 3  # the version from which on a manifest leaves out what its adapter does not have
 
 Shapes = dict[str, tuple[int, ...]]
@@ -70,13 +71,14 @@ class Part(BaseModel):
     def gather(cls, fields: Mapping[str, Any], version: int) -> dict[str, Any]:
         """What of a manifest concerns this part; fields of version 3 are unknown keys, so unread, below it."""
         read = [name for name in cls.model_fields if name in fields]
-        return {name: fields[name] for name in read if cls.since.get(name, 1) < _OPTIONAL_FROM or version > 2}
+        known = version >= _OPTIONAL_FROM
+        return {name: fields[name] for name in read if known or cls.since.get(name, 1) < _OPTIONAL_FROM}
 
     @model_validator(mode="after")
     def _check_version(self, info: ValidationInfo) -> Self:
         version = (info.context or {}).get("version", LATEST_VERSION)
         for name, needed in self.since.items():
-            if getattr(self, name, None) != type(self).model_fields[name].default and version < needed:
+            if name in self.model_fields_set and version < needed and getattr(self, name):
                 raise problem(f"{name}: needs format_version {needed}, got format_version {version}")
         return self
 
@@ -99,12 +101,34 @@ class Part(BaseModel):
         """Names and shapes of its tensors (contract, sections 2 and 5)."""
         raise NotImplementedError
 
+    def optional_shapes(self, backbone: BackboneSpec) -> list[Shapes]:
+        """Tensors that a bundle may have beside these: of each table all or none."""
+        return []
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What of it is limited, by the names of `limits`."""
+        return {name: getattr(self, name) for name in self.limits}
+
     def hold(self, weights: "AdapterWeights", backbone: "Backbone") -> Iterable[Holding]:
         """What a slot holds of it: all that can be computed once has been, in float32; gradients pass through."""
         return ()
 
+    def change(self, target: str, change: "Change", weights: "AdapterWeights", backbone: "Backbone") -> "Change":
+        """What the adapter changes in a layer's linear map, after the parts before this one."""
+        return change
+
+    def prefix(
+        self, weights: "AdapterWeights", backbone: "Backbone", changes: "Changes"
+    ) -> tuple[Tensor, Tensor] | None:
+        """Keys and values `[L, H, P, d]` before each layer's own."""
+        return None
+
     def initialise(self, name: str, parameter: Tensor) -> None:
         """Fill a parameter, zeros so far, with what training starts from."""
+
+    def start(self, parameters: Mapping[str, Tensor], backbone: "Backbone") -> None:
+        """Fill what starts from the backbone's own weights, by names of parameters."""
 
 
 def problem(message: str) -> PydanticCustomError:
@@ -121,6 +145,12 @@ def each_layer(backbone: BackboneSpec, shapes: Mapping[str, tuple[int, ...]]) ->
 def size_class(size: int) -> int:
     """The padded length of `size`: the next power of two, at least 4."""
     return max(4, 1 << (size - 1).bit_length())
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """`[B, T, D]` -> `[B, H, T, d]`."""
+    batch, length, width = x.shape
+    return x.view(batch, length, heads, width // heads).transpose(1, 2)
 
 
 def pad(tensor: Tensor, dim: int, length: int) -> Tensor:

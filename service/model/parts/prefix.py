@@ -1,16 +1,50 @@
-"""Keys and values that a row's attention meets before its own, in every layer: what prompts become when loaded."""
+"""Keys and values that a row's attention meets before its own, in every layer: prefixes, and prompts when loaded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 from torch.nn import functional
 
 from service.model.groups import Group, Groups, RowSubset
-from service.model.parts.part import Holding, pad, size_class
+from service.model.parts.part import Holding, Part, Shapes, each_layer, pad, size_class, split_heads
+from service.model.parts.targets import Changes
+from service.model.spec import BackboneSpec
+
+if TYPE_CHECKING:
+    from service.model.adapter import AdapterWeights
+    from service.model.backbone import Backbone
 
 PLACE = "prefix"
+
+
+class Prefix(Part):
+    """`prefix_length` P: `layers.{i}.prefix.key`, `.prefix.value` `[P, D]`, taken as they are (arXiv 2101.00190)."""
+
+    since: ClassVar = {"prefix_length": 3}
+    counted_as: ClassVar = "prompt"
+    limits: ClassVar = {"prefix_length": 128}
+
+    prefix_length: int = Field(default=0, ge=0)
+
+    @property
+    def is_held(self) -> bool:
+        return self.prefix_length > 0
+
+    def shapes(self, backbone: BackboneSpec) -> Shapes:
+        shape = (self.prefix_length, backbone.hidden_size)
+        return each_layer(backbone, {"prefix.key": shape, "prefix.value": shape})
+
+    def prefix(self, weights: "AdapterWeights", backbone: "Backbone", changes: Changes) -> tuple[Tensor, Tensor]:
+        heads = backbone.spec.num_attention_heads
+        keys, values = (split_heads(weights.stack(f"prefix.{name}"), heads) for name in ("key", "value"))
+        return keys, values
+
+    def initialise(self, name: str, parameter: Tensor) -> None:
+        nn.init.normal_(parameter, std=0.02)
 
 
 def hold_prefix(keys: Tensor, values: Tensor) -> Holding:

@@ -4,15 +4,14 @@ The prompt of a layer depends on no input. Its keys and values are computed when
 sequence never grows (contract, section 3: the layer's output at the prompt's positions is cut off).
 """
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from service.model.parts.part import Holding, Part, Shapes, each_layer
-from service.model.parts.prefix import hold_prefix
+from service.model.parts.part import Part, Shapes, each_layer
+from service.model.parts.targets import Changes
 from service.model.spec import BackboneSpec
 
 if TYPE_CHECKING:
@@ -36,9 +35,9 @@ class Prompt(Part):
     def shapes(self, backbone: BackboneSpec) -> Shapes:
         return each_layer(backbone, {"prompt": (self.prompt_length, backbone.hidden_size)})
 
-    def hold(self, weights: "AdapterWeights", backbone: "Backbone") -> Iterable[Holding]:
-        folded = [backbone.fold_prompt(i, prompt) for i, prompt in enumerate(weights.stack("prompt"))]
-        yield hold_prefix(torch.stack([keys for keys, _ in folded]), torch.stack([values for _, values in folded]))
+    def prefix(self, weights: "AdapterWeights", backbone: "Backbone", changes: Changes) -> tuple[Tensor, Tensor]:
+        folded = [backbone.fold_prompt(i, prompt, changes) for i, prompt in enumerate(weights.stack("prompt"))]
+        return torch.stack([keys for keys, _ in folded]), torch.stack([values for _, values in folded])
 
     def initialise(self, name: str, parameter: Tensor) -> None:
         nn.init.xavier_uniform_(parameter)
