@@ -118,7 +118,7 @@ def _weights() -> Callable[[bytes], Taken]:
     from service.model.spec import expected_shapes
     from service.registry.bundle import MAX_WEIGHTS_BYTES, read_weights
     from service.registry.manifest import build_manifest
-    from service.registry.tensor_header import HeaderGate
+    from service.registry.tensor_header import Expected, HeaderGate
     from tests.registry.bundles import AST, bundle, fields
 
     manifest = build_manifest(fields())
@@ -128,7 +128,7 @@ def _weights() -> Callable[[bytes], Taken]:
 
     def take(encoded: bytes) -> Taken:
         stopped = 0
-        for gate in (HeaderGate(None, MAX_WEIGHTS_BYTES), HeaderGate(expected, MAX_WEIGHTS_BYTES)):
+        for gate in (HeaderGate(None, MAX_WEIGHTS_BYTES), HeaderGate(Expected(expected), MAX_WEIGHTS_BYTES)):
             try:
                 for start in range(0, len(encoded), CHUNK_BYTES):
                     gate.check(encoded[start : start + CHUNK_BYTES])

@@ -111,13 +111,11 @@ def expected_shapes(
         names: of the tensors that a file has; what a bundle may have and the file begins is expected whole.
     """
     shapes = {name: shape for part in adapter.parts for name, shape in part.shapes(backbone).items()}
-    for part in adapter.parts if names else ():
-        for table in part.optional_shapes(backbone):
-            shapes |= table if any(name in names for name in table) else {}
+    for table in optional_shapes(adapter, backbone) if names else ():
+        shapes |= table if any(name in names for name in table) else {}
     return shapes
 
 
-def largest_shapes(adapter: AdapterSpec, backbone: BackboneSpec) -> dict[str, tuple[int, ...]]:
-    """As `expected_shapes`, with all that a bundle may have."""
-    optional = [table for part in adapter.parts for table in part.optional_shapes(backbone)]
-    return expected_shapes(adapter, backbone) | {name: shape for table in optional for name, shape in table.items()}
+def optional_shapes(adapter: AdapterSpec, backbone: BackboneSpec) -> list[dict[str, tuple[int, ...]]]:
+    """Tables of tensors that a bundle may have beside these, of each all or none."""
+    return [table for part in adapter.parts for table in part.optional_shapes(backbone)]

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from service.errors import AdapterFailed, BackboneMismatch, InvalidBundle
 from service.model.adapter import AdapterWeights
-from service.model.spec import BackboneSpec, expected_shapes
-from service.registry.bundle import check_backbone, read_weights
+from service.model.spec import BackboneSpec
+from service.registry.bundle import check_backbone, expected_tensors, read_weights
 from service.registry.catalogue import LIVE, AdapterRows, VersionRow
 from service.registry.manifest import CONFIG_FILE, Manifest, ManifestLimits, check_limits, parse_manifest
 from service.registry.records import AdapterRecord, AdapterVersion
-from service.registry.tensor_header import Shapes
+from service.registry.tensor_header import Expected
 
 _logger = logging.getLogger(__name__)
 
@@ -35,9 +35,9 @@ class Admission:
         check_backbone(manifest, self.backbone)
         return manifest
 
-    def expected_tensors(self, manifest: Manifest) -> Shapes:
-        """Name -> shape of every tensor that follows from a manifest."""
-        return expected_shapes(manifest.adapter_spec(), self.backbone)
+    def expected_tensors(self, manifest: Manifest) -> Expected:
+        """The tensors that follow from a manifest."""
+        return expected_tensors(manifest, self.backbone)
 
     def check_weights(self, path: Path, manifest: Manifest) -> AdapterWeights:
         """The weights in a file. Raises InvalidBundle unless they are what the manifest says."""

@@ -14,9 +14,9 @@ import torch
 from safetensors import SafetensorError
 
 from service.errors import BackboneMismatch, InvalidBundle
-from service.model.spec import BackboneSpec, expected_shapes
+from service.model.spec import BackboneSpec, expected_shapes, optional_shapes
 from service.registry.manifest import CONFIG_FILE, MAX_CONFIG_BYTES, Manifest
-from service.registry.tensor_header import MAX_HEADER_BYTES, WEIGHTS_FILE, check_header, largest_file
+from service.registry.tensor_header import MAX_HEADER_BYTES, WEIGHTS_FILE, Expected, check_header, largest_file
 
 CARD_FILE = "README.md"
 MAX_CARD_BYTES = 2**20
@@ -70,6 +70,12 @@ def check_backbone(manifest: Manifest, backbone: BackboneSpec) -> bool:
     return True
 
 
+def expected_tensors(manifest: Manifest, backbone: BackboneSpec) -> Expected:
+    """The tensors that follow from a manifest."""
+    spec = manifest.adapter_spec()
+    return Expected(expected_shapes(spec, backbone), optional_shapes(spec, backbone))
+
+
 def read_weights(source: bytes | Path, manifest: Manifest, backbone: BackboneSpec) -> dict[str, torch.Tensor]:
     """Read and check the tensors of a bundle.
 
@@ -85,7 +91,7 @@ def read_weights(source: bytes | Path, manifest: Manifest, backbone: BackboneSpe
         BackboneMismatch: as `check_backbone`.
     """
     check_backbone(manifest, backbone)
-    expected = expected_shapes(manifest.adapter_spec(), backbone)
+    expected = expected_tensors(manifest, backbone)
     start, size = _start_of(source) if isinstance(source, Path) else (source, len(source))
     limit = largest_file(expected)
     if size > limit:

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from service.audio.features import InputSpec
 from service.errors import InvalidBundle
 from service.model.parts.every import LIMITS, read_parts
-from service.model.parts.part import problem
+from service.model.parts.part import LATEST_VERSION, problem
 from service.model.spec import AdapterSpec, ModelType, TaskType
 from service.registry.strict_json import parse_object
 
@@ -27,6 +27,11 @@ MAX_WINDOWS = 10_000
 MIN_WINDOW_FRAMES = 3  # 30 ms: the backbones' shortest analysis frame is 25 ms
 MAX_WINDOW_FRAMES = 30_000  # 300 s
 ADJUSTABLE = ("prompt_length", "bottleneck_dim")  # limits that are settings of the server
+_REQUIRED: Mapping[TaskType, tuple[str, ...]] = {
+    TaskType.CLASSIFICATION: ("labels", "activation"),
+    TaskType.VERIFICATION: ("embedding_dim", "threshold"),
+    TaskType.FEATURES: (),
+}
 _MAX_ERRORS = 5  # named in one message
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -92,7 +97,7 @@ Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_LENGTH)]
 class Manifest(_Section):
     """`adapter_config.json`, as the contract's section 2 has it; the parts of the model read their own fields of it."""
 
-    format_version: Literal[1, 2]
+    format_version: Literal[1, 2, 3]
     peft_type: Literal["IPET"]
     name: str = Field(pattern=f"^{_NAME.pattern}$")
     task_type: TaskType
@@ -111,15 +116,14 @@ class Manifest(_Section):
 
     @model_validator(mode="after")
     def _check_fields_of_task(self) -> Self:
-        required = ("labels", "activation")
-        if self.task_type is TaskType.VERIFICATION:
-            required = ("embedding_dim", "threshold")
-        for field in required:
+        for field in _REQUIRED[self.task_type]:
             if getattr(self, field) is None:
                 raise problem(f"{field}: missing; {self.task_type.value} requires it")
         if self.task_type is TaskType.CLASSIFICATION:
             _check_labels(self.labels or ())
-        if self.calibration is not None:
+        if self.task_type is TaskType.FEATURES and self.format_version < LATEST_VERSION:
+            raise problem(f"task_type: {TaskType.FEATURES} needs format_version 3, got {self.format_version}")
+        if self.calibration is not None and self.task_type is not TaskType.FEATURES:
             wanted = ("temperature",) if self.task_type is TaskType.CLASSIFICATION else ("slope", "intercept")
             for field in wanted:
                 if getattr(self.calibration, field) is None:

@@ -5,7 +5,7 @@ tensor's name to `dtype`, `shape` and `data_offsets` [begin, end) into those byt
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,23 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """The tensors that follow from a manifest: `required`, and tables of which a file has all or none."""
+
+    required: Shapes
+    optional: Sequence[Shapes] = ()
+
+    def of(self, names: Collection[str]) -> Shapes:
+        """Name -> shape of every tensor of a file that has these names."""
+        begun = [table for table in self.optional if any(name in names for name in table)]
+        return {name: shape for table in (self.required, *begun) for name, shape in table.items()}
+
+    @property
+    def largest(self) -> Shapes:
+        return {name: shape for table in (self.required, *self.optional) for name, shape in table.items()}
+
+
+@dataclass(frozen=True, slots=True)
 class TensorEntry:
     """One tensor of the file; `begin` and `end` are bytes behind the header."""
 
@@ -34,18 +51,18 @@ class TensorEntry:
     end: int
 
 
-def largest_file(expected: Shapes) -> int:
+def largest_file(expected: Expected) -> int:
     """Bytes that a file of these tensors can have at most."""
-    return _LENGTH_BYTES + MAX_HEADER_BYTES + 4 * sum(math.prod(shape) for shape in expected.values())
+    return _LENGTH_BYTES + MAX_HEADER_BYTES + 4 * sum(math.prod(shape) for shape in expected.largest.values())
 
 
-def check_header(start: bytes, size: int, expected: Shapes) -> dict[str, TensorEntry]:
+def check_header(start: bytes, size: int, expected: Expected) -> dict[str, TensorEntry]:
     """Check that a file holds exactly the expected tensors, back to back.
 
     Args:
         start: the file's first bytes; all of it, or at least the header.
         size: bytes of the whole file.
-        expected: name -> shape of every tensor.
+        expected: the tensors that it may have.
 
     Raises:
         InvalidBundle: anything else than that.
@@ -69,12 +86,12 @@ class HeaderGate:
     """Looks at a file while it arrives: refuses it at its header, and at the first byte behind its tensors.
 
     Args:
-        expected: name -> shape of every tensor; None while the manifest is not known, when any well-formed
+        expected: the tensors that it may have; None while the manifest is not known, when any well-formed
             header of at most `MAX_TENSORS` tensors may pass.
         max_bytes: largest file let through in any case.
     """
 
-    def __init__(self, expected: Shapes | None, max_bytes: int) -> None:
+    def __init__(self, expected: Expected | None, max_bytes: int) -> None:
         self._expected = expected
         self._max_bytes = max_bytes
         self._start = bytearray()  # until the header is whole
@@ -112,12 +129,13 @@ def _header_length(start: bytes | bytearray) -> int:
     return length
 
 
-def _read_entries(raw: bytes, expected: Shapes | None) -> dict[str, TensorEntry]:
+def _read_entries(raw: bytes, expected: Expected | None) -> dict[str, TensorEntry]:
     header = parse_object(raw, f"{WEIGHTS_FILE}: the header", MAX_HEADER_BYTES)
     _check_metadata(header.pop("__metadata__", {}))
     if expected is not None:
-        _check_names(header, expected)
-        return {name: _entry(name, header[name], shape) for name, shape in expected.items()}
+        shapes = expected.of(header)
+        _check_names(header, shapes)
+        return {name: _entry(name, header[name], shape) for name, shape in shapes.items()}
     if len(header) > MAX_TENSORS:
         raise InvalidBundle(f"{WEIGHTS_FILE} has {len(header):,} tensors; at most {MAX_TENSORS:,} are accepted")
     return {name: _entry(name[:80], entry, None) for name, entry in header.items()}
@@ -139,7 +157,7 @@ def _check_names(header: Mapping[str, Any], expected: Shapes) -> None:
     if problems:
         raise InvalidBundle(
             f"{WEIGHTS_FILE}: {'; '.join(problems)}; {len(expected)} tensors follow from the config's "
-            "task, prompt_length, bottleneck_dim, the backbone's layers and the parts of format_version 2"
+            "task, its parts and the backbone's layers"
         )
 
 

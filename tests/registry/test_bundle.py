@@ -69,7 +69,7 @@ def test_tensors_must_be_those_of_the_parts(part: str) -> None:
     parts = {"conv_kernel": 5, "layer_aggregation": True, "input_prompt": 8}
     written = tensors(build_manifest(fields(format_version=2, **parts)))
     less = build_manifest(fields(format_version=2, **{key: value for key, value in parts.items() if key != part}))
-    with pytest.raises(InvalidBundle, match=r"unexpected tensors: .*parts of format_version 2"):
+    with pytest.raises(InvalidBundle, match=r"unexpected tensors: .*its parts and the backbone"):
         read_weights(safetensors.torch.save(written), less, AST)
     plain = safetensors.torch.save(tensors(MANIFEST))
     with pytest.raises(InvalidBundle, match="missing tensors: "):
@@ -171,3 +171,20 @@ def test_mutated_files_are_read_or_refused(changes: list[tuple[int, int]], cut: 
 def test_any_bytes_are_refused(raw: bytes) -> None:
     with pytest.raises(InvalidBundle):
         read_weights(raw, MANIFEST, AST)
+
+
+def test_lora_of_some_targets_is_whole_or_refused() -> None:
+    manifest = build_manifest(fields(format_version=3, lora={"r": 2, "alpha": 4.0}))
+    written = tensors(manifest) | {
+        "layers.1.lora.q.a": torch.zeros(2, 16),
+        "layers.1.lora.q.b": torch.zeros(16, 2),
+        "layers.0.bias.fc1": torch.zeros(64),
+    }
+    assert read_weights(safetensors.torch.save(written), manifest, AST).keys() == written.keys()
+    half = {name: tensor for name, tensor in written.items() if not name.endswith("q.b")}
+    with pytest.raises(InvalidBundle, match=r"missing tensors: layers\.1\.lora\.q\.b"):
+        read_weights(safetensors.torch.save(half), manifest, AST)
+    with pytest.raises(InvalidBundle, match=r"layers\.1\.lora\.q\.a: expected shape \[2, 16\]"):
+        read_weights(safetensors.torch.save(written | {"layers.1.lora.q.a": torch.zeros(3, 16)}), manifest, AST)
+    with pytest.raises(InvalidBundle, match=r"unexpected tensors: layers\.2\.lora\.q\.a"):
+        read_weights(safetensors.torch.save(written | {"layers.2.lora.q.a": torch.zeros(2, 16)}), manifest, AST)

@@ -9,6 +9,7 @@ from service.errors import InvalidBundle
 from service.model.parts.aggregation import LayerAggregation
 from service.model.parts.bottleneck import Bottleneck
 from service.model.parts.input_prompt import InputPrompt
+from service.model.parts.low_rank import LowRank
 from service.model.parts.prompt import Prompt
 from service.model.spec import ModelType, TaskType
 from service.registry.manifest import (
@@ -53,6 +54,25 @@ def test_version_2() -> None:
     assert build_manifest(CLASSIFICATION).adapter_spec().format_version == 1
 
 
+def test_version_3_holds_any_of_its_parts_alone() -> None:
+    bare = {
+        key: value for key, value in CLASSIFICATION.items() if not key.startswith(("prompt", "bottleneck", "adapter"))
+    }
+    lora = {"r": 4, "alpha": 8.0, "rank_pattern": {"1.q": 2}}
+    spec = build_manifest(bare | V3 | {"lora": lora, "prefix_length": 3}).adapter_spec()
+    assert spec.sizes == {"prefix_length": 3, "lora.r": 4}
+    assert spec.find(Prompt) is None
+    assert spec.find(LowRank) is not None
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_parts_of_version_3_are_unknown_keys_below_it(version: int) -> None:
+    later = {"lora": {"r": 4}, "prefix_length": -1, "ia3": 3, "adapter_activation": "gelu", "head": "ast"}
+    manifest = build_manifest(fields(format_version=version, **later))
+    assert manifest.adapter_spec() == build_manifest(fields(format_version=version)).adapter_spec()
+    assert json.loads(manifest.to_bytes())["lora"] == {"r": 4}
+
+
 def test_short_is_taken_when_given() -> None:
     assert build_manifest(fields(input__short="repeat")).input_spec().short == "repeat"
     assert build_manifest(fields(VERIFICATION, input__short="zeros")).input_spec().short == "zeros"
@@ -69,16 +89,17 @@ def test_unknown_keys_and_unset_fields_survive_a_round_trip() -> None:
 
 
 PARTS: dict[str, Any] = {"conv_kernel": 15, "layer_aggregation": True, "input_prompt": 8}
+V3 = {"format_version": 3}
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"format_version": 3}, "format_version: expected 1 or 2, got 3"),
-    ({"format_version": "1"}, "format_version: expected 1 or 2"),
+    ({"format_version": 4}, "format_version: expected 1, 2 or 3, got 4"),
+    ({"format_version": "1"}, "format_version: expected 1, 2 or 3"),
     ({"peft_type": "LORA"}, "peft_type: expected 'IPET', got \"LORA\""),
     ({"name": "Events"}, "name: "),
     ({"name": "../events"}, "name: "),
     ({"name": "events\n"}, "name: "),
     ({"name": "e" * 65}, "name: "),
     ({"name": 7}, "name: expected a valid string, got 7"),
-    ({"task_type": "CAUSAL_LM"}, "task_type: expected 'AUDIO_CLASSIFICATION' or 'SPEAKER_VERIFICATION'"),
+    ({"task_type": "CAUSAL_LM"}, "task_type: expected 'AUDIO_CLASSIFICATION'"),
     ({"backbone": None}, "backbone: "),
     ({"backbone__model_type": "hubert"}, "backbone.model_type: "),
     ({"backbone__hidden_size": "16"}, "backbone.hidden_size: expected a valid integer"),
@@ -129,6 +150,22 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"format_version": 2, "input_prompt": 64}, "input_prompt: expected less than or equal to 63, got 64"),
     ({"format_version": 2, "input_prompt": 8, "input__window_frames": 16}, "input_prompt: expected less than half of"),
     ({"license": 3}, "license: "),
+    ({"task_type": "FEATURE_EXTRACTION"}, "task_type: FEATURE_EXTRACTION needs format_version 3, got 1"),
+    (V3 | {"prefix_length": 129}, "prefix_length: expected at most 128, got 129"),
+    (V3 | {"adapter_activation": "tanh"}, "adapter_activation: expected 'relu', 'gelu' or 'silu'"),
+    (V3 | {"adapter_place": 1}, "adapter_place: "),
+    (V3 | {"adapter_norm": "yes"}, "adapter_norm: expected a valid boolean"),
+    (V3 | {"lora": {}}, r"lora\.r: missing"),
+    (V3 | {"lora": {"r": 0, "alpha": 1.0}}, r"lora\.r: "),
+    (V3 | {"lora": {"r": 129, "alpha": 1.0}}, r"lora\.r: expected at most 128, got 129"),
+    (V3 | {"lora": {"r": 4, "alpha": 1.0, "rank_pattern": {"3.v": 500}}}, r"lora\.r: expected at most 128, got 500"),
+    (V3 | {"lora": {"r": 4, "alpha": 1.0, "rank_pattern": {"query": 2}}}, r"lora\.rank_pattern: expected keys like q"),
+    (V3 | {"lora": {"r": 4, "alpha": 1.0, "alpha_pattern": {"x.q": 2.0}}}, r"lora\.alpha_pattern: expected keys"),
+    (V3 | {"lora": {"r": 4, "alpha": 1.0, "targets": ["query"]}}, r"lora\.targets\.0: expected 'q'"),
+    (V3 | {"ia3": {}}, "ia3: expected targets under output or input, got none"),
+    (V3 | {"ia3": {"output": ["k"], "input": ["k"]}}, "ia3: k is under output and input"),
+    (V3 | {"head": "linear"}, "head: expected 'ipet', 'pooled-projector' or 'ast'"),
+    (V3 | {"head": "pooled-projector"}, "head: pooled-projector is for backbones with frames"),
 ]
 WRONG_VERIFICATION: list[tuple[dict[str, Any], str]] = [
     ({"embedding_dim": None}, "embedding_dim: missing; SPEAKER_VERIFICATION requires it"),

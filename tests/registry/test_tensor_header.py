@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from service.errors import InvalidBundle
-from service.registry.tensor_header import TensorEntry, check_header, largest_file
+from service.registry.tensor_header import Expected, TensorEntry, check_header, largest_file
 
 EXPECTED = {"a": (2, 3), "b": (4,)}
 GOOD: dict[str, Any] = {
@@ -20,13 +20,13 @@ def file(header: object, payload: int = 32) -> bytes:
 
 
 def check(raw: bytes) -> dict[str, TensorEntry]:
-    return check_header(raw, len(raw), EXPECTED)
+    return check_header(raw, len(raw), Expected(EXPECTED))
 
 
 def test_reads_entries_in_any_order_with_metadata() -> None:
     raw = file({"__metadata__": {"format": "pt"}, "b": GOOD["b"], "a": GOOD["a"]})
     assert check(raw) == {"a": TensorEntry("F32", (2, 3), 0, 24), "b": TensorEntry("BF16", (4,), 24, 32)}
-    assert largest_file(EXPECTED) >= len(raw)
+    assert largest_file(Expected(EXPECTED)) >= len(raw)
 
 
 def change(**changes: Any) -> Callable[[], bytes]:

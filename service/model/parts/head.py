@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from service.model.groups import Group, Groups, RowSubset
-from service.model.parts.part import Holding, Part, Shapes, pad, problem, size_class
-from service.model.spec import BackboneSpec, TaskType
+from service.model.parts.part import Holding, Part, Shapes, model_type_of, pad, problem, size_class
+from service.model.spec import BackboneSpec, ModelType, TaskType
 
 if TYPE_CHECKING:
     from service.model.adapter import AdapterWeights
@@ -37,12 +37,14 @@ class Head(Part):
     projector_dim: int = Field(default=256, ge=1)
     task_type: TaskType | None = Field(default=None, exclude=True)
     outputs: int = Field(default=0, exclude=True)
+    model_type: str = Field(default="", exclude=True)
 
     @classmethod
     def gather(cls, fields: Mapping[str, Any], version: int) -> dict[str, Any]:
         """What is wrong with task, labels and embedding_dim the manifest itself says."""
         found = super().gather({n: v for n, v in fields.items() if n in ("head", "projector_dim")}, version)
         task, labels, width = fields.get("task_type"), fields.get("labels"), fields.get("embedding_dim")
+        found["model_type"] = model_type_of(fields)
         if task in list(TaskType):
             found["task_type"] = TaskType(task)
         if task == TaskType.CLASSIFICATION:
@@ -53,6 +55,11 @@ class Head(Part):
 
     @model_validator(mode="after")
     def _check_task(self) -> Self:
+        is_ast = self.model_type == ModelType.AST
+        if self.head == "pooled-projector" and is_ast:
+            raise problem(f"head: pooled-projector is for backbones with frames, not for {self.model_type}; use ast")
+        if self.head == "ast" and not is_ast:
+            raise problem(f"head: ast is for {ModelType.AST}, not for {self.model_type}; use pooled-projector")
         if self.head != "ipet" and self.task_type not in (None, TaskType.CLASSIFICATION):
             raise problem(f"head: expected ipet for {self.task_type}, got {self.head}")
         return self
@@ -60,6 +67,10 @@ class Head(Part):
     @property
     def is_held(self) -> bool:
         return self.task_type is not None
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return super().sizes if self.head == "pooled-projector" else {}
 
     def shapes(self, backbone: BackboneSpec) -> Shapes:
         e, outputs = backbone.embedding_size, self.outputs

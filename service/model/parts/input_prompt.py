@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, model_validator
 from torch import Tensor
 
 from service.model.groups import Group, Groups
-from service.model.parts.part import Holding, Part, Shapes, problem
+from service.model.parts.part import Holding, Part, Shapes, model_type_of, problem
 from service.model.spec import MEL_BINS, BackboneSpec, ModelType
 
 if TYPE_CHECKING:
@@ -41,11 +41,11 @@ class InputPrompt(Part):
     @classmethod
     def gather(cls, fields: Mapping[str, Any], version: int) -> dict[str, Any]:
         found = {"input_prompt": fields["input_prompt"]} if "input_prompt" in fields else {}
-        window, backbone = fields.get("input"), fields.get("backbone")
+        window = fields.get("input")
+        if "backbone" in fields:
+            found["model_type"] = model_type_of(fields)
         if isinstance(window, Mapping) and isinstance(window.get("window_frames"), int):
             found["frames"] = window["window_frames"]
-        if isinstance(backbone, Mapping) and isinstance(backbone.get("model_type"), str):
-            found["model_type"] = str(backbone["model_type"])
         return found
 
     @model_validator(mode="after")

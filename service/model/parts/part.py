@@ -136,6 +136,13 @@ def problem(message: str) -> PydanticCustomError:
     return PydanticCustomError("manifest", "{problem}", {"problem": message})
 
 
+def model_type_of(fields: Mapping[str, Any]) -> str:
+    """`backbone.model_type` of a manifest's fields, whatever they hold."""
+    backbone = fields.get("backbone")
+    found = backbone.get("model_type") if isinstance(backbone, Mapping) else None
+    return str(getattr(found, "value", found))
+
+
 def each_layer(backbone: BackboneSpec, shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
     """Shapes of tensors that every layer has, by their names behind `layers.{i}.`."""
     layers = range(backbone.num_hidden_layers)
