@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 LINES_AT_MOST = 400
 FORBIDDEN_IN_SERVICE = re.compile(
-    r"\bimport pickle\b|\bpickle\.|(?<!safetensors\.)\btorch\.load\(|(?<![\w.])eval\(|(?<![\w.])exec\(|\btorch\.hub\b"
+    r"\bimport pickle\b|\bpickle\.|(?<!safetensors\.)\btorch\.load\((?![^\n]*weights_only=True)"
+    r"|(?<![\w.])eval\(|(?<![\w.])exec\(|\btorch\.hub\b"
     r"|trust_remote_code=True|\bshell=True|\b(?:joblib|dill|cloudpickle|shelve|marshal)\b|\bfrom pickle\b"
     r"|\ballow_pickle\b(?!=False)|\bread_pickle\b|\byaml\.(?:unsafe_|full_)?load\b|use_safetensors=False|\bos\.system\("
 )

@@ -144,12 +144,23 @@ def evaluate(
 
 
 @app.command()
-def pretrain(recipe: RecipePath, data: DataPath, out: OutPath) -> None:
-    """Pre-train a backbone by a recipe; leaves a Hugging Face directory. Goes on from where it stopped."""
+def pretrain(
+    recipe: RecipePath,
+    audio: Annotated[
+        list[Path], typer.Option("--audio", exists=True, file_okay=False, help="Folder of audio; may be repeated.")
+    ],
+    out: OutPath,
+    device: Device = "auto",
+    cache: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Directory for decoded recordings and what teachers say.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of going on from a checkpoint.")] = False,
+) -> None:
+    """Pre-train a backbone on audio without labels; leaves a Hugging Face directory. Goes on from where it stopped."""
     with told():
         from service.training.pretrain import pretrain as run
 
-        run(recipe, data, out)
+        run(recipe, audio, out, device, cache, fresh)
 
 
 app.command()(studies.report)

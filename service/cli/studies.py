@@ -45,8 +45,7 @@ def reproduce(
     small: Annotated[bool, typer.Option("--small", help="Every method on small data sets and backbones.")] = False,
     paper: Annotated[bool, typer.Option("--paper", help="The paper's table, where its data and weights are.")] = False,
     ast: Annotated[
-        str | None,
-        typer.Option(help="AST to use; --small pre-trains one, in OUT/small-ast or here, if it is not there."),
+        str | None, typer.Option(help="AST to use instead of the recipes' own; --small leaves AST out without it.")
     ] = None,
     wav2vec2: Annotated[str | None, typer.Option(help="wav2vec 2.0 to use instead of the recipes' own.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each cell, with seeds from 1.")] = 1,
@@ -73,8 +72,6 @@ def reproduce(
         _check("method", method, METHODS)
         _check("task", task, [each.name for each in tasks])
         backbones = {AST: ast, WAV2VEC2: wav2vec2}
-        if small and ast is None:
-            backbones[AST] = str(out / "small-ast")
         study = Study(
             tasks=[each for each in tasks if not task or each.name in task],
             data=data,
@@ -85,7 +82,7 @@ def reproduce(
             device=device,
             dtype=dtype,
             workers=workers,
-            pretrained=small,
+            architectures=[WAV2VEC2] if small and ast is None else [WAV2VEC2, AST],
         )
         count, done = sum(1 for _ in study.cells()), 0
         command = f"ipet reproduce {'--paper' if paper else '--small'}" + (f" --seeds {seeds}" if seeds > 1 else "")

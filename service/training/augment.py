@@ -3,16 +3,19 @@
 Everything random comes from the generator that is passed in. Knows neither labels nor models.
 """
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, Generic, TypeVar
 
+import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torchaudio.functional import resample
 
+from service.audio.decode import decode
 from service.audio.waveform import MIN_SAMPLES, SAMPLING_RATE
 from service.training.recipe import Augmentation
 
@@ -24,21 +27,25 @@ ROLL_FRAMES = (-10, 10)  # of `input_noise`, upper end excluded
 MIN_POWER = 1e-10
 COLOURED_CHANCE = 0.3  # of synthesised noise where there are noise files too
 COLOURS = (-0.5, 2.0)  # exponent of 1 / f ** exponent: blue to brown
+CODECS = (("libopus", "ogg", (8_000, 24_000)), ("libmp3lame", "mp3", (16_000, 40_000)))  # and bits a second
+ROOM_SECONDS = (0.1, 0.7)  # until an echo has fallen by 60 dB
+ROOM_LEVEL = (0.01, 0.08)  # of the echo at first, relative to the direct sound
+_Noise = TypeVar("_Noise")
 
 
 @dataclass(frozen=True, slots=True)
-class Augmenter:
+class Augmenter(Generic[_Noise]):
     """A recipe's waveform augmentation.
 
     Args:
-        noises: noise recordings; `read` turns one into samples.
+        noises: noise recordings, whatever `read` turns into samples.
         window: samples of the input window.
     """
 
     recipe: Augmentation
     window: int
-    noises: Sequence[Path]
-    read: Callable[[Path], Samples]
+    noises: Sequence[_Noise]
+    read: Callable[[_Noise], Samples]
 
     def __call__(self, samples: Samples, rng: Random) -> Samples:
         """A changed copy of a clip `[N]`, no longer than the window and never shorter than one frame."""
@@ -50,8 +57,12 @@ class Augmenter:
         piece = piece[: self.window]
         if recipe.shift and len(piece) < self.window:
             piece = shifted(piece, int(rng.uniform(-recipe.shift, recipe.shift) * SAMPLING_RATE), self.window)
+        if recipe.room and rng.random() < recipe.room:
+            piece = reverberated(piece, room(rng))
         if recipe.noise and rng.random() < recipe.noise:
             piece = with_noise(piece, self._noise(len(piece), rng), float(rng.uniform(*recipe.noise_snr)))
+        if recipe.codec and rng.random() < recipe.codec:
+            piece = coded(piece, rng)
         if recipe.telephone and rng.random() < recipe.telephone:
             piece = narrowed(piece)
         if recipe.tilt:
@@ -109,6 +120,46 @@ def narrowed(samples: Samples) -> Samples:
     half = resample(torch.from_numpy(samples.copy()), SAMPLING_RATE, SAMPLING_RATE // 2)
     narrow: Samples = resample(half, SAMPLING_RATE // 2, SAMPLING_RATE).numpy()
     return narrow[: len(samples)]
+
+
+def reverberated(samples: Samples, response: Samples) -> Samples:
+    """The clip in a room, `[N]`: convolved with the room's impulse response, scaled to an energy of 1."""
+    energy = float(np.sqrt(np.sum(np.square(response, dtype=np.float64))))
+    if energy == 0.0:
+        return samples
+    length = len(samples) + len(response) - 1
+    size = 1 << (length - 1).bit_length()
+    spectrum = np.fft.rfft(samples, size) * np.fft.rfft(response / energy, size)
+    return np.fft.irfft(spectrum, size)[: len(samples)].astype(np.float32)
+
+
+def as_int16(samples: Samples) -> NDArray[np.int16]:
+    """16-bit samples; what a filter took beyond the range is cut off at it."""
+    return (samples.clip(-1, 1) * 32767).round().astype(np.int16)
+
+
+def room(rng: Random) -> Samples:
+    """An impulse response `[N]`: the direct sound, and noise that dies away."""
+    seconds = float(rng.uniform(*ROOM_SECONDS))
+    time = np.arange(int(seconds * SAMPLING_RATE)) / SAMPLING_RATE
+    response = rng.standard_normal(len(time)) * 10 ** (-3 * time / seconds) * rng.uniform(*ROOM_LEVEL)
+    response[0] = 1.0
+    return response.astype(np.float32)
+
+
+def coded(samples: Samples, rng: Random) -> Samples:
+    """The clip `[N]` through a lossy codec at a low rate and back."""
+    codec, container, rates = CODECS[int(rng.integers(len(CODECS)))]
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container) as file:
+        stream: Any = file.add_stream(codec, rate=SAMPLING_RATE, layout="mono", bit_rate=int(rng.integers(*rates)))
+        frame = av.AudioFrame.from_ndarray(as_int16(samples)[None], format="s16", layout="mono")
+        frame.sample_rate = SAMPLING_RATE
+        file.mux([*stream.encode(frame), *stream.encode(None)])
+    out = np.zeros_like(samples)
+    back = decode(buffer.getvalue()).samples[: len(samples)]
+    out[: len(back)] = back
+    return out
 
 
 def coloured_noise(length: int, exponent: float, rng: Random) -> Samples:

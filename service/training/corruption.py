@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from service.training.augment import Random, Samples, crop, with_noise
+from service.training.augment import Random, Samples, crop, reverberated, with_noise
 from service.training.datasets.dataset import BadDataset
 from service.training.datasets.folders import audio_files
 from service.training.recipe import Augmentation
@@ -74,17 +74,6 @@ def babbled(samples: Samples, voices: list[Samples], rng: Random) -> Samples:
         for voice in voices
     ]
     return np.asarray(samples + np.sum(added, axis=0), dtype=np.float32)
-
-
-def reverberated(samples: Samples, response: Samples) -> Samples:
-    """The clip in a room, `[N]`: convolved with the room's impulse response, scaled to an energy of 1."""
-    energy = float(np.sqrt(np.sum(np.square(response, dtype=np.float64))))
-    if energy == 0.0:
-        return samples
-    length = len(samples) + len(response) - 1
-    size = 1 << (length - 1).bit_length()
-    spectrum = np.fft.rfft(samples, size) * np.fft.rfft(response / energy, size)
-    return np.fft.irfft(spectrum, size)[: len(samples)].astype(np.float32)
 
 
 def _cut(noise: Samples, length: int, rng: Random) -> Samples:

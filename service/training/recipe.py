@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -12,6 +12,7 @@ from service.training.sources import KINDS, Section, Source
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+_Section = TypeVar("_Section", bound=Section)
 
 SPEAKER_LOSSES = ("cross_entropy", "am_softmax", "aam_softmax")
 CLASS_LOSSES = ("cross_entropy", "binary_cross_entropy")
@@ -96,6 +97,8 @@ class Augmentation(Section):
     gain: float = Field(default=0.0, ge=0)
     tilt: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, description="Largest |a| of y[t] = x[t] + a x[t-1].")
     telephone: Share = Field(default=0.0, description="Chance of a clip to be cut off at 4 kHz, its noise with it.")
+    room: Share = Field(default=0.0, description="Chance of echoes, of a room that dies away in 0.1 to 0.7 s.")
+    codec: Share = Field(default=0.0, description="Chance of a lossy codec, Opus or MP3 at a low rate.")
     noise: Share = Field(default=0.0, description="Chance of added noise.")
     noise_snr: tuple[float, float] = (5.0, 25.0)
     noise_files: tuple[str, ...] = Field(
@@ -206,14 +209,18 @@ def read_recipe(path: Path, method: str | None = None) -> Recipe:
     Raises:
         BadRecipe: the file cannot be read, is not TOML, or has a wrong or unknown key; all are named.
     """
+    return parse_recipe(read_toml(path), str(path), method)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A recipe's tables as plain values. Raises BadRecipe."""
     try:
         with path.open("rb") as file:
-            table = tomllib.load(file)
+            return tomllib.load(file)
     except OSError as error:
         raise BadRecipe(f"recipe {path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadRecipe(f"recipe {path} is not TOML: {error}") from None
-    return parse_recipe(table, str(path), method)
 
 
 def parse_recipe(table: dict[str, Any], where: str = "recipe", method: str | None = None) -> Recipe:
@@ -226,13 +233,14 @@ def parse_recipe(table: dict[str, Any], where: str = "recipe", method: str | Non
         if name not in METHODS:
             raise BadRecipe(f"{where}: method {name!r} is not known; use {', '.join(METHODS)}")
     # What is said for other methods is checked too, so that a wrong key does not wait until it is used.
-    recipes = {name: _validate(of_method(table, name), where) for name in (*overrides, chosen)}
+    recipes = {name: validate(Recipe, of_method(table, name), where) for name in (*overrides, chosen)}
     return recipes[chosen]
 
 
-def _validate(table: dict[str, Any], where: str) -> Recipe:
+def validate(kind: type[_Section], table: dict[str, Any], where: str) -> _Section:
+    """A table as a section. Raises BadRecipe with every key that is wrong, what it got and what would be right."""
     try:
-        return Recipe.model_validate(table)
+        return kind.model_validate(table)
     except ValidationError as error:
         lines = []
         for details in error.errors(include_url=False):

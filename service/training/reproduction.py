@@ -15,12 +15,10 @@ from service.training.folds import fold_recipes
 from service.training.loop import train
 from service.training.methods import METHODS
 from service.training.outcome import Outcome, finished, read_outcome
-from service.training.pretrain import pretrain
 from service.training.recipe import Recipe, read_recipe
-from service.training.shipped import FOLDER, find_recipe
+from service.training.shipped import find_recipe
 
 AST, WAV2VEC2 = ARCHITECTURES.values()
-PRETRAIN_RECIPE = FOLDER / "pretrain-small-ast.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +100,19 @@ class Study:
         data: folder of the tasks' folders.
         out: directory of the runs.
         backbones: instead of the recipes' own, by architecture.
-        pretrained: whether an AST directory that is not there is pre-trained first, by the recipe that ships.
+        architectures: of the backbones that are compared.
     """
 
     tasks: Sequence[Task]
     data: Path
     out: Path
     backbones: Mapping[str, str] = field(default_factory=dict)
+    architectures: Sequence[str] = (WAV2VEC2, AST)
     seeds: Sequence[int] = (1,)
     methods: Sequence[str] = METHODS
     device: str = "auto"
     dtype: str = "auto"
     workers: int = 0
-    pretrained: bool = False
     progress: bool = True
     _fingerprints: dict[str, str] = field(default_factory=dict)
     _lacking: dict[str, str] = field(default_factory=dict)  # backbones that are not there, and why
@@ -122,7 +120,7 @@ class Study:
     def cells(self) -> Iterator[Cell]:
         """In breadth: every task and method of one seed and backbone before the next backbone, then the next seed."""
         for seed in self.seeds:
-            for architecture in (WAV2VEC2, AST):
+            for architecture in self.architectures:
                 for task in self.tasks:
                     for method in self.methods:
                         if method != "input-prompt" or architecture == AST:
@@ -190,7 +188,7 @@ class Study:
             yield replace(cell, fold=fold)
 
     def _weights(self, name: str, architecture: str) -> str:
-        """The backbone's name, once it is known to be there; an AST is pre-trained if need be and asked for."""
+        """The backbone's name, once it is known to be there."""
         if name in self._lacking:
             raise Unavailable(self._lacking[name])
         if name not in self._fingerprints:
@@ -204,12 +202,6 @@ class Study:
     def _find(self, name: str, architecture: str) -> str:
         directory = Path(name)
         shown = directory.name if directory.is_absolute() else name  # a Hub id has a slash too
-        if self.pretrained and architecture == AST and not (directory / "config.json").is_file():
-            if not PRETRAIN_RECIPE.is_file():
-                raise Unavailable(f"no weights: there is neither {shown} nor {PRETRAIN_RECIPE.name}")
-            unfinished = directory.with_name(f"{directory.name}.unfinished")
-            pretrain(PRETRAIN_RECIPE, self.data, unfinished)
-            unfinished.rename(directory)
         try:
             spec = describe(load_backbone_checkpoint(name), name)
         except OSError:

@@ -4,7 +4,6 @@ Formants, pitch, pace and accent of a synthesiser vary without end, which teache
 says it. Where few people speak a word, a backbone learns from it in pre-training, and an adapter beside its recordings.
 """
 
-import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -22,7 +21,6 @@ Random = np.random.Generator
 Samples = NDArray[np.float32]
 
 PROGRAMS = ("espeak-ng", "flite")
-SPELLER = PROGRAMS[0]
 FLITE_SHARE = 0.35  # of the clips: few voices, but recorded from people
 FLITE_VOICES = {"awb": 125, "kal": 105, "kal16": 105, "rms": 100, "slt": 170}  # name: usual pitch, Hz
 ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029")
@@ -35,7 +33,6 @@ VARIANTS = (
     *("miguel", "Mike", "norbert", "pablo", "paul", "pedro", "quincy", "rob", "robert", "sandro", "shelby"),
     *("steph", "travis", "victor", "zac"),
 )
-STRESS = re.compile(r"[ˈˌ]|\([a-z-]+\)")  # and changes of language
 QUIET = 0.02  # of the peak: what is cut off before and after a word
 
 
@@ -64,29 +61,6 @@ def synthesise(
         samples = [_trimmed(decode(path.read_bytes(), DecodeLimits()).samples) for path in paths]
     narrow = rng.random(clips) < telephone
     return [(word, narrowed(each) if cut else each) for word, each, cut in zip(spoken, samples, narrow, strict=True)]
-
-
-def phonemes(texts: Sequence[str], *, threads: int = 2) -> list[tuple[str, ...]]:
-    """The phonemes of every text as American English, in the International Phonetic Alphabet without stress.
-
-    Raises:
-        FileNotFoundError: espeak-ng is not installed.
-        subprocess.CalledProcessError: it failed.
-    """
-    _require((SPELLER,))
-
-    def spelt(text: str) -> tuple[str, ...]:
-        command = [SPELLER, "-q", "--ipa", "--sep=_", "-v", "en-us", text]
-        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # fixed program, no shell
-        return tuple(re.split(r"[_\s]+", STRESS.sub("", out).strip("_ \n")))
-
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(spelt, texts))
-
-
-def as_int16(samples: Samples) -> NDArray[np.int16]:
-    """16-bit samples; what a filter took beyond the range is cut off at it."""
-    return (samples.clip(-1, 1) * 32767).round().astype(np.int16)
 
 
 def _require(programs: Sequence[str]) -> None:

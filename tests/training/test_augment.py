@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from service.audio.features import FILTER_BANK, PLAIN_SAMPLES
 from service.training.augment import (
     Augmenter,
+    coded,
     coloured_noise,
     crop,
     fixed_noise,
@@ -16,6 +17,8 @@ from service.training.augment import (
     masked,
     mixed_pair,
     resampled,
+    reverberated,
+    room,
     shifted,
     tilted,
     with_noise,
@@ -24,7 +27,9 @@ from service.training.recipe import Augmentation
 from tests.training.miniature import chord
 
 CLIP = chord(300, 1.0, seed=0)
-ALL = Augmentation(shift=0.1, speed=0.1, gain=6, tilt=0.5, noise=0.7, noise_files=("*",))
+ALL = Augmentation(
+    shift=0.1, speed=0.1, gain=6, tilt=0.5, noise=0.7, noise_files=("*",), room=0.5, codec=0.2, telephone=0.2
+)
 
 
 def augmenter(recipe: Augmentation, window: int) -> Augmenter:
@@ -170,3 +175,24 @@ def test_mixup_weighs_by_beta_10_10() -> None:
     shares = [mixed_pair(CLIP[:500], CLIP[500:1000], np.random.default_rng(seed))[1] for seed in range(2000)]
     assert np.mean(shares) == pytest.approx(0.5, abs=0.01)
     assert np.var(shares) == pytest.approx(1 / 84, rel=0.1)  # of Beta(10, 10)
+
+
+def test_a_room_keeps_the_direct_sound_in_its_place() -> None:
+    click = np.zeros(8_000, np.float32)
+    click[1_000] = 1.0
+    for seed in range(20):
+        heard = reverberated(click, room(np.random.default_rng(seed)))
+        assert np.abs(heard).argmax() == 1_000
+        assert np.abs(heard[:1_000]).max() < 1e-5
+        assert np.square(heard[1_001:]).sum() > 1e-3
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_codec_changes_a_clip_a_little_and_moves_it_nowhere(seed: int) -> None:
+    sweep = np.sin(np.cumsum(np.linspace(0.05, 0.6, 24_000))).astype(np.float32) / 3
+    heard = coded(sweep, np.random.default_rng(seed))
+    assert heard.shape == sweep.shape
+    lags = {lag: np.corrcoef(sweep[2_000:20_000], np.roll(heard, lag)[2_000:20_000])[0, 1] for lag in range(-40, 41)}
+    assert max(lags, key=lags.__getitem__) == 0
+    assert lags[0] > 0.8
+    assert np.abs(heard - sweep).max() > 1e-5

@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.training.augment import Samples
-from service.training.corruption import Corruption, babbled, find_corruption, reverberated
+from service.training.augment import Samples, reverberated
+from service.training.corruption import Corruption, babbled, find_corruption
 from service.training.datasets.dataset import BadDataset
 from service.training.recipe import Augmentation
 from tests.training.miniature import chord, write_clip

@@ -7,20 +7,13 @@ import numpy as np
 import pytest
 
 from service.audio.decode import DecodeLimits, decode
+from service.training.augment import as_int16
 from service.training.datasets.dataset import BadDataset
 from service.training.datasets.load import load_dataset
 from service.training.datasets.spoken import with_speech
-from service.training.pretraining.corpus import (
-    DIGIT_WORDS,
-    Clip,
-    Corpus,
-    synthesised_utterances,
-    synthesised_words,
-    with_phonemes,
-)
 from service.training.recipe import BadRecipe, Synthesis, parse_recipe
 from service.training.sources import DigitSource
-from service.training.speech import PROGRAMS, as_int16, phonemes, synthesise
+from service.training.speech import PROGRAMS, synthesise
 from tests.training.miniature import make_digits
 
 speaking = pytest.mark.skipif(any(shutil.which(name) is None for name in PROGRAMS), reason="needs espeak-ng and flite")
@@ -35,25 +28,6 @@ def test_words_differ_in_voice_and_can_be_made_again() -> None:
     lengths = [len(samples) for _, samples in spoken]
     assert len(set(lengths)) == 6
     assert all(1_600 < length < 32_000 for length in lengths)  # 0.1 to 2 s
-    assert [clip.label for clip in synthesised_words(3, seed=3)] == ["en:zero", "en:one", "en:two"]
-
-
-@speaking
-def test_phonemes_carry_no_stress() -> None:
-    assert phonemes(["three eight", "ABOUT"]) == [("θ", "ɹ", "iː", "eɪ", "t"), ("ɐ", "b", "aʊ", "t")]
-
-
-@speaking
-def test_utterances_repeat_what_is_read_and_digits() -> None:
-    read = Clip(np.zeros(9, np.int16), "speakers", "S1", "speechocean", "GOOD MORNING")
-    said = synthesised_utterances(Corpus((read,), ()), 8, seed=0)
-    texts = {clip.text for clip in said}
-    assert "GOOD MORNING" in texts
-    rows = [text.split() for text in texts - {"GOOD MORNING"}]
-    assert all(2 <= len(row) <= 6 and set(row) <= set(DIGIT_WORDS) for row in rows)
-    spelt = with_phonemes(Corpus((read, *said), ())).train
-    assert spelt[0].phonemes[:2] == ("ɡ", "ʊ")
-    assert all(clip.phonemes for clip in spelt)
 
 
 @speaking
@@ -82,8 +56,6 @@ def test_lacking_synthesisers_are_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(FileNotFoundError, match="espeak-ng and flite"):
         synthesise(("two",), clips=1, seed=0)
-    with pytest.raises(FileNotFoundError, match="espeak-ng"):
-        phonemes(("two",))
     dataset = load_dataset(make_digits(tmp_path / "digits"), DigitSource(kind="digits"))
     with pytest.raises(BadDataset, match="espeak-ng and flite"):
         with_speech(dataset, Synthesis(clips=1, words={dataset.labels[0]: "two"}), 0, tmp_path)

@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from service.audio.waveform import SAMPLING_RATE
+from service.training.augment import as_int16
 from service.training.datasets.dataset import BadDataset, Clip, Dataset, target_of
 from service.training.recipe import Synthesis
-from service.training.speech import Samples, as_int16, synthesise
+from service.training.speech import Samples, synthesise
 
 SYNTHESISED = "synthesised"  # the group of its clips
 

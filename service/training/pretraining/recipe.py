@@ -1,207 +1,135 @@
-"""The recipe of a pre-training run, read from TOML and checked key by key. Knows no audio and no tensors."""
+"""The recipe of a pre-training run, read from TOML and checked key by key."""
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from service.audio.features import frame_count
+from service.audio.waveform import SAMPLING_RATE
+from service.training.recipe import Augmentation, Positive, Share, read_toml, validate
+from service.training.sources import Section
 
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
+
+USED = {"room", "noise", "noise_snr", "codec", "telephone", "tilt", "gain"}  # keys of [augment]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Geometry(_Section):
-    """The shape of the backbone; whoever serves it reads the same from config.json."""
+class Geometry(Section):
+    """The shape of the backbone, a wav2vec 2.0; whoever serves it reads the same from config.json."""
 
     width: Count = 256
-    layers: Count = 3
+    layers: Count = 4
     heads: Count = 4
-    feed_forward: Count = 512
+    feed_forward: Count = 640
     conv_dim: tuple[int, ...] = (256, 256, 256, 192, 192, 192, 192, 192)
     conv_kernel: tuple[int, ...] = (400, 3, 1, 3, 3, 3, 3, 3)
     conv_stride: tuple[int, ...] = (80, 2, 1, 1, 2, 1, 2, 1)
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="In the transformer, while it is pre-trained.")
 
-    def hop(self, layers: int | None = None) -> int:
-        """Samples between two frames of the first `layers` convolutions (all by default)."""
-        return int(np.prod(self.conv_stride[:layers]))
+    @property
+    def hop(self) -> int:
+        """Samples between two frames."""
+        return int(np.prod(self.conv_stride))
 
-    def receptive_field(self, layers: int | None = None) -> int:
-        """Samples that a frame of the first `layers` convolutions (all by default) sees of the waveform."""
-        field, step = 1, 1
-        for kernel, stride in zip(self.conv_kernel[:layers], self.conv_stride[:layers], strict=True):
-            field += (kernel - 1) * step
-            step *= stride
-        return field
+    @property
+    def receptive_field(self) -> int:
+        """Samples that the convolutions see for one frame."""
+        steps = np.cumprod((1, *self.conv_stride[:-1]))
+        return 1 + int(sum((kernel - 1) * step for kernel, step in zip(self.conv_kernel, steps, strict=True)))
 
-
-class ASTGeometry(_Section):
-    """The shape of an Audio Spectrogram Transformer over the service's filter bank of 128 bands."""
-
-    width: Count = 192
-    layers: Count = 4
-    heads: Count = 3
-    feed_forward: Count = 512
-    patch: Count = Field(default=16, le=128, description="bands, and frames of 10 ms")
-    frequency_stride: Count = 16
-    time_stride: Count = 8
-    max_length: Count = Field(default=512, description="frames; shorter windows get a part of the positions")
-    mean: float = Field(default=-6.6, description="of the filter bank; written to preprocessor_config.json")
-    std: Positive = Field(default=5.0, description="of the filter bank; inputs are (x - mean) / (2 std)")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="In the transformer, while it is pre-trained.")
+    def frames(self, samples: int) -> int:
+        """Frames of a window."""
+        return (samples - self.receptive_field) // self.hop + 1
 
 
-class FilterBankStage(_Section):
-    """First stage (wav2vec 2.0 alone): the first convolutions learn to compute a log-mel spectrogram."""
+class TeacherSection(Section):
+    """A model whose outputs are learnt."""
 
-    steps: Count = 1500
-    rows: Count = 16
-    window: Count = Field(default=12_000, description="samples")
-    learning_rate: Positive = 2e-3
-
-
-class Synthesis(_Section):
-    """English digits said by speech synthesisers, as one more group of words; 0 clips for none."""
-
-    clips: int = Field(default=0, ge=0)
-    utterances: int = Field(default=0, ge=0, description="transcripts of the corpora and rows of digits, said anew")
-    telephone: float = Field(default=0.0, ge=0, le=1, description="chance of a clip to be cut off at 4 kHz")
+    name: str = Field(description="resemblyzer, pyopen-wakeword, or a directory or Hub id of an encoder")
+    of_clip: bool = Field(default=False, description="the mean of an encoder's frames is learnt, not each of them")
+    weight: Positive = 1.0
 
 
-class Sizes(_Section):
-    """Second stage: rows of a step for each task, and their windows in samples."""
+class Rows(Section):
+    """A share of every batch."""
 
-    words: Count = 16
-    word_window: Count = 20_480
-    speakers: Count = 5
-    events: Count = 3
-    sounds: Count = 2
-    long_window: Count = 40_000
-    utterances: int = Field(default=0, ge=0, description="whole ones, whose phonemes are learnt; wav2vec 2.0 only")
-    utterance_window: Count = 80_000
+    rows: Count = 32
+    window: Annotated[float, Field(ge=0.3, le=60)] = Field(default=2.0, description="seconds")
+    speeds: tuple[Positive, ...] = Field(default=(1.0,), min_length=1, description="a voice at each is another one")
+    noise: bool = Field(default=False, description="these clips are mixed into the others, too")
+
+    @property
+    def samples(self) -> int:
+        return int(self.window * SAMPLING_RATE)
 
 
-class Weights(_Section):
-    """What each loss counts. `middle`: the same losses read off the middle, relative to the top's."""
+class AudioSection(Rows):
+    """Recordings. A table is `file` with a name a line, or `file:column` of a CSV file, seen from a folder of audio."""
 
-    words: Weight = 1.0
-    speakers: Weight = 0.4
-    events: Weight = 0.7
-    sounds: Weight = 0.3
+    files: str = Field(default="**/*", description="a glob, seen from a folder of audio")
+    listed: str | None = Field(default=None, description="only files that this table names")
+    unlisted: str | None = Field(default=None, description="no file that this table names")
+
+
+class SpeechSection(Rows):
+    """Phrases of random words, said by espeak-ng and flite in random voices."""
+
+    clips: Count = 2000
+    words: tuple[Annotated[str, Field(pattern=r"^\w")], ...] = Field(min_length=1)
+    phrase: tuple[Count, Count] = Field(default=(1, 4), description="fewest and most words")
+
+
+class SoundSection(Rows):
+    """Sounds and music made from formulas, whose kind is learnt."""
+
+    clips: Count = Field(default=40, description="of each kind")
+
+
+class Weights(Section):
+    """What each loss counts; `middle`: losses that are read off the convolutions too, relative to the top's."""
+
+    likeness: Weight = Field(default=2.0, description="of two clips, relative to a teacher of clips")
     spectrum: Weight = 1.0
-    statistics: Weight = 0.0
-    phonemes: Weight = 1.0
-    imitation: Weight = Field(default=1.0, description="of the teacher, where there is one")
-    middle: Weight = 0.5
+    sounds: Weight = 0.3
+    middle: Weight = 0.3
 
 
-class TaskStage(_Section):
-    """Second stage: every task at once."""
-
-    steps: Count = 5000
-    learning_rate: Positive = 1.5e-3
-    matrix_rate: Weight = Field(
-        default=0.0,
-        description="learning rate of the backbone's matrices by Muon; 0: they learn by AdamW like the rest",
-    )
-    warm_up: Count = 150
-    weight_decay: Weight = 0.02
-    thaw: float = Field(
-        default=0.6, ge=0, le=1, description="share of the steps after which the filter bank learns too"
-    )
-    filter_bank_rate: Weight = Field(default=0.2, description="learning rate of the filter bank, relative")
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    mixing: float = Field(default=0.5, ge=0, le=1, description="chance that an event is blended with another")
-    margin: Weight = 0.15
-    margin_steps: Count = 500
-    scale: Positive = 20.0
-    word_shares: dict[Literal["arabic", "digits", "commands", "wake", "synthesised"], Weight] = Field(
-        default={"arabic": 0.6, "digits": 0.22, "commands": 0.12, "wake": 0.06, "synthesised": 0.2},
-        description="how often a group of words is drawn from, relative to the others that there are",
-    )
-    speaker_speeds: tuple[Positive, ...] = Field(
-        default=(1.0,), description="a voice played at another speed is taken for another speaker"
-    )
-    recorded_share: float = Field(
-        default=0.5, ge=0, le=1, description="of the utterances whose phonemes are learnt; the others are synthesised"
-    )
-    word_speed: float = Field(default=0.12, ge=0, lt=0.5, description="largest relative change of a word's speed")
-    sizes: Sizes = Sizes()
-    weights: Weights = Weights()
-
-
-class HeldOut(_Section):
-    """What is kept out of the training parts to choose a recipe on: counts of speakers, and event folds."""
-
-    keyword_speakers: int = Field(default=0, ge=0)
-    digit_speakers: int = Field(default=0, ge=0)
-    verification_speakers: int = Field(default=0, ge=0)
-    event_folds: tuple[int, ...] = ()
-
-
-class PretrainRecipe(_Section):
-    """Everything that decides a run, but the corpora."""
+class PretrainRecipe(Section):
+    """Everything that decides a run, but the audio."""
 
     seed: int = 1
-    threads: int = Field(default=0, ge=0, description="0: one or two, whichever is faster at the time")
-    checkpoint_steps: Count = 250
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        default="float32", description="of matrix products; auto is what the processor multiplies fastest"
+    threads: int = Field(default=0, ge=0, description="0: as many as torch chooses")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(default="float32", description="of matrix products")
+    checkpoint_minutes: float = Field(default=10.0, gt=0, le=15)
+    steps: Count = 10_000
+    warm_up: Count = 300
+    cool_down: Count = Field(default=2000, description="last steps, in which the learning rate falls to zero")
+    learning_rate: Positive = 1e-3
+    weight_decay: Weight = 0.02
+    mask: Share = Field(default=0.5, description="chance of a window to lose stretches of its frames")
+    geometry: Geometry = Geometry()
+    teachers: tuple[TeacherSection, ...] = ()
+    audio: tuple[AudioSection, ...] = (AudioSection(),)
+    speech: SpeechSection | None = None
+    sounds: SoundSection | None = None
+    augment: Augmentation = Augmentation(
+        room=0.3, noise=0.7, noise_snr=(5.0, 25.0), codec=0.1, telephone=0.1, tilt=0.6, gain=10.0
     )
-    architecture: Literal["wav2vec2", "ast"] = "wav2vec2"
-    geometry: Geometry = Field(default=Geometry(), description="of wav2vec 2.0")
-    start: str | None = Field(
-        default=None,
-        description="a wav2vec 2.0 directory of this geometry, or embedded, to go on from instead of a filter bank",
-    )
-    ast_geometry: ASTGeometry = ASTGeometry()
-    teacher: str | None = Field(
-        default=None,
-        description="a wav2vec 2.0 directory, or embedded, whose frames and embeddings an AST learns to predict",
-    )
-    synthesis: Synthesis = Synthesis()
-    filter_bank: FilterBankStage = FilterBankStage()
-    tasks: TaskStage = TaskStage()
-    held_out: HeldOut = HeldOut()
+    weights: Weights = Weights()
 
     @model_validator(mode="after")
-    def _check_architecture(self) -> Self:
-        others = ("geometry", "filter_bank", "start") if self.architecture == "ast" else ("ast_geometry", "teacher")
-        if unused := [name for name in others if name in self.model_fields_set]:
-            raise ValueError(f"{' and '.join(unused)}: not for architecture {self.architecture!r}; leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def _check_ast(self) -> Self:
-        given, sizes = self.ast_geometry, self.tasks.sizes
-        if self.architecture != "ast":
-            return self
-        if sizes.utterances:
-            raise ValueError("tasks.sizes.utterances: an AST's columns are too few for phonemes; leave it out")
-        if given.width % given.heads:
-            raise ValueError(f"ast_geometry.heads: {given.heads} do not divide a width of {given.width}")
-        for name in ("word_window", "long_window"):
-            frames = frame_count(getattr(sizes, name))
-            if not given.patch <= frames <= given.max_length:
-                raise ValueError(
-                    f"tasks.sizes.{name}: {frames} frames; ast_geometry wants {given.patch} to {given.max_length}"
-                )
+    def _check(self) -> Self:
+        if self.cool_down > self.steps:
+            raise ValueError(f"cool_down: {self.cool_down} is more than all {self.steps} steps")
+        if unused := sorted(self.augment.model_fields_set - USED):
+            raise ValueError(f"augment.{unused[0]}: not used in pre-training; {', '.join(sorted(USED))} are")
+        for rows in (*self.audio, *filter(None, (self.speech, self.sounds))):
+            if self.geometry.frames(rows.samples) < 2:
+                raise ValueError(f"window: {rows.window} s are less than two frames of the geometry")
         return self
 
 
 def read_recipe(path: Path) -> PretrainRecipe:
-    """Read a recipe.
-
-    Raises:
-        pydantic.ValidationError: naming the key, the value it got and what would be right.
-        tomllib.TOMLDecodeError: when the file is not TOML.
-    """
-    return PretrainRecipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    """Read a recipe. Raises BadRecipe, naming the file, the key, the value it got and what would be right."""
+    return validate(PretrainRecipe, read_toml(path), str(path))

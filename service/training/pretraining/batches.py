@@ -1,0 +1,173 @@
+"""Makes the batch of any step of pre-training: windows as they are, as the student hears them, and what teachers heard.
+
+A batch follows from the recipe's seed, the clips and the step's number alone, which is what makes a resumed run equal
+to an uninterrupted one. Teachers hear a clip when it is first drawn, whole and undistorted; a cache keeps their word.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from service.audio.waveform import MIN_SAMPLES
+from service.training.augment import Augmenter, resampled
+from service.training.cache import ArrayCache
+from service.training.pretraining.clips import Clip, Source
+from service.training.pretraining.recipe import PretrainRecipe
+from service.training.pretraining.teachers import Target, Teacher
+
+TRIES = 3  # places in a clip of which the loudest is taken: events and words may be short
+FITTED = 64  # clips that the mean and deviation of a teacher's frames are taken from
+STRETCH = (5, 12)  # frames that are masked at once
+MASKED = 0.3  # share of a masked window's frames, about
+
+Samples = NDArray[np.float32]
+Random = np.random.Generator
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The windows of one length in a step.
+
+    Args:
+        heard: by the student, `[B, N]`.
+        clean: the same windows undistorted.
+        masked: frames that the student does not get, `[B, T]`.
+        kinds: number of the formula, -1 where there is none, `[B]`.
+        targets: one for each teacher: `[B, E]` of the clip, or `[B, T, E]`, standardised, NaN where there is none.
+    """
+
+    heard: Tensor
+    clean: Tensor
+    masked: Tensor
+    kinds: Tensor
+    targets: tuple[Tensor, ...]
+
+    def to(self, device: torch.device) -> "Batch":
+        heard, clean, masked, kinds, *targets = (
+            each.to(device) for each in (self.heard, self.clean, self.masked, self.kinds, *self.targets)
+        )
+        return Batch(heard, clean, masked, kinds, tuple(targets))
+
+
+class Batches:
+    """Draws batches. `sizes` are those of the teachers' targets."""
+
+    def __init__(
+        self, recipe: PretrainRecipe, sources: Sequence[Source], teachers: Sequence[Teacher], cache: ArrayCache | None
+    ) -> None:
+        self._recipe, self._teachers, self._cache = recipe, teachers, cache
+        self._sources = sorted(sources, key=lambda source: source.rows.window)
+        self._noises = [clip for source in sources if source.rows.noise for clip in source.clips]
+        self._heard: dict[tuple[Clip, float], list[Target]] = {}
+        drawn = [self._ask(self._draw(np.random.default_rng((recipe.seed, 2, n)))) for n in range(FITTED)]
+        self._scales = [
+            self._scale(np.concatenate([each[n].values for each in drawn]), n) for n in range(len(teachers))
+        ]
+        self.sizes = [target.values.shape[1] for target in drawn[0]]
+
+    def step(self, number: int) -> list[Batch]:
+        """The batches of one step, one for each length of window that the recipe has."""
+        rng = np.random.default_rng((self._recipe.seed, 1, number))
+        by_length = groupby(self._sources, lambda source: source.rows.samples)
+        return [self._batch(length, list(sources), rng) for length, sources in by_length]
+
+    def _batch(self, length: int, sources: list[Source], rng: Random) -> Batch:
+        drawn = [
+            (source.clips[int(rng.integers(len(source.clips)))], float(rng.choice(source.rows.speeds)))
+            for source in sources
+            for _ in range(source.rows.rows)
+        ]
+        windows = [cut(clip.read(), length, speed, rng) for clip, speed in drawn]
+        augment = Augmenter(self._recipe.augment, length, self._noises, lambda clip: clip.read())
+        geometry, targets = self._recipe.geometry, [self._ask(each) for each in drawn]
+        frames = geometry.frames(length)
+        centres = np.arange(frames) * geometry.hop + geometry.receptive_field / 2
+
+        def stacked(teacher: int) -> Tensor:
+            rows = [at(each[teacher], centres + start) for each, (_, start) in zip(targets, windows, strict=True)]
+            mean, deviation = self._scales[teacher]
+            return torch.from_numpy((np.stack(rows) - mean) / deviation)
+
+        return Batch(
+            heard=torch.from_numpy(np.stack([augment(window, rng) for window, _ in windows])),
+            clean=torch.from_numpy(np.stack([window for window, _ in windows])),
+            masked=torch.from_numpy(np.stack([masks(frames, self._recipe.mask, rng) for _ in windows])),
+            kinds=torch.tensor([clip.kind for clip, _ in drawn]),
+            targets=tuple(stacked(teacher) for teacher in range(len(self._teachers))),
+        )
+
+    def _draw(self, rng: Random) -> tuple[Clip, float]:
+        source = self._sources[int(rng.integers(len(self._sources)))]
+        return source.clips[int(rng.integers(len(source.clips)))], 1.0
+
+    def _ask(self, drawn: tuple[Clip, float]) -> list[Target]:
+        """What every teacher makes of a clip at a speed."""
+        if drawn not in self._heard:
+            samples = resampled(drawn[0].read(), drawn[1])
+            self._heard[drawn] = [self._kept(teacher, samples) for teacher in self._teachers]
+        return self._heard[drawn]
+
+    def _kept(self, teacher: Teacher, samples: Samples) -> Target:
+        def make() -> dict[str, NDArray[np.float32]]:
+            heard = teacher.hear(samples)
+            return {"values": heard.values, "grid": np.array([heard.first, heard.step], np.float32)}
+
+        if self._cache is None:
+            return teacher.hear(samples)
+        kept = self._cache.get(f"{teacher.identity} {hashlib.sha256(samples.tobytes()).hexdigest()}", make)
+        return Target(kept["values"], *map(float, kept["grid"]))
+
+    def _scale(self, values: Samples, teacher: int) -> tuple[Samples, Samples]:
+        """Mean and deviation `[E]` of a teacher's frames; targets of clips stay as they are."""
+        if self._teachers[teacher].of_clip:
+            return np.zeros(1, np.float32), np.ones(1, np.float32)
+        mean: Samples = values.mean(axis=0)
+        return mean, values.std(axis=0) + np.float32(1e-3)
+
+
+def cut(samples: Samples, length: int, speed: float, rng: Random) -> tuple[Samples, int]:
+    """A window `[length]` of a clip played at a speed, and where in what is played it starts.
+
+    Of a longer clip the loudest of TRIES places; a shorter one lies anywhere in silence, so that the start is negative.
+    """
+    out, whole = np.zeros(length, np.float32), max(MIN_SAMPLES, int(len(samples) / speed))
+    if whole <= length:
+        before = int(rng.integers(length - whole + 1))
+        out[before : before + whole] = resampled(samples, speed)
+        return out, -before
+    starts = rng.integers(0, whole - length + 1, TRIES)
+    pieces = [samples[int(start * speed) : int((start + length) * speed) + 2] for start in starts]
+    best = int(np.argmax([np.mean(np.square(piece)) for piece in pieces]))
+    window = resampled(pieces[best], speed)[:length]
+    out[: len(window)] = window
+    return out, int(starts[best])
+
+
+def at(target: Target, places: NDArray[Any]) -> Samples:
+    """A target `[T, E]` at samples of its clip, between the frames around them, NaN where there are none; or `[E]`."""
+    if not target.step:
+        return target.values.reshape(-1)
+    position = (places - target.first) / target.step
+    before = np.clip(np.floor(position).astype(int), 0, max(0, len(target.values) - 2))
+    after = np.minimum(before + 1, len(target.values) - 1)
+    share = (position - before)[:, None].astype(np.float32)
+    values: Samples = (1 - share) * target.values[before] + share * target.values[after]
+    values[(position < 0) | (position > len(target.values) - 1)] = np.nan
+    return values
+
+
+def masks(frames: int, chance: float, rng: Random) -> NDArray[np.bool_]:
+    """Which of `[frames]` are taken away: with a chance, stretches that make about MASKED of them."""
+    out = np.zeros(frames, bool)
+    if rng.random() < chance:
+        while out.mean() < MASKED:
+            start = int(rng.integers(frames))
+            out[start : start + int(rng.integers(*STRETCH))] = True
+    return out
