@@ -27,6 +27,8 @@ MAX_FAULTS: Final = 3  # named in one message
 MIN_RUN: Final = 1_024  # bytes of what is set aside
 PARSED_SIZE: Final = 16  # bytes of memory that a byte of JSON may become: "1," is a float of 24 and its place in a list
 
+MAX_SCHEME: Final = 256  # bytes of a data URL before its data
+_SCHEME: Final = b"data:"
 _PIECE: Final = 2**18  # bytes read in one step: a few milliseconds; a multiple of 4
 _MARK: Final = "\0"  # begins the string that stands for what was set aside
 _NUMERIC: Final = re.compile(rb"[-+.eE0-9,\s]*+")
@@ -62,14 +64,15 @@ class Document:
         return isinstance(value, str) and value.startswith(_MARK)
 
     def unpack(self, value: str, where: str) -> bytes:
-        """Bytes that came in base64; raises InvalidRequest naming `where` for anything else."""
+        """Bytes that came in base64, which may have lines or be a data URL; raises InvalidRequest naming `where`."""
         if self.is_run(value):
             source, start, end = self.body, *self._run(value, b'"', where)
         else:
             source = value.encode("utf-8", "replace")
             start, end = 0, len(source)
-        if source.find(b"\\", start, end) >= 0:  # as some write a slash
-            source = _unescaped(source, start, end)
+        start = _after_scheme(source, start, end, where)
+        if any(source.find(odd, start, end) >= 0 for odd in (b"\\", b"\n", b" ")):  # slashes as some write them, lines
+            source = _plain(source, start, end)
             start, end = 0, len(source)
         unpacked = io.BytesIO()
         try:
@@ -211,11 +214,23 @@ def _row_end(body: bytes, start: int) -> int:
     return end if body[end : end + 1] == b"]" else start
 
 
-def _unescaped(body: bytes, start: int, end: int) -> bytes:
+def _after_scheme(body: bytes, start: int, end: int, where: str) -> int:
+    """Place of the data of a data URL, as in `data:audio/wav;base64,UklG`; `start` of anything else."""
+    if body[start : start + len(_SCHEME)] != _SCHEME:
+        return start
+    comma = body.find(b",", start, min(end, start + MAX_SCHEME))
+    if comma < 0 or not body[start:comma].endswith(b";base64"):
+        raise InvalidRequest(f"{where} is a data URL that does not say ;base64 before its data")
+    return comma + 1
+
+
+def _plain(body: bytes, start: int, end: int) -> bytes:
+    """Base64 without line ends and escapes, in pieces."""
     pieces = []
     while start < end:
         stop = min(start + _PIECE, end)
         stop -= body[stop - 1] == ord("\\") and stop < end
-        pieces.append(body[start:stop].replace(b"\\/", b"/"))
+        piece = body[start:stop].replace(b"\\/", b"/").replace(b"\\n", b"").replace(b"\\r", b"")
+        pieces.append(piece.translate(None, b" \t\r\n"))
         start = stop
     return b"".join(pieces)

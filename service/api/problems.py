@@ -14,7 +14,8 @@ from starlette.responses import Response
 from service.errors import ServiceError
 
 MEDIA_TYPE: Final = "application/problem+json"
-OPEN_INFERENCE: Final = "/v2/"  # paths of the Open Inference Protocol, whose errors are {"error": "..."}
+# Paths of the Open Inference Protocol and of Hugging Face's form, whose clients read {"error": "..."}.
+ERROR_READERS: Final = ("/v2/", "/v1/huggingface/")
 MAX_SHOWN: Final = 100  # characters of an offending value that a detail repeats
 
 _log = logging.getLogger(__name__)
@@ -66,10 +67,10 @@ def problem(
     """The answer for `code`; `members` that are not None become extra members of the document.
 
     Args:
-        path: of the request; clients of the Open Inference Protocol read the detail under another name.
+        path: of the request; clients of the Open Inference Protocol and of Hugging Face read the detail as `error`.
     """
     kind = KINDS[code]
-    members |= {"error": detail if path.startswith(OPEN_INFERENCE) else None}
+    members |= {"error": detail if path.startswith(ERROR_READERS) else None}
     body = {"type": "about:blank", "title": kind.title, "status": kind.status, "code": code, "detail": detail}
     body |= {name: value for name, value in members.items() if value is not None}
     content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")

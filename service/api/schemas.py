@@ -117,15 +117,15 @@ class ScoreAnswer(Answer):
 class HubParameters(BaseModel):
     """What Hugging Face's clients may ask of an audio classification; anything else is ignored, as there."""
 
-    top_k: int = Field(default=5, ge=0, description="Labels to answer, best first; 0 is all of them.")
+    top_k: int | None = Field(default=5, ge=0, description="Labels to answer, best first; 0 or null is all of them.")
     function_to_apply: Literal["softmax", "sigmoid", "none"] | None = Field(
         default=None, description="The adapter's own activation, or nothing."
     )
 
 
 class HubRequest(BaseModel):
-    inputs: str = Field(description="The audio file's bytes in base64.")
-    parameters: HubParameters = HubParameters()
+    inputs: str = Field(description="The audio file's bytes in base64, in lines or not, or as a data URL.")
+    parameters: HubParameters | None = None
 
 
 class VersionInfo(Answer):
@@ -201,4 +201,4 @@ class Problem(Answer):
     detail: str
     clip: int | None = Field(None, description="Index of the clip at fault.")
     adapter: str | None = Field(None, description="The adapter at fault.")
-    error: str | None = Field(None, description="The detail again, under /v2/: the Open Inference Protocol's member.")
+    error: str | None = Field(None, description="The detail again, under /v2/ and /v1/huggingface/.")

@@ -1,13 +1,19 @@
 """Hugging Face's own client asks the service, without a line changed in it."""
 
 import base64
+import json
+import os
+import shutil
+import subprocess
 import warnings
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.api.live import Live
+from service.model.spec import TaskType
+from tests.api.live import Live, running, settings_for
+from tests.synthesis import encode, noise
 
 with warnings.catch_warnings():  # what the hub's package says about itself while it is imported is not ours
     warnings.simplefilter("ignore")
@@ -61,6 +67,90 @@ def test_refusals_reach_the_client(live: Live, clip: bytes) -> None:
         asking(live, "alpha").audio_classification(clip, function_to_apply="sigmoid")
     with pytest.raises(HfHubHTTPError, match="404"):
         asking(live, "nobody").audio_classification(clip)
+
+
+def test_the_reason_of_every_refusal_reaches_the_client(tiny_ast_dir: Path, tmp_path: Path, clip: bytes) -> None:
+    """401, 404, 409: what the hub's package shows of an answer is its member `error`."""
+    with running(settings_for(tiny_ast_dir, tmp_path / "data", inference_keys="one", admin_keys="root")) as service:
+        service.http.headers["Authorization"] = "Bearer root"
+        service.publish(tmp_path, "voice", task=TaskType.VERIFICATION)
+        refusals = {("nobody", "one"): "no adapter", ("voice", "one"): "is for", ("voice", "other"): "key"}
+        for (adapter, key), reason in refusals.items():
+            client = InferenceClient(model=f"{service.url}/v1/huggingface/{adapter}", token=key)
+            with pytest.raises(HfHubHTTPError) as raised:
+                client.audio_classification(clip)
+            problem = raised.value.response.json()
+            assert problem["error"] == problem["detail"]
+            assert reason in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"top_k": None}, {"top_k": 0}, {"top_k": None, "function_to_apply": None}], ids=str
+)
+def test_null_is_all_labels_as_in_a_pipeline(live: Live, clip: bytes, parameters: dict[str, object]) -> None:
+    body = {"inputs": base64.b64encode(clip).decode(), "parameters": parameters}
+    assert len(live.http.post("/v1/huggingface/alpha", json=body).json()) == 7
+    assert len(live.http.post("/v1/huggingface/alpha", json=body | {"parameters": None}).json()) == 5
+
+
+def written(content: bytes) -> dict[str, str]:
+    """Base64 of `content` as different programs write it."""
+    plain = base64.b64encode(content).decode()
+    return {
+        "plain": plain,
+        "lines": base64.encodebytes(content).decode(),
+        "lines of mail": "\r\n".join(plain[i : i + 64] for i in range(0, len(plain), 64)),
+        "data URL": f"data:audio/wav;base64,{plain}",
+        "data URL with parameters": f"data:audio/ogg;codecs=opus;base64,{plain}",
+        "spaces": " ".join(plain[i : i + 76] for i in range(0, len(plain), 76)),
+    }
+
+
+@pytest.mark.parametrize("form", list(written(b"")))
+@pytest.mark.parametrize("seconds", [0.03, 12.0])  # short enough to be parsed, and long enough to be set aside
+def test_base64_as_programs_write_it(live: Live, form: str, seconds: float) -> None:
+    clip = encode(noise(seconds, seed=3))
+    answer = live.http.post("/v1/huggingface/alpha", json={"inputs": written(clip)[form]})
+    assert answer.status_code == 200, answer.text
+    assert [(one["label"], one["score"]) for one in answer.json()] == told(live, clip, "adapter=alpha")
+
+
+@pytest.mark.parametrize(
+    "inputs", ["data:audio/wav,RIFF", "data:;base64", "data:" + "a" * 300 + ";base64,AAAA", "data:"]
+)
+def test_other_urls_are_refused(live: Live, inputs: str) -> None:
+    assert refused(live.http.post("/v1/huggingface/alpha", json={"inputs": inputs})) == (422, "invalid_request")
+
+
+SCRIPT = """
+import { InferenceClient } from "@huggingface/inference";
+import { readFileSync } from "node:fs";
+const [url, path] = process.argv.slice(2);
+const inputs = new Blob([readFileSync(path)]);
+const client = new InferenceClient("hf_any").endpoint(url);
+const told = [await client.audioClassification({ data: inputs })];
+told.push(await client.audioClassification({ inputs, parameters: { top_k: 2 } }));
+const refused = await client.audioClassification({ data: new Blob(["text"]) }).catch((error) => error.message);
+console.log(JSON.stringify({ told, refused }));
+"""
+MODULES = Path(os.environ.get("NODE_PATH", "node_modules"))
+
+
+@pytest.mark.skipif(
+    shutil.which("node") is None or not (MODULES / "@huggingface/inference").is_dir(),
+    reason="no node, or no @huggingface/inference: npm install @huggingface/inference; NODE_PATH=.../node_modules",
+)
+def test_the_client_of_javascript(live: Live, clip: bytes, tmp_path: Path) -> None:
+    (tmp_path / "node_modules").symlink_to(MODULES.resolve())  # modules are looked for beside the script
+    (tmp_path / "ask.mjs").write_text(SCRIPT)
+    (tmp_path / "clip.wav").write_bytes(clip)
+    words = ["node", tmp_path / "ask.mjs", f"{live.url}/v1/huggingface/alpha", tmp_path / "clip.wav"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    answered = json.loads(done.stdout)
+    for answer in answered["told"]:  # it sends the bytes alone, whatever its parameters say
+        assert [(one["label"], one["score"]) for one in answer] == told(live, clip, "adapter=alpha")
+    assert "no audio file that is accepted" in answered["refused"]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ async def huggingface(request: Request, adapter: str) -> Response:
 
         async def run() -> bytes:
             _, ((output,),) = await infer(admission, [clip], [version])
-            return await asyncio.to_thread(answers.labels, output, parameters.top_k)
+            return await asyncio.to_thread(answers.labels, output, parameters.top_k or 0)
 
         return json_answer(await while_connected(request, run()))
 
@@ -57,7 +57,7 @@ async def _read(admission: Admission) -> tuple[bytes, HubParameters]:
 
         def unpack() -> tuple[bytes, HubParameters]:
             asked = document.parse(HubRequest)
-            return filled(document.unpack(asked.inputs, "body.inputs")), asked.parameters
+            return filled(document.unpack(asked.inputs, "body.inputs")), asked.parameters or HubParameters()
 
         return await asyncio.to_thread(unpack)
     clips = await read_clips(admission)
