@@ -41,6 +41,8 @@ class Classification(TypedDict):
     adapter: str
     version: int
     labels: list[LabelScore]
+    heard: list[tuple[float, float]]  # seconds of the clip that the windows covered
+    unknown: NotRequired[Literal[True]]  # the best score is below the adapter's `reject_below`
     windows: NotRequired[list[Window]]
 
 
@@ -54,6 +56,8 @@ class Embedding(TypedDict):
     adapter: str
     version: int
     embedding: list[float]
+    speech_seconds: float
+    heard: list[tuple[float, float]]
 
 
 class Embedded(TypedDict):
@@ -61,12 +65,18 @@ class Embedded(TypedDict):
     audio: list[ClipInfo]
 
 
+class SpeechSeconds(TypedDict):
+    enrolment: float
+    test: float
+
+
 class Score(TypedDict):
     adapter: str
     version: int
-    score: float
+    score: float | None  # None where there is not enough speech
     threshold: float
-    decision: Literal["accept", "reject"]
+    decision: Literal["accept", "reject", "not_enough_speech"]
+    speech_seconds: SpeechSeconds | None  # None where embeddings were sent
     log_likelihood_ratio: NotRequired[float]
 
 

@@ -27,6 +27,7 @@ def config_of(backbone: BackboneSpec, name: str, task: TaskType = TaskType.CLASS
     of_task: Json = {"labels": ["dog", "rain", "clock", "siren", "cat", "wind", "door"], "activation": "softmax"}
     if task is TaskType.VERIFICATION:
         of_task = {"embedding_dim": 6, "threshold": 0.25, "calibration": {"slope": 8.0, "intercept": -2.0}}
+        of_task["speech"] = {"verify_seconds": 0.0}  # noise and tones are verified too
     return {
         "format_version": 1,
         "peft_type": "IPET",

@@ -37,7 +37,7 @@ from service.model.loading import load_backbone
 from service.model.spec import BackboneSpec, TaskType
 from service.registry.bundle import BundleFiles
 from service.registry.store import AdapterVersion, Registry
-from service.scoring.score import mean_scores, voiceprint
+from service.scoring.score import clip_scores, voiceprint
 from tests.backbones import save_tiny_ast
 from tests.bundles import random_bundle
 from tests.cli.process import Served, serving
@@ -172,7 +172,7 @@ def alone(backbone: Backbone, registry: Registry, version: AdapterVersion, clip:
         bank = Bank.of(backbone, [weights])
         outputs = backbone.answer(windows.inputs, bank, [1] * len(windows.inputs))
     values = answer(manifest, outputs.numpy())
-    return np.asarray(mean_scores(values) if manifest.activation else voiceprint(values), np.float32)
+    return np.asarray(clip_scores(values) if manifest.activation else voiceprint(values), np.float32)
 
 
 def _bundles(directory: Path, spec: BackboneSpec, index: int, is_classifier: bool) -> list[BundleFiles]:

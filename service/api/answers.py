@@ -14,6 +14,7 @@ from service.api.schemas import (
     Embedding,
     LabelScore,
     ScoreAnswer,
+    SpeechSeconds,
     WindowLabels,
 )
 from service.audio.waveform import Waveform
@@ -21,7 +22,7 @@ from service.engine.engine import Outputs
 from service.errors import AdapterFailed
 from service.registry.store import AdapterVersion
 from service.scoring.calibration import log_likelihood_ratio
-from service.scoring.score import cosine, decide, enrol, mean_scores, rank, voiceprint
+from service.scoring.score import Decision, clip_scores, cosine, decide, enrol, merge, rank, voiceprint
 
 
 def classification(
@@ -36,7 +37,7 @@ def classification(
 
 def labels(output: Outputs, top_k: int) -> bytes:
     """One clip's labels alone, the answer of Hugging Face's pipelines: `[{"label", "score"}]`, best first."""
-    ranked = _ranked(output.adapter.manifest.labels or (), mean_scores(finite(output)), top_k)
+    ranked = _ranked(output.adapter.manifest.labels or (), scores(output), top_k)
     return TypeAdapter(list[LabelScore]).dump_json(ranked)
 
 
@@ -48,6 +49,8 @@ def embeddings(clips: Sequence[Waveform], outputs: Sequence[Sequence[Outputs]]) 
             adapter=output.adapter.name,
             version=output.adapter.version,
             embedding=voiceprint(finite(output)).tolist(),
+            speech_seconds=clips[clip].speech_seconds or 0.0,
+            heard=_heard(output),
         )
         for clip, of_clip in enumerate(outputs)
         for output in of_clip
@@ -55,37 +58,56 @@ def embeddings(clips: Sequence[Waveform], outputs: Sequence[Sequence[Outputs]]) 
     return _json(EmbedAnswer(results=results, audio=_audio(clips)))
 
 
-def trial_vectors(outputs: Sequence[Outputs], names: Sequence[str]) -> tuple[list[list[float]], list[float]]:
-    """Voiceprints of a trial's clips, told apart by the names of their parts: enrolment and test."""
+def trial(
+    adapter: AdapterVersion, clips: Sequence[Waveform], outputs: Sequence[Outputs], names: Sequence[str]
+) -> bytes:
+    """Answer of /v1/score for clips, told apart by the names of their parts: enrolment and test."""
     prints: list[list[float]] = [voiceprint(finite(output)).tolist() for output in outputs]
-    enrolment = [vector for vector, name in zip(prints, names, strict=True) if name == "enrolment"]
-    return enrolment, prints[names.index("test")]
+    seconds = [clip.speech_seconds or 0.0 for clip in clips]
+    test = names.index("test")
+    enrolment = [index for index, name in enumerate(names) if name == "enrolment"]
+    speech = SpeechSeconds(enrolment=round(sum(seconds[index] for index in enrolment), 6), test=seconds[test])
+    return score(adapter, [prints[index] for index in enrolment], prints[test], speech)
 
 
-def score(adapter: AdapterVersion, enrolment: Sequence[Sequence[float]], test: Sequence[float]) -> bytes:
-    """Answer of /v1/score: the cosine of the enrolment and the test embedding, and what the adapter makes of it."""
+def score(
+    adapter: AdapterVersion,
+    enrolment: Sequence[Sequence[float]],
+    test: Sequence[float],
+    speech: SpeechSeconds | None = None,
+) -> bytes:
+    """Answer of /v1/score: the cosine of the enrolment and the test embedding, and what the adapter makes of it.
+
+    Args:
+        speech: how long somebody speaks on each side, where there were clips.
+    """
     manifest = adapter.manifest
     if manifest.threshold is None:
         raise AdapterFailed("the adapter has no threshold to decide by", adapter=adapter.name)
-    value = cosine(enrol(enrolment), test)
-    ratio = None
-    calibration = manifest.calibration
-    if calibration is not None and calibration.slope is not None and calibration.intercept is not None:
-        ratio = log_likelihood_ratio(value, calibration.slope, calibration.intercept)
-    return _json(
-        ScoreAnswer(
-            adapter=adapter.name,
-            version=adapter.version,
-            score=value,
-            threshold=manifest.threshold,
-            decision=decide(value, manifest.threshold),
-            log_likelihood_ratio=ratio,
-        )
+    value, ratio = None, None
+    decision: Decision = "not_enough_speech"
+    if speech is None or min(speech.enrolment, speech.test) >= manifest.speech_needed.verify_seconds:
+        value = cosine(enrol(enrolment), test)
+        decision = decide(value, manifest.threshold)
+        calibration = manifest.calibration
+        if calibration is not None and calibration.slope is not None and calibration.intercept is not None:
+            ratio = log_likelihood_ratio(value, calibration.slope, calibration.intercept)
+    answer = ScoreAnswer(
+        adapter=adapter.name,
+        version=adapter.version,
+        score=value,
+        threshold=manifest.threshold,
+        decision=decision,
+        speech_seconds=speech,
+        log_likelihood_ratio=ratio,
     )
+    return answer.model_dump_json(exclude={"log_likelihood_ratio"} if ratio is None else None).encode()
 
 
 def _classification(clip: int, output: Outputs, top_k: int, with_windows: bool) -> Classification:
-    values, labels = finite(output), output.adapter.manifest.labels or ()
+    values, manifest = finite(output), output.adapter.manifest
+    labels = manifest.labels or ()
+    best = scores(output)
     windows = None
     if with_windows:
         windows = [
@@ -96,13 +118,24 @@ def _classification(clip: int, output: Outputs, top_k: int, with_windows: bool) 
         clip=clip,
         adapter=output.adapter.name,
         version=output.adapter.version,
-        labels=_ranked(labels, mean_scores(values), top_k),
+        labels=_ranked(labels, best, top_k),
+        heard=_heard(output),
+        unknown=True if manifest.reject_below is not None and best.max() < manifest.reject_below else None,
         windows=windows,
     )
 
 
+def _heard(output: Outputs) -> list[tuple[float, float]]:
+    return [(round(start, 6), round(end, 6)) for start, end in merge(output.spans)]
+
+
 def _ranked(labels: Sequence[str], scores: NDArray[np.float32], top_k: int) -> list[LabelScore]:
     return [LabelScore(label=label, score=value) for label, value in rank(labels, scores, top_k)]
+
+
+def scores(output: Outputs) -> NDArray[np.float32]:
+    """A clip's class scores `[C]`, its windows averaged, or the highest of them, as the manifest says."""
+    return clip_scores(finite(output), output.adapter.manifest.input.aggregate)
 
 
 def finite(output: Outputs) -> NDArray[np.float32]:
@@ -120,5 +153,5 @@ def _audio(clips: Sequence[Waveform]) -> list[ClipInfo]:
     ]
 
 
-def _json(answer: ClassifyAnswer | EmbedAnswer | ScoreAnswer) -> bytes:
+def _json(answer: ClassifyAnswer | EmbedAnswer) -> bytes:
     return answer.model_dump_json(exclude_none=True).encode()

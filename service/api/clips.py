@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from service.api.bodies import Reservation, is_multipart, read_body, read_parts
 from service.api.context import Context
@@ -46,9 +47,12 @@ async def read_trial(admission: Admission) -> tuple[list[bytes], list[str]]:
 
 
 async def decode_clips(
-    context: Context, encoded: Sequence[bytes], reservation: Reservation, flow: str
+    context: Context, encoded: Sequence[bytes], reservation: Reservation, flow: str, *, speech: bool = False
 ) -> list[Waveform]:
     """Decodes every clip once; flows take turns, so that who sends many clips does not hold up the others.
+
+    Args:
+        speech: whether to find how long somebody speaks in them.
 
     Raises:
         BadAudio, AudioTooLong: with the index of the clip at fault.
@@ -61,7 +65,7 @@ async def decode_clips(
         nonlocal total
         async with context.decoding.turn(flow):
             try:
-                waveform = await loop.run_in_executor(context.decoders, _decode, context, content)
+                waveform = await loop.run_in_executor(context.decoders, _decode, context, content, speech)
                 reservation.add(waveform.samples.nbytes)
                 total += waveform.seconds
                 if total > most:
@@ -79,10 +83,12 @@ async def decode_clips(
     return [task.result() for task in tasks]
 
 
-def _decode(context: Context, content: bytes) -> Waveform:
+def _decode(context: Context, content: bytes, speech: bool) -> Waveform:
     with context.telemetry.decode_seconds.time():
         waveform = decode(content, DecodeLimits(max_seconds=context.settings.max_audio_seconds))
     context.telemetry.audio_seconds_total.inc(waveform.seconds)
+    if speech:
+        return replace(waveform, speech_seconds=context.activity.speech_seconds(waveform.samples))
     return waveform
 
 

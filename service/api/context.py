@@ -15,6 +15,8 @@ from service.access.keyring import Keyring
 from service.access.limits import Gate
 from service.api.bodies import Budget
 from service.api.pools import DISK_THREADS, WRITE_THREADS, Pool
+from service.audio.activity import SpeechActivity
+from service.engine.cores import use_cores
 from service.engine.engine import Engine
 from service.engine.turns import Turns
 from service.errors import NotReady
@@ -59,13 +61,16 @@ class Context:
         self.budget = Budget(settings.inflight_mb * 2**20)
         self.keys = Keyring(settings)
         self.gate = Gate()
-        self.decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        self.decoders = ThreadPoolExecutor(
+            settings.decode_threads, thread_name_prefix="decode", initializer=use_cores, initargs=(1,)
+        )
         self.decoding = Turns(settings.decode_threads)  # before the decoders
         self.writers = Pool("changes of adapters", WRITE_THREADS)
         self.disk = Pool("reads of the registry", DISK_THREADS)
         self.scrapes = Pool("readings of the metrics", 1)
         self._opener = ThreadPoolExecutor(1, thread_name_prefix="open")
         self._runtime: Runtime | None = None
+        self._activity: SpeechActivity | None = None
         self._closed = False
         self._deadlines: set[asyncio.Timeout] = set()  # of the requests in flight
         self._drained_at = math.inf  # when the last of them has ended, on the clock of time.monotonic
@@ -77,6 +82,13 @@ class Context:
         if self._runtime is None:
             raise NotReady("the backbone is still loading; /readyz answers 200 when it is done", retry_after=1.0)
         return self._runtime
+
+    @property
+    def activity(self) -> SpeechActivity:
+        """Tells where somebody speaks; raises NotReady as `runtime`."""
+        if self._activity is None:
+            raise NotReady("the backbone is still loading; /readyz answers 200 when it is done", retry_after=1.0)
+        return self._activity
 
     def check_ready(self) -> None:
         """Raises NotReady, with the reason, unless new requests would be answered."""
@@ -110,6 +122,7 @@ class Context:
     def open(self, open_runtime: Opener, on_dead: Callable[[Exception], None]) -> Runtime:
         """Opens the runtime and starts its engine; slow. `on_dead` is called if the device is lost for good."""
         runtime = open_runtime(self.settings, self.telemetry)
+        self._activity = SpeechActivity()
         runtime.engine.start(on_dead)
         with self._lock:
             if not self._closed:

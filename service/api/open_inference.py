@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from service.api.answers import finite
+from service.api.answers import finite, scores
 from service.api.long_json import Document, in_a_list, single_precision
 from service.audio.waveform import SAMPLING_RATE
 from service.engine.engine import Outputs
 from service.errors import InvalidRequest
 from service.model.spec import TaskType
 from service.registry.manifest import Manifest
-from service.scoring.score import mean_scores, voiceprint
+from service.scoring.score import voiceprint
 
 INPUT: Final = "audio"
 RATE_PARAMETER: Final = "sampling_rate"
@@ -210,8 +210,7 @@ def answer(request: InferRequest, model: str, outputs: Sequence[Outputs]) -> byt
                 OutputTensor(name=name, datatype=datatype, shape=[classes], data=list(manifest.labels or ()))
             )
             continue
-        of_clip = mean_scores if name == "scores" else voiceprint
-        rows = np.stack([of_clip(finite(output)) for output in outputs])
+        rows = np.stack([scores(output) if name == "scores" else voiceprint(finite(output)) for output in outputs])
         shape = [len(outputs), classes]
         tensors.append(OutputTensor(name=name, datatype=datatype, shape=shape, data=rows.ravel().tolist()))
     told = InferAnswer(model_name=model, model_version=str(adapter.version), id=request.id, outputs=tensors)

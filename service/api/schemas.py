@@ -1,7 +1,7 @@
 """Shapes of the answers and of the JSON that callers send; the contract's field names. Knows no routes."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, FiniteFloat
 
@@ -9,6 +9,7 @@ from service.access.keys import Scope
 from service.engine.slots import State, Tier
 from service.model.spec import TaskType
 from service.registry.audit import Action
+from service.scoring.score import Decision
 
 
 class Answer(BaseModel):
@@ -49,6 +50,9 @@ class KeyInfo(Answer):
     limits: KeyLimits = Field(description="Null where there is none.")
 
 
+HEARD: Final = "Stretches of the clip that the adapter's windows covered, seconds from its beginning."
+
+
 class LabelScore(Answer):
     label: str
     score: float = Field(description="Probability, after the adapter's activation.")
@@ -65,6 +69,10 @@ class Classification(Answer):
     adapter: str
     version: int
     labels: list[LabelScore] = Field(description="Best first.")
+    heard: list[tuple[float, float]] = Field(description=HEARD)
+    unknown: Literal[True] | None = Field(
+        None, description="Where the best score is below the adapter's `reject_below`: it may be none of its labels."
+    )
     windows: list[WindowLabels] | None = Field(None, description="With `windows=true`.")
 
 
@@ -86,6 +94,8 @@ class Embedding(Answer):
     adapter: str
     version: int
     embedding: list[float] = Field(description="Of length 1.")
+    speech_seconds: float = Field(description="How long somebody speaks; it never changes the embedding.")
+    heard: list[tuple[float, float]] = Field(description=HEARD)
 
 
 class EmbedAnswer(Answer):
@@ -105,12 +115,23 @@ class ScoreRequest(BaseModel):
     test: Vector
 
 
+class SpeechSeconds(Answer):
+    enrolment: float = Field(description="Of its clips together.")
+    test: float
+
+
 class ScoreAnswer(Answer):
     adapter: str
     version: int
-    score: float = Field(description="Cosine of the enrolment and the test clip.")
+    score: float | None = Field(
+        description="Cosine of the enrolment and the test clip; null where there is not enough speech."
+    )
     threshold: float
-    decision: Literal["accept", "reject"]
+    decision: Decision
+    speech_seconds: SpeechSeconds | None = Field(
+        description="How long somebody speaks; null where embeddings were sent. Both sides need the adapter's "
+        "`speech.verify_seconds`, else `not_enough_speech`."
+    )
     log_likelihood_ratio: float | None = Field(None, description="Where the adapter is calibrated.")
 
 

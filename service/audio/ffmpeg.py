@@ -71,8 +71,8 @@ def decode_stream(
         if stream.codec_context.name == "flac":
             stream.codec_context.options = {"err_detect": "crccheck+explode"}
             checksum = FlacSum(stream.codec_context.extradata or b"", whole=container is Container.FLAC)
-        for frame, discard in _frames(opened.demux(stream), container, mixdown):
-            _add(frame, ends.cut(frame.samples, discard) if ends else slice(None), mixdown, checksum)
+        for packet, frame in _frames(opened.demux(stream), container, mixdown):
+            _add(frame, ends.cut(frame.samples, packet) if ends else None, mixdown, checksum)
             patience.progress()
         if checksum:
             checksum.check()
@@ -117,8 +117,11 @@ class _OpusEnds:
         if container is Container.MP4 and stream.duration and stream.time_base:
             self._left = round(stream.duration * stream.time_base * OPUS_RATE)
 
-    def cut(self, samples: int, discard: int) -> slice:
-        """Of a frame of so many samples, whose packet says to `discard` some at its end."""
+    def cut(self, samples: int, packet: "av.Packet[AudioStream]") -> slice:
+        """Of a frame of so many samples, whose packet may say to discard some at its end."""
+        discard = 0
+        if packet.has_sidedata("skip_samples"):
+            discard = int.from_bytes(bytes(packet.get_sidedata("skip_samples"))[4:8], "little")
         start = min(self._skip, samples)
         self._skip -= start
         end = max(start, samples - discard)
@@ -130,8 +133,8 @@ class _OpusEnds:
 
 def _frames(
     packets: "Iterator[av.Packet[AudioStream]]", container: Container, mixdown: Mixdown
-) -> Iterator[tuple[AudioFrame, int]]:
-    """Frames, and how many samples to discard at each one's end; bounds packets that yield next to nothing."""
+) -> "Iterator[tuple[av.Packet[AudioStream], AudioFrame]]":
+    """Frames with their packets, with a bound on packets that yield nothing or next to nothing."""
     idle = bad = 0
     for count, packet in enumerate(packets, start=1):
         frames: list[AudioFrame] = []
@@ -141,16 +144,14 @@ def _frames(
             bad += 1
             if container not in (Container.MP3, Container.ADTS) or bad > BAD_PACKETS:
                 raise
-        discard = 0
-        if packet.has_sidedata("skip_samples"):
-            discard = int.from_bytes(bytes(packet.get_sidedata("skip_samples"))[4:8], "little")
-        yield from ((frame, discard) for frame in frames)
+        for frame in frames:
+            yield packet, frame
         idle += not frames
         if idle > IDLE_PACKETS or count > IDLE_PACKETS + PACKETS_PER_SECOND * (1 + mixdown.seconds):
             raise BadAudio(f"the {container.title} file has {count} packets for {mixdown.seconds:.3f} s of audio")
 
 
-def _add(frame: AudioFrame, heard: slice, mixdown: Mixdown, checksum: FlacSum | None) -> None:
+def _add(frame: AudioFrame, heard: slice | None, mixdown: Mixdown, checksum: FlacSum | None) -> None:
     rate, channels = frame.sample_rate, frame.layout.nb_channels
     if not mixdown.rate:
         mixdown.begin(rate, channels)
@@ -163,7 +164,8 @@ def _add(frame: AudioFrame, heard: slice, mixdown: Mixdown, checksum: FlacSum | 
     samples = _channels(frame)
     if checksum:
         checksum.add(samples, frame.pts)
-    mixdown.add(mean_of_channels(samples)[heard])
+    mono = mean_of_channels(samples)
+    mixdown.add(mono if heard is None else mono[heard])
 
 
 def _channels(frame: AudioFrame) -> list[NDArray[Any]]:

@@ -47,9 +47,9 @@ class FlacSum:
             raise BadAudio(f"the flac file is damaged: sample {position} follows {self._samples}")
         self._samples += len(channels[0])
         if any(self._told):
-            width = -(-self._bits // 8)
-            together = np.stack(channels, axis=-1)
-            together >>= 8 * together.itemsize - self._bits
+            together = np.ascontiguousarray(channels[0]) if len(channels) == 1 else np.stack(channels, axis=-1)
+            width, unused = -(-self._bits // 8), 8 * together.itemsize - self._bits
+            together = together >> unused if unused else together
             raw = together.view(np.uint8).reshape(-1, together.itemsize)
             self._md5.update(np.ascontiguousarray(raw[:, :width]).data)
 

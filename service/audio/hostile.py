@@ -60,8 +60,9 @@ def _tables(encoded: bytes) -> Iterator[int]:
         for first in range(start, end, SLICE_BYTES):
             for place in range(first, first + 4):
                 words = max(0, min(SLICE_BYTES, end - place) // 4)
-                found = np.isin(np.frombuffer(encoded, ">u4", words, place), _TABLES) if words else ()
-                yield from (place + 4 * int(word) for word in np.flatnonzero(found))
+                if words:
+                    found = np.frombuffer(encoded, ">u4", words, place)[:, None] == _TABLES
+                    yield from (place + 4 * int(word) for word in found.nonzero()[0])
 
 
 def _beside_media(encoded: bytes) -> Iterator[tuple[int, int]]:

@@ -10,7 +10,7 @@ from service.cli.clips import Asked, files_in, print_csv
 from service.cli.connection import DEFAULT_URL, AsJson, Key, Url, connected, fail, print_json, print_table
 
 if TYPE_CHECKING:
-    from service.client_answers import Classified, Embedded
+    from service.client_answers import Classified, Embedded, Score
 
 Clips = Annotated[list[Path], typer.Argument(exists=True, help="Audio files, and folders of them.")]
 Adapter = Annotated[str, typer.Option("--adapter", "-a", help="`name`, `name@2` or `name@alias`.")]
@@ -69,7 +69,15 @@ def verify(
     if as_json:
         print_json(answer)
     else:
-        typer.echo(f"{answer['decision']} (score {answer['score']:.3f}, threshold {answer['threshold']:.3f})")
+        typer.echo(f"{answer['decision']} ({verdict(answer)})")
+
+
+def verdict(answer: "Score") -> str:
+    """What a decision rests on."""
+    score, speech = answer["score"], answer["speech_seconds"]
+    if score is None and speech is not None:
+        return f"somebody speaks for {speech['enrolment']:.2f} s and {speech['test']:.2f} s"
+    return f"score {score:.3f}, threshold {answer['threshold']:.3f}"
 
 
 def _rows(asked: "Asked[Classified]") -> Iterator[tuple[Path, str, int, str, float]]:

@@ -8,7 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from service.audio.features import InputSpec
@@ -26,6 +35,7 @@ MAX_EMBEDDING_DIM = 4096
 MAX_WINDOWS = 10_000
 MIN_WINDOW_FRAMES = 3  # 30 ms: the backbones' shortest analysis frame is 25 ms
 MAX_WINDOW_FRAMES = 30_000  # 300 s
+STRICT_VERSION = 3  # of the format, from which on every field has to be of the right form
 ADJUSTABLE = ("prompt_length", "bottleneck_dim")  # limits that are settings of the server
 _REQUIRED: Mapping[TaskType, tuple[str, ...]] = {
     TaskType.CLASSIFICATION: ("labels", "activation"),
@@ -81,6 +91,14 @@ class InputSection(_Section):
     mean: float | None = Field(default=None, ge=-1e6, le=1e6)
     std: float | None = Field(default=None, ge=1e-6, le=1e6)
     short: Literal["zeros", "repeat"] | None = None
+    aggregate: Literal["mean", "max"] = "mean"
+
+
+class SpeechSection(_Section):
+    """How long somebody has to speak, seconds."""
+
+    enrol_seconds: float = Field(default=3.0, ge=0, le=3600)
+    verify_seconds: float = Field(default=1.0, ge=0, le=3600)
 
 
 class Calibration(_Section):
@@ -89,6 +107,16 @@ class Calibration(_Section):
     temperature: float | None = Field(default=None, ge=1e-6, le=1e6)
     slope: float | None = Field(default=None, ge=-1e6, le=1e6)
     intercept: float | None = Field(default=None, ge=-1e6, le=1e6)
+
+
+def _lenient(value: object, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
+    """A field that older bundles may have used in their own way: the wrong form is refused from version 3 on only."""
+    try:
+        return read(value)
+    except ValidationError:
+        if info.data.get("format_version", STRICT_VERSION) >= STRICT_VERSION:
+            raise
+        return None
 
 
 Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_LENGTH)]
@@ -109,6 +137,8 @@ class Manifest(_Section):
     threshold: float | None = Field(default=None, ge=-1, le=1)
     calibration: Calibration | None = None
     input: InputSection
+    speech: Annotated[SpeechSection | None, WrapValidator(_lenient)] = None
+    reject_below: Annotated[Annotated[float, Field(ge=0, le=1)] | None, WrapValidator(_lenient)] = None
     metrics: dict[str, Any] | None = None
     license: str | None = None
     description: str | None = None
@@ -137,6 +167,11 @@ class Manifest(_Section):
                 if getattr(self.input, field) is None:
                     raise problem(f"input.{field}: missing; {ModelType.AST.value} requires it")
         return self
+
+    @property
+    def speech_needed(self) -> SpeechSection:
+        """How long somebody has to speak, with the contract's defaults."""
+        return self.speech or SpeechSection()
 
     @property
     def outputs(self) -> int:

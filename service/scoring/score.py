@@ -11,9 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float32]
-Decision = Literal["accept", "reject"]
+Decision = Literal["accept", "reject", "not_enough_speech"]
+Aggregate = Literal["mean", "max"]
 
 MIN_NORM = 1e-12  # below this an embedding has no direction: its voiceprint is all zeros and scores 0
+
+TOUCHING_SECONDS = 1e-6  # between windows that follow one another
 
 
 def activate(logits: ArrayLike, activation: Literal["softmax", "sigmoid"]) -> Floats:
@@ -27,10 +30,11 @@ def activate(logits: ArrayLike, activation: Literal["softmax", "sigmoid"]) -> Fl
     return np.asarray(scores, dtype=np.float32)
 
 
-def mean_scores(windows: ArrayLike) -> Floats:
+def clip_scores(windows: ArrayLike, aggregate: Aggregate = "mean") -> Floats:
     """Class scores `[W, C]` of a clip's windows, after the activation -> the clip's scores `[C]`."""
-    mean: Floats = _windows(windows).mean(axis=0).astype(np.float32)
-    return mean
+    values = _windows(windows)
+    scores: Floats = (values.max(axis=0) if aggregate == "max" else values.mean(axis=0)).astype(np.float32)
+    return scores
 
 
 def l2_normalise(vectors: ArrayLike) -> Floats:
@@ -74,6 +78,17 @@ def cosine(a: ArrayLike, b: ArrayLike) -> float:
 def decide(score: float, threshold: float) -> Decision:
     """`accept` when `score >= threshold`, else `reject`."""
     return "accept" if score >= threshold else "reject"
+
+
+def merge(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Spans of time, seconds, as few as cover the same; those that touch become one."""
+    merged: list[tuple[float, float]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1] + TOUCHING_SECONDS:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
 
 
 def rank(labels: Sequence[str], scores: ArrayLike, top_k: int = 0) -> list[tuple[str, float]]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.scoring.calibration import with_temperature
-from service.scoring.score import activate, cosine, mean_scores, voiceprint
+from service.scoring.score import activate, clip_scores, cosine, voiceprint
 from service.training.augment import fixed_noise
 from service.training.datasets.dataset import BadDataset, Clip, Distortion, TrialList, multi_hot
 from service.training.datasets.trials import speakers_of
@@ -28,7 +28,7 @@ class ClassAnswers:
     def scores(self, activation: Literal["softmax", "sigmoid"], temperature: float = 1.0) -> NDArray[np.float32]:
         """Class scores of the clips `[N, C]`, as the server answers them."""
         return np.stack(
-            [mean_scores(activate(with_temperature(windows, temperature), activation)) for windows in self.logits]
+            [clip_scores(activate(with_temperature(windows, temperature), activation)) for windows in self.logits]
         )
 
     @property

@@ -42,7 +42,7 @@ def test_the_answer_has_the_contracts_fields(live: Live, clip: bytes) -> None:
     assert answer.keys() == {"results", "audio"}
     assert answer["audio"] == [{"seconds": 1.5, "sampling_rate": 16000, "channels": 1}]
     (result,) = answer["results"]
-    assert result.keys() == {"clip", "adapter", "version", "labels"}
+    assert result.keys() == {"clip", "adapter", "version", "labels", "heard"}
     assert (result["clip"], result["adapter"], result["version"]) == (0, "alpha", 1)
     assert len(result["labels"]) == 5
     assert all(one.keys() == {"label", "score"} for one in result["labels"])
@@ -226,7 +226,8 @@ def test_embeddings(live: Live, clip: bytes, other_clip: bytes) -> None:
     assert answer.keys() == {"results", "audio"}
     assert len(answer["audio"]) == 2
     for index, result in enumerate(answer["results"]):
-        assert result.keys() == {"clip", "adapter", "version", "embedding"}
+        assert result.keys() == {"clip", "adapter", "version", "embedding", "speech_seconds", "heard"}
+        assert result["speech_seconds"] == 0.0
         assert (result["clip"], result["adapter"], result["version"]) == (index, "gamma", 1)
         assert len(result["embedding"]) == 6
         assert np.linalg.norm(result["embedding"]) == pytest.approx(1, abs=1e-5)
@@ -236,7 +237,9 @@ def test_embeddings(live: Live, clip: bytes, other_clip: bytes) -> None:
 def test_scores_of_clips_and_of_their_embeddings_agree(live: Live, clip: bytes, other_clip: bytes) -> None:
     files = parts(clip, other_clip, name="enrolment") + parts(clip, name="test")
     answer = live.http.post("/v1/score?adapter=gamma", files=files).json()
-    assert answer.keys() == {"adapter", "version", "score", "threshold", "decision", "log_likelihood_ratio"}
+    keys = {"adapter", "version", "score", "threshold", "decision", "log_likelihood_ratio", "speech_seconds"}
+    assert answer.keys() == keys
+    assert answer.pop("speech_seconds") == {"enrolment": 0.0, "test": 0.0}
     assert (answer["adapter"], answer["version"], answer["threshold"]) == ("gamma", 1, 0.25)
     assert answer["decision"] == ("accept" if answer["score"] >= 0.25 else "reject")
     assert answer["log_likelihood_ratio"] == pytest.approx(8 * answer["score"] - 2)
@@ -245,7 +248,9 @@ def test_scores_of_clips_and_of_their_embeddings_agree(live: Live, clip: bytes, 
     vectors = [result["embedding"] for result in embedded]
     trial = {"enrolment": vectors, "test": vectors[0]}
     again = live.http.post("/v1/score?adapter=gamma", json=trial).json()
-    assert again == pytest.approx(answer, abs=1e-5)
+    assert again.keys() == keys
+    assert again["speech_seconds"] is None
+    assert {key: again[key] for key in answer} == pytest.approx(answer, abs=1e-5)
     curled = live.http.post(
         "/v1/score?adapter=gamma",
         content=json.dumps(trial),

@@ -73,6 +73,26 @@ def test_parts_of_version_3_are_unknown_keys_below_it(version: int) -> None:
     assert json.loads(manifest.to_bytes())["lora"] == {"r": 4}
 
 
+def test_fields_of_any_version() -> None:
+    manifest = build_manifest(fields(speech={"verify_seconds": 0.5}, reject_below=0.4, input__aggregate="max"))
+    assert (manifest.speech_needed.enrol_seconds, manifest.speech_needed.verify_seconds) == (3.0, 0.5)
+    assert (manifest.reject_below, manifest.input.aggregate) == (0.4, "max")
+    silent = build_manifest(CLASSIFICATION)
+    assert (silent.speech_needed.enrol_seconds, silent.speech_needed.verify_seconds) == (3.0, 1.0)
+    assert (silent.reject_below, silent.input.aggregate) == (None, "mean")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("speech", []), ("speech", {"verify_seconds": -1}), ("reject_below", 2), ("reject_below", "x")]
+)
+def test_of_the_wrong_form_they_are_ignored_as_older_bundles_may_have_used_them(field: str, value: object) -> None:
+    manifest = build_manifest(fields(**{field: value}))
+    assert manifest.reject_below is None
+    assert manifest.speech_needed.verify_seconds == 1.0
+    with pytest.raises(InvalidBundle, match=field):
+        build_manifest(fields(format_version=3, **{field: value}))
+
+
 def test_short_is_taken_when_given() -> None:
     assert build_manifest(fields(input__short="repeat")).input_spec().short == "repeat"
     assert build_manifest(fields(VERIFICATION, input__short="zeros")).input_spec().short == "zeros"

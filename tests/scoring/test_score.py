@@ -4,22 +4,50 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from service.scoring.score import activate, cosine, decide, enrol, l2_normalise, mean_scores, rank, voiceprint
+from service.scoring.score import (
+    activate,
+    clip_scores,
+    cosine,
+    decide,
+    enrol,
+    l2_normalise,
+    merge,
+    rank,
+    voiceprint,
+)
 
 VALUES = st.floats(-100, 100, width=32)
 WINDOWS = hnp.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 8)), elements=VALUES)
 
 
-def test_mean_scores_averages_windows() -> None:
-    result = mean_scores([[0.2, 0.8], [0.6, 0.4]])
+def test_windows_are_averaged() -> None:
+    result = clip_scores([[0.2, 0.8], [0.6, 0.4]])
     assert result == pytest.approx([0.4, 0.6])
     assert result.dtype == np.float32
+
+
+def test_or_the_highest_counts() -> None:
+    assert clip_scores([[0.2, 0.8], [0.6, 0.4]], "max") == pytest.approx([0.6, 0.8])
+
+
+@pytest.mark.parametrize(
+    ("spans", "merged"),
+    [
+        ([(0.0, 1.0)], [(0.0, 1.0)]),
+        ([(0.0, 1.0), (1.0, 2.0), (2.0 + 1e-9, 3.0)], [(0.0, 3.0)]),
+        ([(2.0, 3.0), (0.0, 1.0)], [(0.0, 1.0), (2.0, 3.0)]),
+        ([(0.0, 3.0), (1.0, 2.0), (2.5, 4.0)], [(0.0, 4.0)]),
+        ([], []),
+    ],
+)
+def test_spans_that_touch_become_one(spans: list[tuple[float, float]], merged: list[tuple[float, float]]) -> None:
+    assert merge(spans) == merged
 
 
 @pytest.mark.parametrize("windows", [np.zeros((0, 3)), np.zeros(3), np.zeros((1, 2, 3))])
 def test_windows_must_be_a_matrix(windows: np.ndarray) -> None:
     with pytest.raises(ValueError, match="windows must be"):
-        mean_scores(windows)
+        clip_scores(windows)
 
 
 def test_voiceprint_weighs_windows_by_direction_only() -> None:

@@ -77,12 +77,11 @@ async def embed(request: Request, adapter: References) -> Response:
     "/v1/score",
     dependencies=[Depends(INFER)],
     response_model=ScoreAnswer,
-    response_model_exclude_none=True,
     responses=errors(*ERRORS),
     openapi_extra=TRIAL_BODY,
 )
 async def score(request: Request, adapter: References) -> Response:
-    """Whether a test clip is of the enrolled speaker: cosine, threshold and decision.
+    """Whether a test clip is of the enrolled speaker: cosine, threshold and decision, if there is enough speech.
 
     `clip` in a problem counts the parts of the body in their order.
     """
@@ -98,9 +97,8 @@ async def score(request: Request, adapter: References) -> Response:
         encoded, names = await read_trial(admission)
 
         async def run() -> bytes:
-            _, outputs = await infer(admission, encoded, [version])
-            enrolment, test = answers.trial_vectors([of_clip[0] for of_clip in outputs], names)
-            return answers.score(version, enrolment, test)
+            clips, outputs = await infer(admission, encoded, [version])
+            return answers.trial(version, clips, [of_clip[0] for of_clip in outputs], names)
 
         return json_answer(await while_connected(request, run()))
 

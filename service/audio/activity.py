@@ -1,0 +1,98 @@
+"""Where in a clip somebody speaks: Silero's voice activity detector, as its package ships the weights.
+
+The network is written out here so that all stretches of a clip go through it together; only its recurrent cell takes
+them one after the other. It keeps nothing between clips, so any number of threads may use one.
+"""
+
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from service.audio.waveform import SAMPLING_RATE
+
+STRETCH_SAMPLES = 512  # 32 ms, each judged by itself and what came before it
+CONTEXT_SAMPLES = 64  # of the stretch before, which the network reads too
+BLOCK_STRETCHES = 512  # judged at once: bounds the memory of a long clip
+BEGINS_AT, ENDS_AT = 0.5, 0.35  # probabilities at which speech begins, and below which it ends
+GAP_STRETCHES = 3  # 0.1 s: shorter silence is part of the speech around it
+LEAST_STRETCHES = 8  # 0.25 s: shorter speech is none
+_REFLECTED_SAMPLES = 64  # behind a stretch, for the last frame of its spectrum
+_STRIDES = (1, 2, 2, 1)  # of its convolutions
+_WEIGHTS = "data/silero_vad.jit"  # of a later edition than the safetensors beside it
+_OF_16_KHZ = "_model."
+
+
+class SpeechActivity:
+    """The detector with its weights. Thread-safe."""
+
+    def __init__(self) -> None:
+        package = find_spec("silero_vad")  # which is not imported: it changes torch's threads
+        if package is None or package.origin is None:
+            raise ModuleNotFoundError("the package silero-vad, whose weights tell where somebody speaks, is missing")
+        weights = _load_weights(Path(package.origin).parent / _WEIGHTS)
+        self._spectrum = weights["stft.forward_basis_buffer"]  # [258, 1, 256]: real parts, then imaginary ones
+        convolutions = [f"encoder.{i}.reparam_conv" for i in range(len(_STRIDES))]
+        self._convolutions = [(weights[f"{name}.weight"], weights[f"{name}.bias"]) for name in convolutions]
+        self._cell = [weights[f"decoder.rnn.{name}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+        self._out, self._out_bias = weights["decoder.decoder.2.weight"][:, :, 0], weights["decoder.decoder.2.bias"]
+
+    @torch.inference_mode()
+    def probabilities(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How likely somebody speaks in each 32 ms of a clip `[N]`, the last of them filled with zeros: `[S]`."""
+        count = -(-len(samples) // STRETCH_SAMPLES)
+        padded = np.zeros(CONTEXT_SAMPLES + count * STRETCH_SAMPLES, np.float32)
+        padded[CONTEXT_SAMPLES : CONTEXT_SAMPLES + len(samples)] = samples
+        stretches = torch.from_numpy(padded).unfold(0, CONTEXT_SAMPLES + STRETCH_SAMPLES, STRETCH_SAMPLES)
+        state = [torch.zeros(1, 1, 128), torch.zeros(1, 1, 128)]
+        found = []
+        for block in torch.split(stretches, BLOCK_STRETCHES):
+            encoded = self._encode(block)[:, None]  # [S, 1, 128]
+            hidden, *state = torch.lstm(encoded, state, self._cell, True, 1, 0.0, False, False, False)
+            found.append(torch.sigmoid(hidden[:, 0].relu() @ self._out.T + self._out_bias)[:, 0])
+        return torch.cat(found).numpy()
+
+    def _encode(self, stretches: Tensor) -> Tensor:
+        """Stretches with their contexts `[S, 576]` -> `[S, 128]`."""
+        x = functional.pad(stretches[:, None], (0, _REFLECTED_SAMPLES), mode="reflect")
+        real, imaginary = functional.conv1d(x, self._spectrum, stride=128).chunk(2, dim=1)
+        x = (real.square() + imaginary.square()).sqrt()
+        for (weight, bias), stride in zip(self._convolutions, _STRIDES, strict=True):
+            x = functional.conv1d(x, weight, bias, stride, padding=1).relu()
+        return x[:, :, 0]
+
+    def speech_seconds(self, samples: NDArray[np.float32]) -> float:
+        """How long somebody speaks in a clip `[N]`."""
+        stretches = speech_stretches(self.probabilities(samples))
+        return min(stretches * STRETCH_SAMPLES, len(samples)) / SAMPLING_RATE
+
+
+def _load_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of the network for 16 kHz; what it computes is written above."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`torch.jit.load` is")  # deprecated, or not supported in Python 3.14
+        state = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+    return {
+        name.removeprefix(_OF_16_KHZ): tensor.detach() for name, tensor in state.items() if name.startswith(_OF_16_KHZ)
+    }
+
+
+def speech_stretches(probabilities: NDArray[np.float32]) -> int:
+    """How many stretches are speech: short gaps are closed, then short speech is dropped."""
+    total, begin, end = 0, None, 0  # speech since `begin`, the last of it before `end`
+    for at, probability in enumerate(probabilities.tolist()):
+        if begin is not None and at - end > GAP_STRETCHES:
+            total += _long_enough(end - begin)
+            begin = None
+        if probability >= (BEGINS_AT if begin is None else ENDS_AT):
+            begin, end = at if begin is None else begin, at + 1
+    return total if begin is None else total + _long_enough(end - begin)
+
+
+def _long_enough(stretches: int) -> int:
+    return stretches if stretches >= LEAST_STRETCHES else 0
