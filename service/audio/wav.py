@@ -25,16 +25,16 @@ _SUB_FORMATS = (  # behind the two bytes of a format: Microsoft's own, and ambis
     bytes.fromhex("0000000010008000 00aa00389b71"),
     bytes.fromhex("00002107d3118644 c8c1ca000000"),
 )
-_PCM, _FLOAT, _ALAW, _MULAW = 1, 3, 6, 7
-_DTYPES = {_PCM: {1: "u1", 2: "i2", 3: "u1", 4: "i4", 8: "i8"}, _FLOAT: {2: "f2", 4: "f4", 8: "f8"}}
+PCM, _FLOAT, _ALAW, _MULAW = 1, 3, 6, 7
+_DTYPES = {PCM: {1: "u1", 2: "i2", 3: "u1", 4: "i4", 8: "i8"}, _FLOAT: {2: "f2", 4: "f4", 8: "f8"}}
 _NAMES = {2: "ADPCM", 0x11: "IMA ADPCM", 0x31: "GSM 6.10", 0x50: "MPEG audio", 0x55: "mp3", 0xFF: "AAC", 0x161: "WMA"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Samples:
-    """What the file's header says, and where its samples lie."""
+class Uncompressed:
+    """What a file's header says of its samples, and where they lie."""
 
-    form: int  # _PCM, _FLOAT, _ALAW or _MULAW
+    form: int  # PCM, _FLOAT, _ALAW or _MULAW
     width: int  # bytes of one sample of one channel, which is left-justified in them
     order: Literal["<", ">"]
     rate: int
@@ -49,14 +49,18 @@ def decode_wav(encoded: bytes, limits: DecodeLimits) -> Waveform:
         BadAudio: cut off, of another codec, or out of bounds.
         AudioTooLong: more than the limits allow.
     """
-    wav = _read_header(encoded)
+    return mix_down(_read_header(encoded), limits)
+
+
+def mix_down(found: Uncompressed, limits: DecodeLimits) -> Waveform:
+    """The clip in samples of any layout; raises as `decode_wav`."""
     mixdown = Mixdown(limits)
-    mixdown.begin(wav.rate, wav.channels)
-    frame = wav.width * wav.channels
-    mixdown.check_room(len(wav.content) // frame)
-    for block in _blocks(wav.content, frame):
-        samples = _samples(block, wav).reshape(-1, wav.channels)
-        mixdown.add(mean_of_channels([samples[:, channel] for channel in range(wav.channels)]))
+    mixdown.begin(found.rate, found.channels)
+    frame = found.width * found.channels
+    mixdown.check_room(len(found.content) // frame)
+    for block in _blocks(found.content, frame):
+        samples = _samples(block, found).reshape(-1, found.channels)
+        mixdown.add(mean_of_channels([samples[:, channel] for channel in range(found.channels)]))
     mixdown.end()
     return mixdown.finish()
 
@@ -68,18 +72,18 @@ def _blocks(content: memoryview, frame: int) -> Iterator[memoryview]:
         yield content[at : min(at + step, whole)]
 
 
-def _samples(block: memoryview, wav: _Samples) -> NDArray[Any]:
+def _samples(block: memoryview, wav: Uncompressed) -> NDArray[Any]:
     if wav.form in (_ALAW, _MULAW):
         table = _ALAW_TABLE if wav.form == _ALAW else _MULAW_TABLE
         return table[np.frombuffer(block, np.uint8)]
-    if wav.form == _PCM and wav.width == 3:  # into the upper bytes of four
+    if wav.form == PCM and wav.width == 3:  # into the upper bytes of four
         wide = np.zeros((len(block) // 3, 4), np.uint8)
         wide[:, slice(1, 4) if wav.order == "<" else slice(0, 3)] = np.frombuffer(block, np.uint8).reshape(-1, 3)
         return wide.view(f"{wav.order}i4")[:, 0]
     return np.frombuffer(block, wav.order + _DTYPES[wav.form][wav.width])
 
 
-def _read_header(encoded: bytes) -> _Samples:
+def _read_header(encoded: bytes) -> Uncompressed:
     order: Literal["big", "little"] = "big" if encoded[:4] == b"RIFX" else "little"
 
     def number(at: int, width: int) -> int:
@@ -119,7 +123,7 @@ def _check_whole(encoded: bytes, end: int, excess: int) -> None:
         raise BadAudio(f"the wav file is cut off: {missing} bytes of it are missing; send it whole")
 
 
-def _check_format(encoded: bytes, at: int, order: Literal["big", "little"], content: memoryview) -> _Samples:
+def _check_format(encoded: bytes, at: int, order: Literal["big", "little"], content: memoryview) -> Uncompressed:
     """The samples by the `fmt ` chunk's content at `at`; its sizes are of containers, which are filled from the top."""
     if not at:
         raise BadAudio("the wav file does not say the format of its samples")
@@ -127,16 +131,16 @@ def _check_format(encoded: bytes, at: int, order: Literal["big", "little"], cont
     form, channels, align, bits = fields
     if form == _EXTENSIBLE and encoded[at + 26 : at + 40] in _SUB_FORMATS:
         form = int.from_bytes(encoded[at + 24 : at + 26], order)
-    if form not in (_PCM, _FLOAT, _ALAW, _MULAW):
+    if form not in (PCM, _FLOAT, _ALAW, _MULAW):
         raise BadAudio(f"the wav file holds audio of the codec {_NAMES.get(form, hex(form))}; send {ACCEPTED}")
     if not channels:
         raise BadAudio("the clip has 0 channels; 1 or more are accepted")
     width = 1 if form in (_ALAW, _MULAW) else -(-bits // 8)
-    if form == _PCM and align % channels == 0 and align // channels > width > 1:
+    if form == PCM and align % channels == 0 and align // channels > width > 1:
         width = align // channels  # 24 bits in 32
     if form in _DTYPES and width not in _DTYPES[form]:
         raise BadAudio(f"the wav file holds samples of {bits} bits in {align} bytes; send 8, 16, 24 or 32 bits")
-    return _Samples(
+    return Uncompressed(
         form,
         width,
         ">" if order == "big" else "<",

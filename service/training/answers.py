@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.scoring.calibration import with_temperature
-from service.scoring.score import activate, clip_scores, cosine, voiceprint
+from service.scoring.score import Aggregate, activate, clip_scores, cosine, voiceprint
 from service.training.augment import fixed_noise
 from service.training.datasets.dataset import BadDataset, Clip, Distortion, TrialList, multi_hot
 from service.training.datasets.trials import speakers_of
@@ -24,12 +24,12 @@ class ClassAnswers:
     logits: list[NDArray[np.float32]]  # one [W, C] for each clip
     targets: NDArray[np.int64]  # [N], the first label of each
     hot: NDArray[np.bool_]  # [N, C], every label
+    aggregate: Aggregate = "mean"  # what makes a clip's scores of its windows
 
     def scores(self, activation: Literal["softmax", "sigmoid"], temperature: float = 1.0) -> NDArray[np.float32]:
         """Class scores of the clips `[N, C]`, as the server answers them."""
-        return np.stack(
-            [clip_scores(activate(with_temperature(windows, temperature), activation)) for windows in self.logits]
-        )
+        activated = (activate(with_temperature(windows, temperature), activation) for windows in self.logits)
+        return np.stack([clip_scores(windows, self.aggregate) for windows in activated])
 
     @property
     def multi_label(self) -> bool:

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -48,7 +48,7 @@ def measure(
         return Measured({each.name: trial_figures(each, threshold, bootstrap) for each in trials}, trials=trials)
     temperature = None if manifest.calibration is None else manifest.calibration.temperature
     labels, activation = manifest.labels or (), manifest.activation or "softmax"
-    clips = answer_clips(inference, report.clips, recordings)
+    clips = replace(answer_clips(inference, report.clips, recordings), aggregate=manifest.input.aggregate)
     figures = class_figures(clips, labels, activation, temperature or 1.0, bootstrap)
     return Measured(figures, class_detail(clips, labels, activation, temperature or 1.0))
 

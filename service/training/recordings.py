@@ -96,4 +96,4 @@ class Recordings:
 
 def _decode(path: Path) -> Samples:
     encoded = path.read_bytes()
-    return decode_sun(encoded) if path.suffix.lower() == ".au" else decode(encoded, LIMITS).samples
+    return decode_sun(encoded, LIMITS) if path.suffix.lower() == ".au" else decode(encoded, LIMITS).samples

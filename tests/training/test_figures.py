@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +59,11 @@ def test_speakers_are_those_that_target_trials_join() -> None:
     a, b, c, d, e = (Path(name) for name in "abcde")
     trials = [Trial(True, a, b), Trial(False, a, d), Trial(True, c, b), Trial(False, e, c), Trial(True, d, d)]
     assert speakers_of(trials).tolist() == [[0, 0], [0, 1], [0, 0], [2, 0], [1, 1]]
+
+
+def test_windows_count_as_the_server_counts_them() -> None:
+    windows = np.array([[4.0, 0.0], [0.0, 2.0]], np.float32)
+    answers = ClassAnswers([windows], np.array([0]), np.array([[True, False]]), "max")
+    chances = 1 / (1 + np.exp(-windows))
+    np.testing.assert_allclose(answers.scores("sigmoid")[0], chances.max(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(replace(answers, aggregate="mean").scores("sigmoid")[0], chances.mean(axis=0), rtol=1e-6)
