@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -45,6 +46,22 @@ class Progress:
     best: tuple[float, float] = (float("-inf"), float("-inf"))
     best_state: dict[str, Tensor] = field(default_factory=dict)
     fit: dict[str, Tensor] = field(default_factory=dict)
+
+
+def moments_of(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What an optimiser has gathered, as `optimiser.<parameter>.<moment>`."""
+    moments = optimiser.state_dict()["state"]
+    return {f"optimiser.{index}.{name}": tensor for index, each in moments.items() for name, tensor in each.items()}
+
+
+def restore_moments(optimiser: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
+    """The inverse of `moments_of`; other tensors are passed over."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        if name.startswith("optimiser."):
+            _, index, moment = name.split(".", 2)
+            moments.setdefault(int(index), {})[moment] = tensor
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
 
 
 def save_progress(path: Path, run: str, progress: Progress) -> None:

@@ -16,6 +16,7 @@ from service.model.parts.input_prompt import InputPrompt
 from service.model.spec import AdapterSpec, TaskType
 from service.model.trainable import TrainableBackbone
 from service.training.batches import Batches, Wanted
+from service.training.checkpoint import moments_of, restore_moments
 from service.training.frontend import FrontEnd
 from service.training.headstart import class_means, discriminants
 from service.training.loader import Loader
@@ -156,21 +157,12 @@ class Fit:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next epoch follows from, beside its number: parameters and the optimiser's moments."""
-        moments = self._optimiser.state_dict()["state"]
-        optimiser = {
-            f"optimiser.{index}.{name}": tensor for index, each in moments.items() for name, tensor in each.items()
-        }
-        return {f"parameter.{name}": parameter.detach() for name, parameter in self._named.items()} | optimiser
+        named = {f"parameter.{name}": parameter.detach() for name, parameter in self._named.items()}
+        return named | moments_of(self._optimiser)
 
     @torch.no_grad()
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go back to a `state`."""
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in state.items():
-            kind, rest = name.split(".", 1)
-            if kind == "parameter":
-                self._named[rest].copy_(tensor)
-            else:
-                index, moment = rest.split(".", 1)
-                moments.setdefault(int(index), {})[moment] = tensor
-        self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": moments})
+        for name, parameter in self._named.items():
+            parameter.copy_(state[f"parameter.{name}"])
+        restore_moments(self._optimiser, state)

@@ -16,11 +16,17 @@ from pathlib import Path
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from service.model.precision import pick_device, pick_dtype
 from service.training.cache import ArrayCache
-from service.training.checkpoint import CHECKPOINT, BadCheckpoint, load_progress, save_progress
+from service.training.checkpoint import (
+    CHECKPOINT,
+    BadCheckpoint,
+    load_progress,
+    moments_of,
+    restore_moments,
+    save_progress,
+)
 from service.training.checkpoint import Progress as Done
 from service.training.pretraining.batches import Batch, Batches
 from service.training.pretraining.clips import Source, read_sources
@@ -155,9 +161,7 @@ def _identity(recipe: PretrainRecipe, step: int) -> str:
 
 def _save(path: Path, recipe: PretrainRecipe, step: int, student: Student, optimiser: torch.optim.Optimizer) -> None:
     tensors = {f"student.{name}": value for name, value in student.state_dict().items()}
-    for number, moments in optimiser.state_dict()["state"].items():
-        tensors |= {f"{number}.{name}": value for name, value in moments.items()}
-    save_progress(path, _identity(recipe, step), Done(epoch=step, fit=tensors))
+    save_progress(path, _identity(recipe, step), Done(epoch=step, fit=tensors | moments_of(optimiser)))
 
 
 def _restore(path: Path, recipe: PretrainRecipe, student: Student, optimiser: torch.optim.Optimizer) -> int:
@@ -168,15 +172,9 @@ def _restore(path: Path, recipe: PretrainRecipe, student: Student, optimiser: to
             raise BadCheckpoint(f"{path} is past where {recipe.steps} steps cool down; give more, or --fresh")
     except BadCheckpoint:
         done = load_progress(path, _identity(recipe, recipe.steps))
-    if not done.epoch:
-        return 0
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in done.fit.items():
-        owner, rest = name.split(".", 1)
-        if owner != "student":
-            moments.setdefault(int(owner), {})[rest] = value
-    student.load_state_dict({n.removeprefix("student."): v for n, v in done.fit.items() if n.startswith("student.")})
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
+    if done.epoch:
+        student.load_state_dict({name: done.fit[f"student.{name}"] for name in student.state_dict()})
+        restore_moments(optimiser, done.fit)
     return done.epoch
 
 

@@ -151,15 +151,15 @@ def cut(samples: Samples, length: int, speed: float, rng: Random) -> tuple[Sampl
 
 
 def at(target: Target, places: NDArray[Any]) -> Samples:
-    """A target `[T, E]` at samples of its clip, between the frames around them, NaN where there are none; or `[E]`."""
+    """A target `[T, E]` at samples of its clip, between frames, NaN half a step beyond them; of a clip `[E]`."""
     if not target.step:
         return target.values.reshape(-1)
-    position = (places - target.first) / target.step
-    before = np.clip(np.floor(position).astype(int), 0, max(0, len(target.values) - 2))
-    after = np.minimum(before + 1, len(target.values) - 1)
-    share = (position - before)[:, None].astype(np.float32)
-    values: Samples = (1 - share) * target.values[before] + share * target.values[after]
-    values[(position < 0) | (position > len(target.values) - 1)] = np.nan
+    position, last = (places - target.first) / target.step, len(target.values) - 1
+    within = np.clip(position, 0, last)
+    before = within.astype(int)
+    share = (within - before)[:, None].astype(np.float32)
+    values: Samples = (1 - share) * target.values[before] + share * target.values[np.minimum(before + 1, last)]
+    values[np.abs(position - within) > 0.5] = np.nan
     return values
 
 

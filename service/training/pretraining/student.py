@@ -56,8 +56,9 @@ class Readout(nn.Module):
                 loss = (1 - (one * other).sum(dim=1)).mean() + weights.likeness * likeness
             else:
                 there = ~target.isnan()
-                loss = functional.mse_loss(head(frames).float()[there], target[there])
-            losses[told.name] = told.weight * loss
+                error = (head(frames).float() - target)[there].square().sum()
+                loss = error / there.sum().clamp_min(1)
+            losses[told.name] = losses.get(told.name, 0.0) + told.weight * loss
         return losses
 
 

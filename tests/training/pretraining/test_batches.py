@@ -62,9 +62,9 @@ def test_frames_of_a_target_are_of_the_same_moment_as_the_students() -> None:
 
 def test_a_target_between_its_frames_and_beyond_them() -> None:
     target = Target(np.array([[0.0], [10.0]], np.float32), first=100, step=200)
-    values = at(target, np.array([50.0, 100, 200, 300, 301]))[:, 0]
-    np.testing.assert_allclose(values, [np.nan, 0, 5, 10, np.nan])
-    np.testing.assert_allclose(at(Target(target.values[:1], 100, 200), np.array([100.0, 300]))[:, 0], [0, np.nan])
+    values = at(target, np.array([-1.0, 50, 100, 200, 300, 399, 401]))[:, 0]
+    np.testing.assert_allclose(values, [np.nan, 0, 0, 5, 10, 10, np.nan])
+    np.testing.assert_allclose(at(Target(target.values[:1], 100, 200), np.array([150.0, 300]))[:, 0], [0, np.nan])
 
 
 @pytest.mark.parametrize("speed", [0.8, 1.0, 1.2])
