@@ -14,7 +14,17 @@ from service.api import openapi, problems
 from service.api.context import Context, Opener, Runtime
 from service.api.lifetime import TIMEOUT_HEADER
 from service.api.middleware import Surroundings
-from service.api.routes import adapters, backbone, console, health, huggingface, inference, key, open_inference
+from service.api.routes import (
+    adapters,
+    backbone,
+    console,
+    health,
+    huggingface,
+    inference,
+    key,
+    model_repository,
+    open_inference,
+)
 from service.settings import Settings
 from service.telemetry import Telemetry
 
@@ -22,6 +32,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     health.router,
     inference.router,
     huggingface.router,
+    model_repository.router,  # before the models, one of which could be called stats
     open_inference.router,
     adapters.router,
     backbone.router,

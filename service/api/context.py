@@ -15,6 +15,7 @@ from service.access.keyring import Keyring
 from service.access.limits import Gate
 from service.api.bodies import Budget
 from service.api.pools import DISK_THREADS, WRITE_THREADS, Pool
+from service.api.statistics import Statistics
 from service.audio.activity import SpeechActivity
 from service.engine.cores import use_cores
 from service.engine.engine import Engine
@@ -59,6 +60,7 @@ class Context:
         self.draining = False
         self.device_stopped = True
         self.budget = Budget(settings.inflight_mb * 2**20)
+        self.statistics = Statistics()
         self.keys = Keyring(settings)
         self.gate = Gate()
         self.decoders = ThreadPoolExecutor(

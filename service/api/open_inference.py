@@ -1,11 +1,12 @@
-"""Tensors of the Open Inference Protocol: their shapes, clips out of them, and answers in them. Knows no routes.
+"""Tensors of the Open Inference Protocol: their shapes, clips out of them, and answers in them.
 
-The protocol is KServe's REST form, version 2, with tensors as JSON; its binary extension is not spoken.
+The protocol is KServe's REST form, version 2, with the extensions that Triton's clients use.
 """
 
 import math
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from service.api.answers import finite, scores
 from service.api.long_json import Document, in_a_list, single_precision
+from service.api.tensor_bytes import elements, packed
 from service.audio.waveform import SAMPLING_RATE
 from service.engine.engine import Outputs
 from service.errors import InvalidRequest
@@ -21,7 +23,12 @@ from service.model.spec import TaskType
 from service.registry.manifest import Manifest
 from service.scoring.score import voiceprint
 
+EXTENSIONS: Final = (
+    *("binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters", "statistics"),
+)
 INPUT: Final = "audio"
+BINARY_SIZE: Final = "binary_data_size"  # parameter of a tensor whose data are bytes behind the JSON
+CLASSIFICATION: Final = "classification"  # parameter of an output: that many best labels instead of every value
 RATE_PARAMETER: Final = "sampling_rate"
 MAX_RATE: Final = 192_000  # Hz
 _FLOAT_FORMAT: Final = 3  # of a wav file's header: IEEE float
@@ -61,29 +68,34 @@ class ModelMetadata(BaseModel):
 
 
 class InputTensor(BaseModel):
-    """`BYTES`: audio files in base64, shape [clips]. `FP32`: samples, shape [samples] or [clips, samples]."""
+    """`BYTES`: audio files, in base64 or as bytes behind the JSON, shape [clips]. `FP32`: samples, shape [samples] or
+    [clips, samples]."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: Literal["audio"]
     shape: list[int] = Field(min_length=1, max_length=2)
     datatype: Literal["BYTES", "FP32"]
-    parameters: dict[str, Any] = Field(default={}, description="`sampling_rate` of FP32, Hz; 16000 without it.")
-    data: Annotated[list[Any], BeforeValidator(in_a_list)]
+    parameters: dict[str, Any] = Field(
+        default={}, description="`sampling_rate` of FP32, Hz; 16000 without it. `binary_data_size` in place of `data`."
+    )
+    data: Annotated[list[Any] | None, BeforeValidator(in_a_list)] = None
 
 
 class RequestedOutput(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default={}, description="`binary_data`, and of scores `classification`.")
 
 
 class InferRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     id: str | None = None
-    parameters: dict[str, Any] = Field(default={}, description="`sampling_rate` where the input has none of its own.")
+    parameters: dict[str, Any] = Field(
+        default={}, description="`sampling_rate` where the input has none; `binary_data_output`."
+    )
     inputs: list[InputTensor] = Field(min_length=1, max_length=1)
     outputs: list[RequestedOutput] | None = Field(default=None, description="All of them without it.")
 
@@ -92,7 +104,8 @@ class OutputTensor(BaseModel):
     name: str
     datatype: str
     shape: list[int]
-    data: list[Any] = Field(description="Row by row.")
+    parameters: dict[str, int] | None = Field(default=None, description="`binary_data_size` in place of `data`.")
+    data: list[Any] | None = Field(default=None, description="Row by row.")
 
 
 class InferAnswer(BaseModel):
@@ -113,22 +126,49 @@ def described(manifest: Manifest) -> list[TensorMetadata]:
     return [TensorMetadata(name="embedding", datatype="FP32", shape=[-1, manifest.embedding_dim or 0])]
 
 
-def wanted(request: InferRequest, manifest: Manifest) -> list[str]:
-    """Names of the outputs to answer.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An output to answer.
+
+    Args:
+        best: so many best labels, as strings, instead of every value; 0 for the values.
+    """
+
+    name: str
+    is_binary: bool
+    best: int
+
+
+def wanted(request: InferRequest, manifest: Manifest) -> list[Wanted]:
+    """The outputs to answer.
 
     Raises:
-        InvalidRequest: an output that the adapter does not have.
+        InvalidRequest: an output that the adapter does not have, or cannot answer like that.
     """
     known = [one.name for one in described(manifest)]
-    names = known if request.outputs is None else [output.name for output in request.outputs]
-    for name in names:
-        if name not in known:
-            raise InvalidRequest(f"{manifest.name!r} has no output {name[:100]!r}; it has {' and '.join(known)}")
-    return names
+    asked = [RequestedOutput(name=name) for name in known] if request.outputs is None else request.outputs
+    return [_wanted(output, request, manifest, known) for output in asked]
 
 
-def clips_of(document: Document, request: InferRequest, most: int) -> list[bytes]:
+def _wanted(output: RequestedOutput, request: InferRequest, manifest: Manifest, known: list[str]) -> Wanted:
+    if output.name not in known:
+        raise InvalidRequest(f"{manifest.name!r} has no output {output.name[:100]!r}; it has {' and '.join(known)}")
+    if "shared_memory_region" in output.parameters:
+        raise InvalidRequest("shared memory is not spoken; ask for the output in the answer")
+    is_binary = output.parameters.get("binary_data", request.parameters.get("binary_data_output", False))
+    if not isinstance(is_binary, bool):
+        raise InvalidRequest("binary_data and binary_data_output are true or false")
+    best = output.parameters.get(CLASSIFICATION, 0)
+    if type(best) is not int or best < 0 or (best and output.name != "scores"):
+        raise InvalidRequest(f"{CLASSIFICATION} is a whole number of best labels, of the output scores")
+    return Wanted(output.name, is_binary, best)
+
+
+def clips_of(document: Document, request: InferRequest, most: int, binary: memoryview) -> list[bytes]:
     """The encoded clips of a request's input tensor, at most `most`.
+
+    Args:
+        binary: what came behind the JSON.
 
     Raises:
         InvalidRequest: shape and data disagree, no base64, no numbers, or too many clips.
@@ -137,21 +177,44 @@ def clips_of(document: Document, request: InferRequest, most: int) -> list[bytes
     count = tensor.shape[0] if len(tensor.shape) == 2 or tensor.datatype == "BYTES" else 1
     if not 1 <= count <= most:
         raise InvalidRequest(f"inputs.0.shape asks for {count} clips; 1 to {most} are accepted")
+    _check_binary(tensor, binary)
     if tensor.datatype == "FP32":
         rate = _rate(request)
-        return [_wav(row, rate) for row in _samples(document, tensor, count)]
-    elements = [e for row in tensor.data for e in row] if _is_in_rows(document, tensor) else tensor.data
-    if math.prod(tensor.shape) != count or len(elements) != count:
-        raise InvalidRequest(f"inputs.0.shape is {tensor.shape}, inputs.0.data has {len(elements)} elements")
-    return [_unpacked(document, element, f"inputs.0.data.{index}") for index, element in enumerate(elements)]
+        samples = _samples(document, tensor, count) if tensor.data is not None else _samples_of(binary, tensor, count)
+        return [_wav(row, rate) for row in samples]
+    clips = elements(binary, count) if tensor.data is None else _flat(tensor.data)
+    if math.prod(tensor.shape) != count or len(clips) != count:
+        raise InvalidRequest(f"inputs.0.shape is {tensor.shape}, inputs.0 has {len(clips)} elements")
+    return [_unpacked(document, element, f"inputs.0.data.{index}") for index, element in enumerate(clips)]
 
 
-def _is_in_rows(document: Document, tensor: InputTensor) -> bool:
-    """Whether the elements of `data` are rows of elements."""
-    return bool(tensor.data) and all(isinstance(element, list) for element in tensor.data)
+def _check_binary(tensor: InputTensor, binary: memoryview) -> None:
+    """Raises InvalidRequest unless the tensor has data, or all the bytes behind the JSON instead."""
+    if "shared_memory_region" in tensor.parameters:
+        raise InvalidRequest("shared memory is not spoken; send the tensor in the body")
+    size = tensor.parameters.get(BINARY_SIZE)
+    if (size is None) == (tensor.data is None) or (size or 0) != len(binary) or isinstance(size, bool):
+        raise InvalidRequest(
+            f"inputs.0 has either data or {BINARY_SIZE}, which is the bytes behind the JSON; {len(binary)} came"
+        )
+
+
+def _flat(data: list[Any]) -> list[Any]:
+    """Elements, given row by row or as rows."""
+    is_in_rows = bool(data) and all(isinstance(element, list) for element in data)
+    return [element for row in data for element in row] if is_in_rows else data
+
+
+def _samples_of(binary: memoryview, tensor: InputTensor, count: int) -> NDArray[np.float32]:
+    """Samples `[clips, samples]` out of bytes."""
+    if len(binary) != 4 * math.prod(tensor.shape):
+        raise InvalidRequest(f"inputs.0.shape is {tensor.shape}, but {len(binary)} bytes came, 4 for each sample")
+    return np.frombuffer(binary, "<f4").reshape(count, -1)
 
 
 def _unpacked(document: Document, element: object, where: str) -> bytes:
+    if isinstance(element, bytes):
+        return element
     if not isinstance(element, str):
         raise InvalidRequest(f"{where} must be a string: the audio file's bytes in base64")
     return document.unpack(element, where)
@@ -159,8 +222,9 @@ def _unpacked(document: Document, element: object, where: str) -> bytes:
 
 def _samples(document: Document, tensor: InputTensor, count: int) -> NDArray[np.float32]:
     """Samples `[clips, samples]`, given row by row or as rows."""
-    flat = not any(isinstance(element, list) or document.is_run(element) for element in tensor.data)
-    rows = [_numbers(document, row) for row in ([tensor.data] if flat else tensor.data)]
+    data = tensor.data or []
+    flat = not any(isinstance(element, list) or document.is_run(element) for element in data)
+    rows = [_numbers(document, row) for row in ([data] if flat else data)]
     lengths = {len(row) for row in rows}
     if sum(map(len, rows)) != math.prod(tensor.shape) or (len(rows) > 1 and lengths != {tensor.shape[-1]}):
         raise InvalidRequest(f"inputs.0.data must be numbers that fill the shape {tensor.shape}, flat or in rows")
@@ -197,21 +261,41 @@ def _wav(samples: NDArray[np.float32], rate: int) -> bytes:
     return b"".join((b"RIFF", struct.pack("<I", len(head) + content.nbytes), head, content.data))
 
 
-def answer(request: InferRequest, model: str, outputs: Sequence[Outputs]) -> bytes:
-    """The answer to `request`: one row for each clip; labels in the adapter's order."""
+def answer(request: InferRequest, model: str, outputs: Sequence[Outputs]) -> tuple[bytes, int | None]:
+    """The answer to `request`: one row for each clip; labels in the adapter's order.
+
+    Returns:
+        The body, and how much of it is JSON where tensors follow as bytes.
+    """
     adapter = outputs[0].adapter
-    manifest = adapter.manifest
-    shapes = {one.name: one for one in described(manifest)}
-    tensors = []
-    for name in wanted(request, manifest):
-        datatype, classes = shapes[name].datatype, shapes[name].shape[-1]
-        if name == "labels":
-            tensors.append(
-                OutputTensor(name=name, datatype=datatype, shape=[classes], data=list(manifest.labels or ()))
-            )
-            continue
-        rows = np.stack([scores(output) if name == "scores" else voiceprint(finite(output)) for output in outputs])
-        shape = [len(outputs), classes]
-        tensors.append(OutputTensor(name=name, datatype=datatype, shape=shape, data=rows.ravel().tolist()))
+    labels = adapter.manifest.labels or ()
+    tensors: list[OutputTensor] = []
+    behind: list[bytes] = []
+    for one in wanted(request, adapter.manifest):
+        if one.name == "labels":
+            tensor = OutputTensor(name=one.name, datatype="BYTES", shape=[len(labels)], data=list(labels))
+        else:
+            rows = [scores(output) if one.name == "scores" else voiceprint(finite(output)) for output in outputs]
+            tensor = _of_clips(one, np.stack(rows), labels)
+        if one.is_binary:
+            content = _bytes_of(tensor)
+            behind.append(content)
+            tensor = tensor.model_copy(update={"data": None, "parameters": {BINARY_SIZE: len(content)}})
+        tensors.append(tensor)
     told = InferAnswer(model_name=model, model_version=str(adapter.version), id=request.id, outputs=tensors)
-    return told.model_dump_json(exclude_none=True).encode()
+    head = told.model_dump_json(exclude_none=True).encode()
+    return (head, None) if not behind else (b"".join((head, *behind)), len(head))
+
+
+def _of_clips(one: Wanted, values: NDArray[np.float32], labels: Sequence[str]) -> OutputTensor:
+    """Values `[clips, N]`, or the best of them as `score:index:label`."""
+    if not one.best:
+        return OutputTensor(name=one.name, datatype="FP32", shape=list(values.shape), data=values.ravel().tolist())
+    best = np.argsort(-values, axis=1, kind="stable")[:, : one.best]
+    words = [f"{row[i]:.6f}:{i}:{labels[i]}" for row, indices in zip(values, best, strict=True) for i in indices]
+    return OutputTensor(name=one.name, datatype="BYTES", shape=list(best.shape), data=words)
+
+
+def _bytes_of(tensor: OutputTensor) -> bytes:
+    data = tensor.data or []
+    return packed(data) if tensor.datatype == "BYTES" else np.array(data, "<f4").tobytes()

@@ -85,6 +85,8 @@ HUB_BODY: Final[dict[str, Any]] = {
 INFER_BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
+        "description": "JSON; with `Inference-Header-Content-Length` so many bytes of it, then the tensor's. gzip or "
+        "deflate, where Content-Encoding says so.",
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}}},
     }
 }

@@ -49,9 +49,14 @@ async def infer(
     """
     engine, state = admission.runtime.engine, admission.request.state
     state.adapters = [f"{adapter.name}@{adapter.version}" for adapter in adapters]
-    with engine.place(adapters, len(encoded)) as place:
+    versions = [(adapter.name, adapter.version) for adapter in adapters]
+    with (
+        admission.context.statistics.request(versions, len(encoded)) as laps,
+        engine.place(adapters, len(encoded)) as place,
+    ):
         speech = adapters[0].manifest.task_type is not TaskType.CLASSIFICATION
         clips = await decode_clips(admission.context, encoded, admission.reservation, adapters[0].name, speech=speech)
+        laps.has_decoded()
         state.audio_seconds = round(sum(clip.seconds for clip in clips), 3)
         return clips, await engine.infer(clips, adapters, deadline=admission.deadline, place=place)
 

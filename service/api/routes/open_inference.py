@@ -15,11 +15,11 @@ from service.api.lifetime import Admission, admitted, while_connected
 from service.api.long_json import set_aside
 from service.api.openapi import INFER_BODY, errors
 from service.api.outputs import ERRORS, infer, json_answer
-from service.errors import AdapterFailed, InvalidRequest
+from service.api.tensor_bytes import JSON_LENGTH, inflate, split
+from service.errors import AdapterFailed, PayloadTooLarge
 from service.registry.store import AdapterVersion
 
-MAX_BODY_BYTES: Final = 16 * 2**20
-BINARY_HEADER: Final = "Inference-Header-Content-Length"
+MAX_JSON_BYTES: Final = 16 * 2**20
 
 router: Final = APIRouter(tags=["open inference protocol"])
 
@@ -55,7 +55,8 @@ async def server_ready(request: Request) -> protocol.ServerReady:
 @router.get("/v2", dependencies=[Depends(OPEN)])
 async def server_metadata(request: Request) -> protocol.ServerMetadata:
     """Name and version of the service."""
-    return protocol.ServerMetadata(name=request.app.title, version=request.app.version)
+    extensions = list(protocol.EXTENSIONS)
+    return protocol.ServerMetadata(name=request.app.title, version=request.app.version, extensions=extensions)
 
 
 @router.get("/v2/models/{model}", dependencies=[Depends(READ)], responses=_READ)
@@ -130,30 +131,38 @@ async def _readiness(request: Request, model: str, reference: str) -> protocol.M
 
 
 async def _infer(request: Request, model: str, reference: str) -> Response:
-    if BINARY_HEADER in request.headers:
-        raise InvalidRequest(f"tensors come as JSON here: no {BINARY_HEADER}, binary_data false")
     async with admitted(request) as admission:
         version = _resolved(request, reference)
         asked, encoded = await _read(admission, version)
 
-        async def run() -> bytes:
+        async def run() -> tuple[bytes, int | None]:
             _, outputs = await infer(admission, encoded, [version])
             return await asyncio.to_thread(protocol.answer, asked, model, [of_clip[0] for of_clip in outputs])
 
-        return json_answer(await while_connected(request, run()))
+        content, json_length = await while_connected(request, run())
+        answered = json_answer(content)
+        if json_length is not None:
+            answered.headers[JSON_LENGTH] = str(json_length)
+            answered.headers["Content-Type"] = "application/octet-stream"
+        return answered
 
 
 async def _read(admission: Admission, version: AdapterVersion) -> tuple[protocol.InferRequest, list[bytes]]:
-    settings = admission.context.settings
-    limit = min(settings.max_body_bytes, MAX_BODY_BYTES)
+    settings, headers = admission.context.settings, admission.request.headers
+    length = headers.get(JSON_LENGTH)
+    limit = settings.max_body_bytes if length else min(settings.max_body_bytes, MAX_JSON_BYTES)
     body = await read_body(admission.request, limit, admission.reservation)
-    document = await asyncio.to_thread(set_aside, body)
-    admission.reservation.add(document.parsed_bytes)
+    body = await inflate(body, headers.get("content-encoding", "").lower(), limit, admission.reservation)
+    head, binary = split(body, length)
+    if len(head) > MAX_JSON_BYTES:
+        raise PayloadTooLarge(f"the JSON of the body is larger than {MAX_JSON_BYTES} bytes")
+    document = await asyncio.to_thread(set_aside, head)
+    admission.reservation.add(document.parsed_bytes + len(binary))
 
     def parse() -> tuple[protocol.InferRequest, list[bytes]]:
         asked = document.parse(protocol.InferRequest)
         protocol.wanted(asked, version.manifest)
-        clips = protocol.clips_of(document, asked, settings.max_clips)
+        clips = protocol.clips_of(document, asked, settings.max_clips, binary)
         return asked, [filled(content, clip) for clip, content in enumerate(clips)]
 
     return await asyncio.to_thread(parse)
