@@ -39,9 +39,10 @@ class Admission:
         """The tensors that follow from a manifest."""
         return expected_tensors(manifest, self.backbone)
 
-    def check_weights(self, path: Path, manifest: Manifest) -> AdapterWeights:
+    def check_weights(self, path: Path, manifest: Manifest, *, has_checked_header: bool) -> AdapterWeights:
         """The weights in a file. Raises InvalidBundle unless they are what the manifest says."""
-        return AdapterWeights.from_tensors(manifest.adapter_spec(), read_weights(path, manifest, self.backbone))
+        tensors = read_weights(path, manifest, self.backbone, has_checked_header=has_checked_header)
+        return AdapterWeights.from_tensors(manifest.adapter_spec(), tensors)
 
     def check_fit(self, version: AdapterVersion) -> None:
         """Whether a version that was let in once, perhaps by another server, runs on this one.

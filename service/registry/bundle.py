@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from service.errors import BackboneMismatch, InvalidBundle
 from service.model.spec import BackboneSpec, expected_shapes, optional_shapes
 from service.registry.manifest import CONFIG_FILE, MAX_CONFIG_BYTES, Manifest
-from service.registry.tensor_header import MAX_HEADER_BYTES, WEIGHTS_FILE, Expected, check_header, largest_file
+from service.registry.tensor_header import MAX_HEADER_BYTES, WEIGHTS_FILE, Expected, check_header
 
 CARD_FILE = "README.md"
 MAX_CARD_BYTES = 2**20
@@ -76,11 +76,14 @@ def expected_tensors(manifest: Manifest, backbone: BackboneSpec) -> Expected:
     return Expected(expected_shapes(spec, backbone), optional_shapes(spec, backbone))
 
 
-def read_weights(source: bytes | Path, manifest: Manifest, backbone: BackboneSpec) -> dict[str, torch.Tensor]:
+def read_weights(
+    source: bytes | Path, manifest: Manifest, backbone: BackboneSpec, *, has_checked_header: bool = False
+) -> dict[str, torch.Tensor]:
     """Read and check the tensors of a bundle.
 
     Args:
         source: the bytes of `adapter_model.safetensors`, or its path.
+        has_checked_header: whether its header was looked at as it arrived.
 
     Returns:
         Contract name -> tensor on the CPU, in the file's dtype (float32, float16 or bfloat16).
@@ -91,21 +94,29 @@ def read_weights(source: bytes | Path, manifest: Manifest, backbone: BackboneSpe
         BackboneMismatch: as `check_backbone`.
     """
     check_backbone(manifest, backbone)
-    expected = expected_tensors(manifest, backbone)
-    start, size = _start_of(source) if isinstance(source, Path) else (source, len(source))
-    limit = largest_file(expected)
-    if size > limit:
-        raise InvalidBundle(f"{WEIGHTS_FILE} has {size:,} bytes, larger than the {limit:,} that these tensors may take")
-    check_header(start, size, expected)
-    try:
-        # From a path the file is mapped: its tensors are in memory once, its bytes never.
-        tensors = safetensors.torch.load(source) if isinstance(source, bytes) else safetensors.torch.load_file(source)
-    except (SafetensorError, ValueError, KeyError, OSError) as error:
-        raise InvalidBundle(f"{WEIGHTS_FILE} is not a valid safetensors file: {error}") from None
+    tensors = read_tensors(source, None if has_checked_header else expected_tensors(manifest, backbone))
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise InvalidBundle(f"{WEIGHTS_FILE}: {name}: holds NaN or infinite values; all must be finite")
     return tensors
+
+
+def read_tensors(source: bytes | Path, expected: Expected | None) -> dict[str, torch.Tensor]:
+    """The tensors of a file: the expected ones, where some are. Raises InvalidBundle."""
+    if expected is not None:
+        start, size = _start_of(source) if isinstance(source, Path) else (source, len(source))
+        if size > MAX_WEIGHTS_BYTES:
+            raise InvalidBundle(
+                f"{WEIGHTS_FILE} has {size:,} bytes, larger than the {MAX_WEIGHTS_BYTES:,} accepted here"
+            )
+        taken = check_header(start, expected)
+        if size != taken:
+            raise InvalidBundle(f"{WEIGHTS_FILE} has {size:,} bytes, its header and tensors take {taken:,}")
+    try:
+        # From a path the file is mapped: its tensors are in memory once, its bytes never.
+        return safetensors.torch.load(source) if isinstance(source, bytes) else safetensors.torch.load_file(source)
+    except (SafetensorError, ValueError, KeyError, OSError) as error:
+        raise InvalidBundle(f"{WEIGHTS_FILE} is not a valid safetensors file: {error}") from None
 
 
 def write_bundle(

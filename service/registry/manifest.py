@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -182,6 +183,10 @@ class Manifest(_Section):
 
     def adapter_spec(self) -> AdapterSpec:
         """Geometry for the model."""
+        return self._geometry
+
+    @cached_property
+    def _geometry(self) -> AdapterSpec:
         return AdapterSpec(tuple(read_parts(self.model_dump())[0]))
 
     def input_spec(self) -> InputSpec:
@@ -217,6 +222,14 @@ def parse_manifest(raw: bytes, limits: ManifestLimits | None = None) -> Manifest
     Raises:
         InvalidBundle: names every wrong field (the first five), what it holds and what would be right.
     """
+    manifest = _parse(raw)
+    if limits is not None:
+        check_limits(manifest, limits)
+    return manifest
+
+
+@lru_cache(maxsize=16)  # an upload's config comes again as its row
+def _parse(raw: bytes) -> Manifest:
     fields = parse_object(raw, CONFIG_FILE, MAX_CONFIG_BYTES)
     errors = read_parts(fields)[1]
     try:
@@ -225,8 +238,6 @@ def parse_manifest(raw: bytes, limits: ManifestLimits | None = None) -> Manifest
         errors.insert(0, error)
     if errors:
         raise InvalidBundle(_explain(errors))
-    if limits is not None:
-        check_limits(manifest, limits)
     return manifest
 
 

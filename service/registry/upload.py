@@ -3,10 +3,10 @@
 Nothing is read on once it is refused: the config before the weights that follow it, the weights at their header.
 """
 
-from pathlib import Path
 from typing import Final
 
 from service.errors import InvalidBundle, InvalidRequest
+from service.model.adapter import AdapterWeights
 from service.registry.admission import Admission
 from service.registry.bundle import CARD_FILE, MAX_CARD_BYTES, MAX_WEIGHTS_BYTES
 from service.registry.manifest import CONFIG_FILE, MAX_CONFIG_BYTES, Manifest
@@ -29,9 +29,11 @@ class Upload:
         self._begun: list[str] = []
         self._gate = HeaderGate(None, MAX_WEIGHTS_BYTES)
 
-    @property
-    def weights_path(self) -> Path:
-        return self.staging.path(WEIGHTS_FILE)
+    def check_weights(self, manifest: Manifest) -> AdapterWeights:
+        """Its weights. Raises InvalidBundle unless they are what the manifest says."""
+        return self._admission.check_weights(
+            self.staging.path(WEIGHTS_FILE), manifest, has_checked_header=self._gate.has_checked
+        )
 
     def begin(self, part: str) -> None:
         """A part begins, and the one before it is whole.
