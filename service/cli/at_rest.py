@@ -57,11 +57,9 @@ def verify(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
     back when the same bundle is pushed again.
     """
     with _opened(data_dir, database_url) as (catalogue, objects), _progress("reading") as progress:
-        from service.registry.inspection import inspect
-
         with catalogue.read() as transaction:
             rows = [row for adapter in transaction.adapters() for row in adapter.versions]
-        report = inspect(objects, _counted(rows, progress), thorough=True)
+        report = objects.inspect(_counted(rows, progress), thorough=True)
         orphans = list(objects.orphans({row.digest for row in rows}))
     damaged = [(row, report.damaged[row.digest]) for row in rows if row.digest in report.damaged]
     for row, reason in damaged:

@@ -45,7 +45,7 @@ class Event:
     id: int | None = None
 
 
-def record(connection: Connection, events: Iterable[Event]) -> None:
+def append(connection: Connection, events: Iterable[Event]) -> None:
     """Append events, in their order."""
     rows = [{key: value for key, value in asdict(event).items() if key != "id"} for event in events]
     if rows:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import safetensors.torch
 import torch
@@ -44,6 +44,63 @@ def digest(config: bytes, weights: bytes) -> str:
 def digest_of_hashes(config: bytes, weights: bytes) -> str:
     """As `digest`, of the two files' own SHA-256, raw."""
     return f"sha256:{hashlib.sha256(config + weights).hexdigest()}"
+
+
+def digest_at(directory: Path) -> str | None:
+    """Digest of the bundle in a directory, read piece by piece; None where there is none."""
+    try:
+        with (directory / CONFIG_FILE).open("rb") as config, (directory / WEIGHTS_FILE).open("rb") as weights:
+            return digest_of_hashes(*(hashlib.file_digest(file, "sha256").digest() for file in (config, weights)))
+    except OSError:
+        return None
+
+
+class Stored(Protocol):
+    """A version whose files lie somewhere."""
+
+    @property
+    def digest(self) -> str: ...
+    @property
+    def config(self) -> bytes: ...
+    @property
+    def weights_bytes(self) -> int: ...
+
+
+def verify(directory: Path, version: Stored, *, thorough: bool) -> str | None:
+    """What is wrong with a version's weights in a directory; None where nothing is.
+
+    Args:
+        thorough: read every byte; else compare sizes.
+    """
+    path = directory / WEIGHTS_FILE
+    try:
+        size = path.stat().st_size
+        if size != version.weights_bytes:
+            return f"{WEIGHTS_FILE} is damaged: it has {size:,} bytes, {version.weights_bytes:,} were uploaded"
+        if not thorough:
+            return None
+        with path.open("rb") as file:
+            return _difference(version, hashlib.file_digest(file, "sha256").digest())
+    except FileNotFoundError:
+        return f"{WEIGHTS_FILE} cannot be read: it is missing in {directory.name}"
+    except OSError as error:
+        return f"{WEIGHTS_FILE} cannot be read: {error.strerror}"
+
+
+def read_verified(directory: Path, version: Stored) -> bytes:
+    """A version's weights. Raises InvalidBundle unless they are what was uploaded."""
+    fault = verify(directory, version, thorough=False)
+    if fault is None:
+        weights = _read(directory / WEIGHTS_FILE, version.weights_bytes)
+        fault = _difference(version, hashlib.sha256(weights).digest())
+        if fault is None:
+            return weights
+    raise InvalidBundle(fault)
+
+
+def _difference(version: Stored, weights: bytes) -> str | None:
+    got = digest_of_hashes(hashlib.sha256(version.config).digest(), weights)
+    return None if got == version.digest else f"{WEIGHTS_FILE} is damaged: its digest is {got}, not {version.digest}"
 
 
 def check_backbone(manifest: Manifest, backbone: BackboneSpec) -> bool:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Select, delete, func, insert, select, update
 from service.database import Database, open_database
 from service.deadline import Deadline
 from service.errors import RegistryUnavailable
-from service.registry.audit import ANONYMOUS, Action, Event, record, utc
+from service.registry.audit import ANONYMOUS, Action, Event, append, utc
 from service.registry.tables import adapters, aliases, changes, identity, metadata, versions
 from service.settings import Settings
 
@@ -236,7 +236,7 @@ class Transaction:
 
     def _changed(self, name: str, action: Action, **details: Any) -> None:
         self.touch(name)
-        record(self.connection, [Event(datetime.now(UTC), self.actor, action, name, **details)])
+        append(self.connection, [Event(datetime.now(UTC), self.actor, action, name, **details)])
 
     def _drop_alias(self, name: str, alias: str) -> int | None:
         mine = (aliases.c.name == name, aliases.c.alias == alias)

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 from service.deadline import Deadline
 from service.errors import ServiceError, StorageFull, UnknownAdapter, UnknownVersion, VersionIsLive
-from service.registry import records
-from service.registry.admission import Admission
+from service.registry.adapters import AdapterRecord, require_alias
 from service.registry.audit import ANONYMOUS
 from service.registry.catalogue import LIVE, AdapterRows, Catalogue, Transaction
+from service.registry.fit import Fit
 from service.registry.objects import ObjectStore
-from service.registry.records import AdapterRecord
 from service.registry.view import RegistryView
 
 COLLECT_SECONDS = 1.0  # at most, for other writers to let files be removed
@@ -56,8 +55,8 @@ class RegistryChanges(RegistryView):
         grace_seconds: how long files of deleted versions stay, for requests that were admitted before.
     """
 
-    def __init__(self, catalogue: Catalogue, objects: ObjectStore, admission: Admission, grace_seconds: float) -> None:
-        super().__init__(catalogue, objects, admission)
+    def __init__(self, catalogue: Catalogue, objects: ObjectStore, fit: Fit, grace_seconds: float) -> None:
+        super().__init__(catalogue, objects, fit)
         self._grace = grace_seconds
         self._retired: dict[str, float] = {}  # digest -> when its files go, on the clock of time.monotonic
 
@@ -74,11 +73,11 @@ class RegistryChanges(RegistryView):
             BackboneMismatch, AdapterFailed: `live` cannot be what this server cannot run.
             DeadlineExceeded: nothing was changed; also of the other changes.
         """
-        records.require_alias(alias)
+        require_alias(alias)
         with self._changing(name, actor, deadline) as change:
             target = change.adapter.version(version)
             if alias == LIVE:
-                self._admission.check_fit(target)
+                self._fit.check_fit(target)
             change.transaction.set_alias(name, alias, version)
         return change.adapter
 
@@ -129,7 +128,7 @@ class RegistryChanges(RegistryView):
             try:
                 with self._catalogue.write(actor, deadline) as transaction:
                     before = transaction.adapter(name)
-                    record = self._admission.build_record(before, self._records.get(name))
+                    record = self._fit.build_record(before, self._records.get(name))
                     change = Change(name, transaction, before, record, published)
                     yield change
                     after = transaction.adapter(name)

@@ -8,12 +8,14 @@ incoming/              what is being written or removed, see quarantine.py
 
 import logging
 import shutil
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from service.database import make_private
-from service.errors import Internal, InvalidBundle
-from service.registry.bundle import CARD_FILE, BundleFiles, read_bundle, replace_file, sync_directory
+from service.errors import Internal, ServiceError
+from service.registry.bundle import CARD_FILE, BundleFiles, Stored, replace_file, sync_directory, verify
+from service.registry.catalogue import VersionRow
 from service.registry.manifest import CONFIG_FILE
 from service.registry.quarantine import HEADROOM_BYTES, Quarantine, Staging, storage
 from service.registry.tensor_header import WEIGHTS_FILE
@@ -25,6 +27,21 @@ _OWNER = ".catalogue"
 _RESERVE = ".reserve"
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Report:
+    """What an inspection found.
+
+    Args:
+        versions: how many were looked at.
+        damaged: digest -> what is wrong; these must not be served.
+        repaired: digests whose config was written anew from the catalogue.
+    """
+
+    versions: int = 0
+    damaged: dict[str, str] = field(default_factory=dict)
+    repaired: list[str] = field(default_factory=list)
 
 
 class ObjectStore:
@@ -80,12 +97,38 @@ class ObjectStore:
             raise
         return staging
 
-    def holds(self, digest: str) -> bool:
-        """Whether the bundle of a digest lies there undamaged."""
+    def verify(self, version: Stored, *, thorough: bool) -> str | None:
+        """What is wrong with a version's weights, if anything; see `bundle.verify`."""
+        return verify(self.directory(version.digest), version, thorough=thorough)
+
+    def inspect(self, rows: Iterable[VersionRow], *, thorough: bool) -> Report:
+        """Verify versions; a config that differs from the catalogue's is put back."""
+        report = Report()
+        for row in rows:
+            report.versions += 1
+            fault = self.verify(row, thorough=thorough)
+            if fault is not None:
+                _logger.error("%s@%d cannot be served: %s", row.name, row.version, fault)
+                report.damaged[row.digest] = fault
+            elif self._restore_config(row, thorough):
+                report.repaired.append(row.digest)
+        return report
+
+    def _restore_config(self, row: VersionRow, thorough: bool) -> bool:
+        """Put back a config whose file is not what the catalogue has; whether that was needed."""
+        path = self.directory(row.digest) / CONFIG_FILE
         try:
-            return read_bundle(self.directory(digest)).digest == digest
-        except InvalidBundle:
-            return False
+            if path.stat().st_size == len(row.config) and not (thorough and path.read_bytes() != row.config):
+                return False
+        except OSError:
+            pass
+        _logger.warning("%s@%d: %s is damaged and is put back", row.name, row.version, CONFIG_FILE)
+        try:
+            with storage():
+                replace_file(path, row.config)
+        except ServiceError as error:
+            _logger.warning("%s could not be put back: %s", CONFIG_FILE, error.detail)
+        return True
 
     def remove(self, digest: str) -> None:
         """Remove a bundle in one step, if it is there."""

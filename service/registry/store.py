@@ -6,7 +6,7 @@ What a method returned is there after a crash.
 import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,18 +20,17 @@ from service.errors import (
 from service.model.adapter import AdapterWeights
 from service.model.parts.every import LIMITS
 from service.model.spec import BackboneSpec
-from service.registry import answers, records
-from service.registry.admission import Admission
-from service.registry.answers import Answer, Attempt
+from service.registry import attempts
+from service.registry.adapters import AdapterRecord, AdapterVersion, Addition, Published, Registration, require_name
+from service.registry.attempts import Attempt, Outcome
 from service.registry.audit import ANONYMOUS
-from service.registry.bundle import read_bundle
+from service.registry.bundle import digest_at, read_bundle
 from service.registry.catalogue import LIVE, Transaction, catalogue_of
 from service.registry.changes import Change, RegistryChanges
+from service.registry.fit import Fit
 from service.registry.follower import Follower
-from service.registry.inspection import inspect
 from service.registry.manifest import Manifest, ManifestLimits, parse_manifest
 from service.registry.objects import ObjectStore
-from service.registry.records import AdapterRecord, AdapterVersion, Addition, Published, Registration
 from service.registry.tensor_header import WEIGHTS_FILE
 from service.registry.upload import Upload
 
@@ -74,7 +73,7 @@ class Registry(RegistryChanges):
         limits = ManifestLimits(sizes, backbone.min_window_frames)
         objects, catalogue = ObjectStore(data_dir), catalogue_of(data_dir, database_url)
         objects.belong_to(catalogue.identity)
-        super().__init__(catalogue, objects, Admission(backbone, limits), grace_seconds)
+        super().__init__(catalogue, objects, Fit(backbone, limits), grace_seconds)
         self._smoke = smoke
         self._checking = threading.Semaphore(_CHECKS_AT_ONCE)
         with self._catalogue.read() as transaction:
@@ -86,7 +85,7 @@ class Registry(RegistryChanges):
         self._retire(deleted, grace_seconds)
         self._retire(orphans, 0.0)
         self._objects.keep_reserve()
-        report = inspect(objects, (row for rows in adapters for row in rows.versions), thorough=verify)
+        report = objects.inspect((row for rows in adapters for row in rows.versions), thorough=verify)
         self._damage = dict(report.damaged)
         self._take_over(adapters)
         self._follower = Follower(self._catch_up)
@@ -132,8 +131,8 @@ class Registry(RegistryChanges):
         Raises:
             InvalidRequest: the name cannot be one. StorageFull, Internal: there is no place for it.
         """
-        records.require_name(name)
-        return Upload(name, self._admission, self._objects.quarantine.stage())
+        require_name(name)
+        return Upload(name, self._fit, self._objects.quarantine.stage())
 
     def publish_upload(
         self,
@@ -179,7 +178,7 @@ class Registry(RegistryChanges):
                 if is_known and answer.created:
                     raise NotReady(f"{name} was changed meanwhile; try again", retry_after=0.0)
                 if attempt is not None:
-                    answers.remember(change.transaction.connection, attempt, answer)
+                    attempts.remember(change.transaction.connection, attempt, answer)
         return Published(change.adapter.version(answer.version), answer.created, answer.live)
 
     def publish(
@@ -215,11 +214,16 @@ class Registry(RegistryChanges):
         """
         if not path.is_dir():
             raise InvalidRequest(f"{path} is not a directory of bundles")
-        return [
-            self._register(directory)
-            for directory in sorted(path.iterdir())
-            if directory.is_dir() and not directory.name.startswith(".")
-        ]
+        found = [one for one in sorted(path.iterdir()) if one.is_dir() and not one.name.startswith(".")]
+        digests = {directory: digest_at(directory) for directory in found}
+        with self._catalogue.read() as transaction:
+            seen = transaction.seen([digest for digest in digests.values() if digest is not None])
+            records = {
+                name: self._fit.build_record(transaction.adapter(name), self._records.get(name))
+                for name, number in seen.values()
+                if number is not None
+            }
+        return [self._register(directory, seen.get(digest or ""), records) for directory, digest in digests.items()]
 
     # Behind the public methods
 
@@ -239,17 +243,17 @@ class Registry(RegistryChanges):
         activate: bool,
         domain: str | None,
         quota: Quota | None,
-    ) -> Answer:
+    ) -> Outcome:
         """Files, then rows: the bundle's version, and whether that is new."""
         name, digest, transaction = change.name, upload.staging.digest, change.transaction
         live = change.before.aliases.get(LIVE)
-        known = next((row.version for row in change.before.versions if row.digest == digest), None)
+        known = next((row for row in change.before.versions if row.digest == digest), None)
         if known is not None:
-            if not self._objects.holds(digest):
-                _logger.warning("%s@%d was damaged on disk; its upload repairs it", name, known)
+            if self._objects.verify(known, thorough=True) is not None:
+                _logger.warning("%s@%d was damaged on disk; its upload repairs it", name, known.version)
                 self._publish_files(change, upload)
-                transaction.repaired(name, known, digest)
-            return Answer(name, known, False, live == known)
+                transaction.repaired(name, known.version, digest)
+            return Outcome(name, known.version, False, live == known.version)
         task = change.record.task_type if change.record else None
         if task not in (None, manifest.task_type):
             raise WrongTask(
@@ -262,7 +266,7 @@ class Registry(RegistryChanges):
         number = transaction.add_version(name, digest, upload.config, weights, size, domain)
         if activate or live is None:
             transaction.set_alias(name, LIVE, number)
-        return Answer(name, number, True, activate or live is None)
+        return Outcome(name, number, True, activate or live is None)
 
     def _publish_files(self, change: "Change", upload: Upload) -> None:
         change.published.append(upload.staging.digest)
@@ -271,29 +275,31 @@ class Registry(RegistryChanges):
 
     def _recall(self, transaction: Transaction, attempt: Attempt) -> Published | None:
         """What an attempt was answered before, also when that version was deleted since."""
-        answer = answers.recall(transaction.connection, attempt)
+        answer = attempts.recall(transaction.connection, attempt)
         if answer is None:
             return None
         row = transaction.version(answer.name, answer.version)
         if row is None:
             return None
-        return Published(self._admission.build_version(row), answer.created, answer.live, replayed=True)
+        return Published(self._fit.build_version(row), answer.created, answer.live, replayed=True)
 
-    def _register(self, directory: Path) -> Registration:
+    def _register(
+        self, directory: Path, seen: tuple[str, int | None] | None, records: Mapping[str, AdapterRecord | None]
+    ) -> Registration:
+        """Publish a bundle, unless it was seen before, as the version of that number or a deleted one."""
         try:
+            if seen is not None:
+                name, number = seen
+                record = records.get(name)
+                if number is None or record is None:
+                    return Registration(directory.name)
+                version = record.version(number)
+                if version.digest not in self._damage:
+                    return Registration(directory.name, Published(version, False, record.live == number))
             files = read_bundle(directory)
-            with self._catalogue.read() as transaction:
-                seen = transaction.seen([files.digest]).get(files.digest)
-                rows = transaction.adapter(seen[0]) if seen is not None else None
-            if seen is None or rows is None or files.digest in self._damage:
-                name = parse_manifest(files.config).name
-                published = self.publish(name, files.config, files.weights, files.card, actor=SERVER)
-                return Registration(directory.name, published=published)
-            name, number = seen
-            record = self._admission.build_record(rows, self._records.get(name))
-            if number is None or record is None:
-                return Registration(directory.name)
-            return Registration(directory.name, Published(record.version(number), False, record.live == number))
+            name = parse_manifest(files.config).name
+            published = self.publish(name, files.config, files.weights, files.card, actor=SERVER)
+            return Registration(directory.name, published=published)
         except ServiceError as error:
             _logger.error("bundle %s is not registered: %s", directory, error.detail)
             return Registration(directory.name, problem=error.detail)

@@ -79,7 +79,7 @@ audit = Table(
     Index("audit_of_name", "name", "id"),
 )
 # What uploads with an Idempotency-Key were answered.
-answers = Table(
+attempts = Table(
     "answers",
     metadata,
     Column("actor", String(128), primary_key=True),

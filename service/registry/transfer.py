@@ -22,10 +22,10 @@ from service.registry.archive import (
     ArchivedVersion,
     read_archive,
 )
-from service.registry.audit import Event, everything, history, record, utc
+from service.registry.audit import Event, append, everything, history, utc
 from service.registry.bundle import read_bundle, replace_file, sync_directory
 from service.registry.catalogue import Catalogue, Transaction
-from service.registry.manifest import parse_manifest
+from service.registry.manifest import CONFIG_FILE, parse_manifest
 from service.registry.objects import ObjectStore
 from service.registry.quarantine import Staging, storage
 from service.registry.tables import adapters, aliases, versions
@@ -100,18 +100,16 @@ def _copy_version(
 ) -> ArchivedVersion:
     if version.deleted is not None:
         return version
-    target = out / "objects" / version.digest.removeprefix("sha256:")
-    try:
-        files = read_bundle(objects.directory(version.digest))
-        if files.digest != version.digest:
-            raise InvalidBundle(f"its digest is {files.digest}")
-    except InvalidBundle as error:
-        moved.damaged[f"{name}@{version.version}"] = error.detail
-        return version.model_copy(update={"damaged": error.detail})
+    fault = objects.verify(version, thorough=True)
+    if fault is not None:
+        moved.damaged[f"{name}@{version.version}"] = fault
+        return version.model_copy(update={"damaged": fault})
     moved.versions += 1
+    target = out / "objects" / version.digest.removeprefix("sha256:")
     if not target.exists():
         with storage():
             shutil.copytree(objects.directory(version.digest), target)
+            (target / CONFIG_FILE).write_bytes(version.config)
     return version
 
 
@@ -195,9 +193,9 @@ def _restore_adapter(
         with catalogue.write() as transaction:
             if _known(transaction.connection, adapter.name) != known:
                 raise InvalidRequest(f"{adapter.name} was changed meanwhile; restore again")
-            for digest, staging in staged.items():
-                if not objects.holds(digest):
-                    objects.publish(staging)
+            for version in new:
+                if version.digest in staged and objects.verify(version, thorough=True) is not None:
+                    objects.publish(staged[version.digest])
             _write_adapter(transaction, adapter, new, is_known=bool(known))
     finally:
         for staging in staged.values():
@@ -233,7 +231,7 @@ def _write_adapter(
             transaction.put_alias(name, alias, version)
     seen = {_without_id(event) for event in history(connection, name, _ALL)}
     events = [Event(name=name, **event.model_dump()) for event in adapter.history]
-    record(connection, [event for event in events if event not in seen])
+    append(connection, [event for event in events if event not in seen])
     transaction.touch(name)
 
 

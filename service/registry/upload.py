@@ -7,8 +7,8 @@ from typing import Final
 
 from service.errors import InvalidBundle, InvalidRequest
 from service.model.adapter import AdapterWeights
-from service.registry.admission import Admission
 from service.registry.bundle import CARD_FILE, MAX_CARD_BYTES, MAX_WEIGHTS_BYTES
+from service.registry.fit import Fit
 from service.registry.manifest import CONFIG_FILE, MAX_CONFIG_BYTES, Manifest
 from service.registry.quarantine import Staging
 from service.registry.tensor_header import WEIGHTS_FILE, HeaderGate
@@ -20,18 +20,18 @@ _MAX_BYTES: Final = {"config": MAX_CONFIG_BYTES, "card": MAX_CARD_BYTES}
 class Upload:
     """The parts `config`, `weights` and maybe `card` of a bundle for the adapter `name`."""
 
-    def __init__(self, name: str, admission: Admission, staging: Staging) -> None:
+    def __init__(self, name: str, fit: Fit, staging: Staging) -> None:
         self.name = name
         self.staging = staging
         self.config = b""
         self.manifest: Manifest | None = None
-        self._admission = admission
+        self._fit = fit
         self._begun: list[str] = []
         self._gate = HeaderGate(None, MAX_WEIGHTS_BYTES)
 
     def check_weights(self, manifest: Manifest) -> AdapterWeights:
         """Its weights. Raises InvalidBundle unless they are what the manifest says."""
-        return self._admission.check_weights(
+        return self._fit.check_weights(
             self.staging.path(WEIGHTS_FILE), manifest, has_checked_header=self._gate.has_checked
         )
 
@@ -47,7 +47,7 @@ class Upload:
         self._begun.append(part)
         if part == "weights" and "config" in self._begun:
             manifest = self._check_config()
-            self._gate = HeaderGate(self._admission.expected_tensors(manifest), MAX_WEIGHTS_BYTES)
+            self._gate = HeaderGate(self._fit.expected_tensors(manifest), MAX_WEIGHTS_BYTES)
 
     def write(self, part: str, content: bytes) -> None:
         """The next bytes of a part that has begun. Raises InvalidBundle, StorageFull."""
@@ -82,7 +82,7 @@ class Upload:
 
     def _check_config(self) -> Manifest:
         if self.manifest is None:
-            self.manifest = self._admission.check_config(self.name, self.config)
+            self.manifest = self._fit.check_config(self.name, self.config)
         return self.manifest
 
 

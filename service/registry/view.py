@@ -3,7 +3,6 @@
 Readers see each adapter as it was before or after a change, never between.
 """
 
-import hashlib
 import logging
 import threading
 from bisect import bisect_right
@@ -12,12 +11,12 @@ from pathlib import Path
 
 from service.errors import AdapterFailed, InvalidBundle, ServiceError, UnknownAdapter
 from service.model.adapter import AdapterWeights
-from service.registry import audit, records
-from service.registry.admission import Admission
-from service.registry.bundle import CARD_FILE, digest, digest_of_hashes, read_bundle, read_weights
+from service.registry import audit
+from service.registry.adapters import AdapterRecord, AdapterVersion, split_reference
+from service.registry.bundle import CARD_FILE, read_verified, read_weights
 from service.registry.catalogue import LIVE, AdapterRows, Catalogue
+from service.registry.fit import Fit
 from service.registry.objects import ObjectStore
-from service.registry.records import AdapterRecord, AdapterVersion
 from service.registry.tensor_header import WEIGHTS_FILE
 
 _logger = logging.getLogger(__name__)
@@ -28,10 +27,10 @@ Gone = Callable[[Sequence[AdapterVersion]], None]
 class RegistryView:
     """Reads of one registry. Thread-safe; none but `history` touches SQL."""
 
-    def __init__(self, catalogue: Catalogue, objects: ObjectStore, admission: Admission) -> None:
+    def __init__(self, catalogue: Catalogue, objects: ObjectStore, fit: Fit) -> None:
         self._catalogue = catalogue
         self._objects = objects
-        self._admission = admission
+        self._fit = fit
         self._lock = threading.Lock()  # held by writers, and by whoever takes over what others wrote
         self._records: dict[str, AdapterRecord] = {}  # each is replaced whole; readers take no lock
         self._names: list[str] = []  # sorted; replaced whole
@@ -45,12 +44,12 @@ class RegistryView:
             UnknownAdapter, UnknownVersion: there is none.
             BackboneMismatch, AdapterFailed: it cannot run on this server.
         """
-        name, selector = records.split_reference(reference)
+        name, selector = split_reference(reference)
         record = self._records.get(name)
         if record is None:
             raise UnknownAdapter(f"there is no adapter {name}", adapter=reference[:130])
         version = record.find(LIVE if selector is None else selector)
-        self._admission.check_fit(version)
+        self._fit.check_fit(version)
         return version
 
     def version(self, name: str, number: int) -> AdapterVersion:
@@ -94,15 +93,10 @@ class RegistryView:
     def problem(self, version: AdapterVersion) -> str | None:
         """Why a version cannot run on this server, as far as that is known without reading its weights."""
         try:
-            self._admission.check_fit(version)
-            size = self.weights_path(version).stat().st_size
+            self._fit.check_fit(version)
         except ServiceError as error:
             return error.detail
-        except OSError as error:
-            return f"{WEIGHTS_FILE} cannot be read: {error.strerror}"
-        if size != version.weights_bytes:
-            return f"{WEIGHTS_FILE} is damaged: it has {size:,} bytes, {version.weights_bytes:,} were uploaded"
-        return self._damage.get(version.digest)
+        return self._objects.verify(version, thorough=False) or self._damage.get(version.digest)
 
     def config_bytes(self, version: AdapterVersion) -> bytes:
         """`adapter_config.json`, as it was uploaded."""
@@ -118,16 +112,11 @@ class RegistryView:
         Raises:
             AdapterFailed: it is missing or damaged.
         """
-        path = self.weights_path(version)
-        try:
-            with path.open("rb") as file:
-                got = digest_of_hashes(
-                    hashlib.sha256(version.config).digest(), hashlib.file_digest(file, "sha256").digest()
-                )
-        except OSError as error:
-            raise self._failed(version, f"{WEIGHTS_FILE} cannot be read: {error.strerror}") from error
-        self._check_digest(version, got)
-        return path
+        fault = self._objects.verify(version, thorough=True)
+        if fault is not None:
+            raise self._failed(version, fault)
+        self._damage.pop(version.digest, None)
+        return self.weights_path(version)
 
     def card_bytes(self, version: AdapterVersion) -> bytes | None:
         """The model card, if it came with one."""
@@ -143,13 +132,13 @@ class RegistryView:
             AdapterFailed: missing, unreadable or damaged files.
             BackboneMismatch: made for another backbone.
         """
-        self._admission.check_fit(version)
+        self._fit.check_fit(version)
         try:
-            files = read_bundle(self._objects.directory(version.digest))
-            self._check_digest(version, digest(version.config, files.weights))
-            tensors = read_weights(files.weights, version.manifest, self._admission.backbone)
+            weights = read_verified(self._objects.directory(version.digest), version)
+            tensors = read_weights(weights, version.manifest, self._fit.backbone)
         except InvalidBundle as error:
             raise self._failed(version, error.detail) from error
+        self._damage.pop(version.digest, None)
         return AdapterWeights.from_tensors(version.manifest.adapter_spec(), tensors)
 
     def on_gone(self, listener: Gone) -> None:
@@ -164,7 +153,7 @@ class RegistryView:
         gone: list[AdapterVersion] = []
         for rows in changed:
             before = self._records.get(rows.name)
-            record = self._admission.build_record(rows, before)
+            record = self._fit.build_record(rows, before)
             if record is None:
                 self._records.pop(rows.name, None)
             else:
@@ -177,11 +166,6 @@ class RegistryView:
             self._names = sorted(self._records)
         for listener in self._on_gone if gone else ():
             listener(gone)
-
-    def _check_digest(self, version: AdapterVersion, got: str) -> None:
-        if got != version.digest:
-            raise self._failed(version, f"{WEIGHTS_FILE} is damaged: its digest is {got}, not {version.digest}")
-        self._damage.pop(version.digest, None)
 
     def _failed(self, version: AdapterVersion, reason: str) -> AdapterFailed:
         _logger.error("%s: %s", version.reference, reason)

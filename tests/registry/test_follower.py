@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from service.errors import RegistryUnavailable, UnknownAdapter, UnknownVersion
+from service.registry.adapters import AdapterVersion
 from service.registry.catalogue import catalogue_of
-from service.registry.records import AdapterVersion
 from service.registry.store import Registry
 from tests.postgres import Postgres
 from tests.registry.bundles import AST, bundle

@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy import Connection, delete, insert, select
 
 from service.errors import InvalidRequest
-from service.registry.tables import answers
+from service.registry.tables import attempts
 
 KEPT: Final = timedelta(days=7)  # then a key may be used anew
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
@@ -33,8 +33,8 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What it was answered."""
+class Outcome:
+    """What became of one."""
 
     name: str
     version: int
@@ -42,14 +42,14 @@ class Answer:
     live: bool
 
 
-def recall(connection: Connection, attempt: Attempt) -> Answer | None:
+def recall(connection: Connection, attempt: Attempt) -> Outcome | None:
     """The answer that an attempt got before.
 
     Raises:
         InvalidRequest: the key was used for something else.
     """
-    mine = (answers.c.actor == attempt.actor, answers.c.key == attempt.key)
-    row = connection.execute(select(answers).where(*mine, answers.c.at > datetime.now(UTC) - KEPT)).one_or_none()
+    mine = (attempts.c.actor == attempt.actor, attempts.c.key == attempt.key)
+    row = connection.execute(select(attempts).where(*mine, attempts.c.at > datetime.now(UTC) - KEPT)).one_or_none()
     if row is None:
         return None
     if row.request != attempt.request:
@@ -57,22 +57,22 @@ def recall(connection: Connection, attempt: Attempt) -> Answer | None:
             f"the Idempotency-Key {attempt.key[:80]!a} was used for another upload, which became "
             f"{row.name}@{row.version}; a new upload needs a new key"
         )
-    return Answer(row.name, row.version, row.created, row.live)
+    return Outcome(row.name, row.version, row.created, row.live)
 
 
-def remember(connection: Connection, attempt: Attempt, answer: Answer) -> None:
+def remember(connection: Connection, attempt: Attempt, outcome: Outcome) -> None:
     """Keep the answer of an attempt, and forget those that are too old."""
     now = datetime.now(UTC)
-    connection.execute(delete(answers).where(answers.c.at <= now - KEPT))
+    connection.execute(delete(attempts).where(attempts.c.at <= now - KEPT))
     connection.execute(
-        insert(answers).values(
+        insert(attempts).values(
             actor=attempt.actor,
             key=attempt.key,
             request=attempt.request,
-            name=answer.name,
-            version=answer.version,
-            created=answer.created,
-            live=answer.live,
+            name=outcome.name,
+            version=outcome.version,
+            created=outcome.created,
+            live=outcome.live,
             at=now,
         )
     )

@@ -7,17 +7,17 @@ from pathlib import Path
 from service.errors import AdapterFailed, BackboneMismatch, InvalidBundle
 from service.model.adapter import AdapterWeights
 from service.model.spec import BackboneSpec
+from service.registry.adapters import AdapterRecord, AdapterVersion
 from service.registry.bundle import check_backbone, expected_tensors, read_weights
 from service.registry.catalogue import LIVE, AdapterRows, VersionRow
 from service.registry.manifest import CONFIG_FILE, Manifest, ManifestLimits, check_limits, parse_manifest
-from service.registry.records import AdapterRecord, AdapterVersion
 from service.registry.tensor_header import Expected
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Admission:
+class Fit:
     """The checks of one server: its backbone and the largest adapter that its bank holds."""
 
     backbone: BackboneSpec
