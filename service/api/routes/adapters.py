@@ -20,6 +20,7 @@ from service.api.openapi import ALIAS_BODY, BUNDLE_BODY, errors
 from service.api.pools import Pool
 from service.api.schemas import AdapterInfo, AdapterList, AliasRequest, History, Residency, Uploaded
 from service.api.uploads import receive_bundle
+from service.deadline import Deadline
 from service.engine.engine import Engine
 from service.engine.slots import State
 from service.errors import Forbidden
@@ -128,8 +129,10 @@ async def upload_version(
                     deadline=deadline,
                 ),
             )
-        finally:
+        except BaseException:
             await disk.run(upload.discard)
+            raise
+        # Nothing is waited for once a change is made: a deadline that fell into it would deny what has happened.
     version = published.version
     answer = Uploaded(name=version.name, version=version.version, digest=version.digest, live=published.live)
     headers = (
@@ -170,11 +173,12 @@ async def set_alias(request: Request, name: str, alias: str) -> AdapterInfo:
         body = await read_body(request, MAX_ALIAS_BYTES, admission.reservation)
         wanted = parse_json(body, AliasRequest)
         runtime, actor = admission.runtime, caller_of(request).actor
-        record = await writers.change(
-            admission.deadline,
-            lambda deadline: runtime.registry.set_alias(name, alias, wanted.version, actor, deadline),
-        )
-        return await admission.context.disk.run(listing.adapter_info, runtime, record)
+
+        def move(deadline: Deadline) -> AdapterInfo:
+            record = runtime.registry.set_alias(name, alias, wanted.version, actor, deadline)
+            return listing.adapter_info(runtime, record)
+
+        return await writers.change(admission.deadline, move)
 
 
 @router.delete("/v1/adapters/{name}/aliases/{alias}", status_code=204, **_WRITE)
