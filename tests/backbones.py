@@ -4,7 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import ASTConfig, ASTModel, PreTrainedModel, Wav2Vec2Config, Wav2Vec2Model
+from transformers import (
+    ASTConfig,
+    ASTModel,
+    Data2VecAudioConfig,
+    Data2VecAudioModel,
+    HubertConfig,
+    HubertModel,
+    PreTrainedModel,
+    Wav2Vec2Config,
+    Wav2Vec2Model,
+    WavLMConfig,
+    WavLMModel,
+)
 
 from service.model.parts.every import spec_of
 from service.model.parts.part import LATEST_VERSION
@@ -40,12 +52,44 @@ def save_tiny_wav2vec2(path: Path, norm: str = "group") -> Path:
     return _save(Wav2Vec2Model, config, path)
 
 
+_SMALL: dict[str, Any] = {
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "conv_dim": (16, 16, 32),
+    "conv_kernel": (10, 8, 4),
+    "conv_stride": (5, 8, 4),
+    "num_conv_pos_embedding_groups": 4,
+}
+_KIN: dict[str, tuple[type[PreTrainedModel], Any, dict[str, Any]]] = {
+    "wav2vec2-stable": (Wav2Vec2Model, Wav2Vec2Config, {"do_stable_layer_norm": True, "feat_extract_norm": "layer"}),
+    "hubert": (HubertModel, HubertConfig, {}),
+    "hubert-stable": (HubertModel, HubertConfig, {"do_stable_layer_norm": True, "feat_extract_norm": "layer"}),
+    "hubert-batch-norm": (HubertModel, HubertConfig, {"conv_pos_batch_norm": True, "feat_proj_layer_norm": False}),
+    "data2vec-audio": (Data2VecAudioModel, Data2VecAudioConfig, {"conv_pos_kernel_size": 7}),
+    "wavlm": (WavLMModel, WavLMConfig, {"num_buckets": 24, "max_bucket_distance": 30}),
+    "wavlm-stable": (WavLMModel, WavLMConfig, {"do_stable_layer_norm": True, "feat_extract_norm": "layer"}),
+}
+KIN = tuple(_KIN)  # of wav2vec 2.0
+
+
+def save_tiny_kin(path: Path, kind: str) -> Path:
+    """A backbone of wav2vec 2.0's family, one of `KIN`."""
+    architecture, config, options = _KIN[kind]
+    deep = {"num_conv_pos_embeddings": 2 if kind == "data2vec-audio" else 8}
+    return _save(architecture, config(**_SMALL, **deep, **options), path)
+
+
 def _save(architecture: type[PreTrainedModel], config: object, path: Path) -> Path:
     torch.manual_seed(7)
     model = architecture(config).eval()
     with torch.no_grad():  # initial weights are too tame to tell a right forward from a wrong one
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * (0.3 if parameter.dim() == 1 else 0.1))
+        for name, buffer in model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.add_(torch.rand_like(buffer))
     model.save_pretrained(path)
     return path
 

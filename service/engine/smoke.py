@@ -23,10 +23,10 @@ from service.errors import DeadlineExceeded, InvalidBundle, NotReady
 from service.model.adapter import AdapterWeights
 from service.model.backbone import Backbone
 from service.model.bank import Bank
-from service.model.spec import NULL_SLOT, ModelType
+from service.model.spec import NULL_SLOT
 from service.registry.manifest import Manifest
 
-_AMPLITUDE = {ModelType.AST: 0.5, ModelType.WAV2VEC2: 0.1}  # of the noise: as normalised features, as samples
+_FEATURE_NOISE, _SAMPLE_NOISE = 0.5, 0.1  # amplitudes: of normalised features, of samples
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +82,9 @@ class SmokeTest:
         """The head's outputs `[2, ...]` on noise and on silence, one after the other: they may be large."""
         spec = self._backbone.spec
         shape = (1, *self._backbone.input_shape(frames))
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * _AMPLITUDE[spec.model_type]
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * (
+            _SAMPLE_NOISE if spec.model_type.reads_samples else _FEATURE_NOISE
+        )
         silence = torch.zeros(shape)
         with torch.inference_mode():
             try:

@@ -8,14 +8,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from service.model.groups import RowSubset
-from service.model.layers import Linear, Projection
+from service.model.layers import Linear, Module, Projection
 from service.model.parts.part import split_heads
 from service.model.parts.prefix import RowPrefixes
 from service.model.parts.targets import Change, Changes
 from service.model.selection import RowAdapters
 
-# Queries [B, H, Q, d], keys and values [B, H, T, d], and the rows whose prefixes go before them -> [B, Q, H * d].
-Attend = Callable[[Tensor, Tensor, Tensor, RowAdapters], Tensor]
+# Queries [B, H, Q, d], keys and values [B, H, T, d], the rows whose prefixes go before them, and what is added to the
+# scores [B, H, Q, T] if anything is -> [B, Q, H * d].
+Attend = Callable[[Tensor, Tensor, Tensor, RowAdapters, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Attention:
     kv: Linear  # [2 D, D], the plain keys and values of `qkv`, which prompts are folded through
     heads: int
     attend: Attend
+    bias: Module | None = None  # what attention reads [B, T, D] -> what is added to its scores [B, H, T, T]
 
     def __call__(self, x: Tensor, rows: RowAdapters, queries: int | None = None) -> Tensor:
         """`[B, T, D]` -> `[B, T, D]`, or the first `queries` tokens of it."""
@@ -35,7 +37,8 @@ class Attention:
             return split_heads(mine, self.heads)
 
         q, k, v = split("q", 0), split("k", width), split("v", 2 * width)
-        return rows.project("o", self.out, self.attend(q[:, :, :queries], k, v, rows))
+        bias = None if self.bias is None else self.bias(x)[:, :, :queries].to(q.dtype)
+        return rows.project("o", self.out, self.attend(q[:, :, :queries], k, v, rows, bias))
 
     def fold(self, layer: int, prompt: Tensor, changes: Changes) -> tuple[Tensor, Tensor]:
         """A prompt's keys and values, each `[H, P, d]`, from prompt tokens `[P, D]` as attention sees them.
@@ -57,16 +60,22 @@ class Attention:
         return fold_half("k", slice(0, width)), fold_half("v", slice(width, None))
 
 
-def attend_fused(q: Tensor, k: Tensor, v: Tensor, rows: RowAdapters) -> Tensor:
-    """PyTorch's scaled dot-product attention; rows whose prefixes are of about one length in one call."""
+def attend_fused(q: Tensor, k: Tensor, v: Tensor, rows: RowAdapters, bias: Tensor | None = None) -> Tensor:
+    """PyTorch's scaled dot-product attention; rows whose prefixes are of about one length in one call.
+
+    A prefix has bias 0.
+    """
     prefixes = rows.prefixes or (RowPrefixes(RowSubset(range(len(q)), None), None),)
     out = None
     for each in prefixes:
         found = each.gather(rows.index)
         queries, keys, values = each.rows.take(q), each.rows.take(k), each.rows.take(v)
-        mask = None
+        mask = None if bias is None else each.rows.take(bias)
         if found is not None:
-            mask = each.mask(keys.shape[2], q.dtype)
+            hidden = each.mask(keys.shape[2], q.dtype)
+            if mask is not None:
+                mask = functional.pad(mask, (found[0].shape[2], 0))
+            mask = hidden if mask is None else mask if hidden is None else mask + hidden
             keys, values = torch.cat((found[0], keys), dim=2), torch.cat((found[1], values), dim=2)
         attended = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         attended = attended.transpose(1, 2).flatten(2)

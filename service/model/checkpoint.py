@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from service.model.spec import ModelType
 
+_WEIGHT_NORM = [
+    (r"\.parametrizations\.weight\.original0$", ".weight_g"),
+    (r"\.parametrizations\.weight\.original1$", ".weight_v"),
+]
+
 # Releases of transformers name the same tensors differently inside; files on disk keep the published names, and so do
 # we. Each pattern turns a name inside some release into the published one.
 _PUBLISHED_NAMES = {
@@ -27,13 +33,20 @@ _PUBLISHED_NAMES = {
         (r"\.mlp\.fc1\.", ".intermediate.dense."),
         (r"\.mlp\.fc2\.", ".output.dense."),
     ],
-    ModelType.WAV2VEC2: [
-        (r"\.parametrizations\.weight\.original0$", ".weight_g"),
-        (r"\.parametrizations\.weight\.original1$", ".weight_v"),
-    ],
+    ModelType.WAV2VEC2: _WEIGHT_NORM,
+    ModelType.HUBERT: _WEIGHT_NORM,
+    ModelType.WAVLM: _WEIGHT_NORM,
+    ModelType.DATA2VEC: [],
 }
 
-_UNREAD = {"masked_spec_embed"}  # in the file, but no forward without masking reads it
+# In the file, but not read: by no forward without masking, or an adapter of the checkpoint's own (MMS).
+_UNREAD = re.compile(r"masked_spec_embed|.+\.adapter_layer\..+|.+\.num_batches_tracked")
+
+_WAV2VEC2_KEYS = (
+    *("conv_kernel", "conv_stride", "do_stable_layer_norm", "feat_extract_activation", "feat_extract_norm"),
+    *("hidden_act", "layer_norm_eps", "num_attention_heads"),
+    *("num_conv_pos_embedding_groups", "num_conv_pos_embeddings"),
+)
 
 # Configuration values that change the forward, beside the tensors' shapes.
 _FORWARD_KEYS = {
@@ -47,18 +60,13 @@ _FORWARD_KEYS = {
         "patch_size",
         "time_stride",
     ),
-    ModelType.WAV2VEC2: (
-        "conv_kernel",
-        "conv_stride",
-        "do_stable_layer_norm",
-        "feat_extract_activation",
-        "feat_extract_norm",
-        "hidden_act",
-        "layer_norm_eps",
-        "num_attention_heads",
-        "num_conv_pos_embedding_groups",
-        "num_conv_pos_embeddings",
+    ModelType.WAV2VEC2: _WAV2VEC2_KEYS,
+    ModelType.HUBERT: (*_WAV2VEC2_KEYS, "conv_pos_batch_norm", "feat_proj_layer_norm"),
+    ModelType.DATA2VEC: (
+        *("conv_kernel", "conv_pos_kernel_size", "conv_stride", "feat_extract_activation", "hidden_act"),
+        *("layer_norm_eps", "num_attention_heads", "num_conv_pos_embedding_groups", "num_conv_pos_embeddings"),
     ),
+    ModelType.WAVLM: (*_WAV2VEC2_KEYS, "max_bucket_distance", "num_buckets"),
 }
 
 
@@ -92,7 +100,7 @@ class Checkpoint:
 
 
 def load_checkpoint(name: str) -> Checkpoint:
-    """Loads a Hugging Face directory or Hub id, on the CPU in float32, from safetensors only.
+    """Loads a Hugging Face directory or Hub id, on the CPU in float32; no file of it can run anything.
 
     Raises:
         ValueError: the model is of another architecture, or its file lacks tensors that the forward reads.
@@ -108,15 +116,27 @@ def load_checkpoint(name: str) -> Checkpoint:
         raise ValueError(f"backbone {name!r} has model_type {config.model_type!r}; supported are {supported}") from None
     if Path(name).is_dir():
         disable_progress_bar()  # nothing is downloaded: it would only flicker over the log
-    loaded: tuple[nn.Module, dict[str, Any]] = AutoModel.from_pretrained(
-        name, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-    )
-    module, info = loaded
-    missing = sorted(set(info["missing_keys"]) - _UNREAD)
+    module, info = _read_module(name, config)
+    missing = sorted(key for key in info["missing_keys"] if not _UNREAD.fullmatch(key))
     if missing or info["mismatched_keys"]:
         raise ValueError(f"backbone {name!r} lacks tensors or has them in another shape: {missing[:5]}")
     module.eval().requires_grad_(False)
     return Checkpoint(model_type, config, module, published_tensors(model_type, module.state_dict()))
+
+
+def _read_module(name: str, config: PretrainedConfig) -> tuple[nn.Module, dict[str, Any]]:
+    """The checkpoint's module and what transformers says of its loading.
+
+    From safetensors; where a repository has none, by torch's loader of weights alone, which runs nothing of the file.
+    """
+    read: dict[str, Any] = {"config": config, "dtype": torch.float32, "output_loading_info": True}
+    loaded: tuple[nn.Module, dict[str, Any]]
+    try:
+        loaded = AutoModel.from_pretrained(name, use_safetensors=True, **read)
+    except OSError:
+        os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # which would ask the Hub to convert the file
+        loaded = AutoModel.from_pretrained(name, weights_only=True, **read)
+    return loaded
 
 
 def published_tensors(model_type: ModelType, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -125,7 +145,7 @@ def published_tensors(model_type: ModelType, state: Mapping[str, Tensor]) -> dic
     for name, tensor in state.items():
         for pattern, published in _PUBLISHED_NAMES[model_type]:
             name = re.sub(pattern, published, name)
-        if name not in _UNREAD:
+        if not _UNREAD.fullmatch(name):
             tensors[name] = tensor
     return tensors
 

@@ -5,11 +5,22 @@ from transformers import ASTFeatureExtractor
 
 from service.model.backbone import Backbone
 from service.model.backbones.ast import ASTBackbone, check_ast
+from service.model.backbones.data2vec_audio import Data2VecAudioBackbone
+from service.model.backbones.hubert import HubertBackbone
 from service.model.backbones.wav2vec2 import Wav2Vec2Backbone, check_wav2vec2
+from service.model.backbones.wavlm import WavLMBackbone
 from service.model.checkpoint import Checkpoint, load_checkpoint
 from service.model.kernels import PLAIN, Kernels, Weights, pick_kernels
 from service.model.precision import pick_device, pick_dtype, use_true_float32
 from service.model.spec import EMBEDDED_DIRECTORY, BackboneSpec, ModelType
+
+_ARCHITECTURES: dict[ModelType, type[Backbone]] = {
+    ModelType.AST: ASTBackbone,
+    ModelType.WAV2VEC2: Wav2Vec2Backbone,
+    ModelType.HUBERT: HubertBackbone,
+    ModelType.DATA2VEC: Data2VecAudioBackbone,
+    ModelType.WAVLM: WavLMBackbone,
+}
 
 
 @torch.no_grad()
@@ -83,5 +94,4 @@ def build_backbone(
     kernels: Kernels = PLAIN,
 ) -> Backbone:
     """The forward over a checkpoint's tensors; with plain kernels gradients pass to those that ask for them."""
-    architecture = ASTBackbone if spec.model_type is ModelType.AST else Wav2Vec2Backbone
-    return architecture(checkpoint, spec, device, dtype, kernels)
+    return _ARCHITECTURES[spec.model_type](checkpoint, spec, device, dtype, kernels)

@@ -21,6 +21,14 @@ class ModelType(StrEnum):
 
     AST = "audio-spectrogram-transformer"
     WAV2VEC2 = "wav2vec2"
+    HUBERT = "hubert"
+    DATA2VEC = "data2vec-audio"
+    WAVLM = "wavlm"
+
+    @property
+    def reads_samples(self) -> bool:
+        """Whether inputs are samples, not a spectrogram: wav2vec 2.0 and its kin."""
+        return self is not ModelType.AST
 
 
 class TaskType(StrEnum):
@@ -36,7 +44,7 @@ class BackboneSpec:
     Args:
         name: directory or Hub id that it was loaded from.
         hidden_size: D.
-        embedding_size: E, what heads read: D for AST, 2 D for wav2vec 2.0 (mean and standard deviation).
+        embedding_size: E, what heads read: D for AST, 2 D for those on samples (mean and standard deviation).
         parameters: number of frozen parameters.
         fingerprint: `sha256:...` of the tensors and configuration that the forward reads.
         min_window_frames: shortest window that the architecture can take, frames of 10 ms.

@@ -196,7 +196,7 @@ class Manifest(_Section):
         only there share their windows.
         """
         section = self.input
-        if self.backbone.model_type is ModelType.WAV2VEC2:
+        if self.backbone.model_type.reads_samples:
             return InputSpec(
                 section.window_frames, section.windows, section.hop_frames, short=section.short or "repeat"
             )

@@ -85,7 +85,7 @@ def planned_manifest(recipe: Recipe, backbone: BackboneSpec, labels: tuple[str, 
             f"input.window_frames: {given.window_frames} is too short for the backbone; "
             f"it needs {backbone.min_window_frames} or more"
         )
-    if backbone.model_type is ModelType.WAV2VEC2:
+    if backbone.model_type.reads_samples:
         masks = recipe.augment
         if masks.time_mask or masks.frequency_mask or masks.input_noise:
             raise BadRecipe("augment.time_mask, frequency_mask and input_noise are for AST backbones only")

@@ -5,6 +5,7 @@ fused or batched over adapters (contract, section 3).
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -56,7 +57,8 @@ class Reference:
         weight, bias = self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]
         return functional.layer_norm(x, x.shape[-1:], weight, bias, self.config["layer_norm_eps"])
 
-    def attention(self, q: str, k: str, v: str, out: str, x: Tensor) -> Tensor:
+    def attention(self, q: str, k: str, v: str, out: str, x: Tensor, front: int = 0) -> Tensor:
+        """`front` tokens of `x` are a prompt."""
         heads = self.config["num_attention_heads"]
         query, key, value = (self.linear(name, x) for name in (q, k, v))
         before = f"layers.{q.split('.')[2]}.prefix"
@@ -64,8 +66,34 @@ class Reference:
             key = torch.cat((self.adapter[f"{before}.key"].expand(len(x), -1, -1), key), dim=1)
             value = torch.cat((self.adapter[f"{before}.value"].expand(len(x), -1, -1), value), dim=1)
         query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
-        weights = torch.softmax(query @ key.transpose(2, 3) / query.shape[-1] ** 0.5, dim=-1)
+        scores = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5
+        if self.config["model_type"] == "wavlm":
+            tokens = x.shape[1] - front
+            scores[:, :, front:, -tokens:] += self.position_bias(q.removesuffix(".q_proj"), x[:, front:])
+        weights = torch.softmax(scores, dim=-1)
         return self.linear(out, (weights @ value).transpose(1, 2).flatten(2))
+
+    def position_bias(self, name: str, x: Tensor) -> Tensor:
+        """WavLM's, of the tokens alone: `[B, H, T, T]`."""
+        config, t, heads = self.config, self.tensors, self.config["num_attention_heads"]
+        half, tokens = config["num_buckets"] // 2, x.shape[1]
+        buckets = torch.zeros(tokens, tokens, dtype=torch.long)
+        for query in range(tokens):
+            for key in range(tokens):
+                far, exact = abs(key - query), half // 2
+                if far >= exact:
+                    wide = math.log(far / exact) / math.log(config["max_bucket_distance"] / exact) * (half - exact)
+                    far = min(int(exact + wide), half - 1)
+                buckets[query, key] = far + half * (key > query)
+        shared = t["encoder.layers.0.attention.rel_attn_embed.weight"][buckets].permute(2, 0, 1)
+        per_head = x.unflatten(-1, (heads, -1)).transpose(1, 2)
+        gates = self.plain_linear(f"{name}.gru_rel_pos_linear", per_head)
+        a, b = torch.sigmoid(gates[..., :4].sum(-1)), torch.sigmoid(gates[..., 4:].sum(-1))
+        gate = a * (b * t[f"{name}.gru_rel_pos_const"][..., 0] - 1) + 2
+        return gate[..., None] * shared
+
+    def plain_linear(self, name: str, x: Tensor) -> Tensor:
+        return functional.linear(x, self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"])
 
     def embeddings(
         self,
@@ -89,7 +117,7 @@ class Reference:
             prompt = adapter.get(f"layers.{i}.prompt", hidden.new_zeros(0, hidden.shape[2]))
             sequence = torch.cat((prompt.expand(len(hidden), -1, -1), hidden), dim=1)
             part = {name: adapter.get(f"layers.{i}.adapter.{name}") for name in _BOTTLENECK}
-            layer = self.ast_layer if is_ast else self.wav2vec2_layer
+            layer = self.ast_layer if is_ast else partial(self.wav2vec2_layer, front=len(prompt))
             front = len(prompt) + 2 * is_ast
             adapt = partial(
                 bottleneck, part=part, scale=scale, residual=residual, front=front, bands=self.bands, fields=fields
@@ -102,6 +130,8 @@ class Reference:
         if is_ast:
             final = self.norm("layernorm", hidden)
             return (final[:, 0] + final[:, 1]) / 2
+        if self.config.get("do_stable_layer_norm"):
+            hidden = self.norm("encoder.layer_norm", hidden)
         return torch.cat((hidden.mean(dim=1), hidden.std(dim=1)), dim=1)
 
     def ast_tokens(self, spectrogram: Tensor) -> Tensor:
@@ -144,25 +174,43 @@ class Reference:
             x = functional.conv1d(x, t[f"{name}.conv.weight"], t.get(f"{name}.conv.bias"), stride)
             if f"{name}.layer_norm.weight" in t:
                 weight, bias = t[f"{name}.layer_norm.weight"], t[f"{name}.layer_norm.bias"]
-                if config["feat_extract_norm"] == "group":
+                if config.get("feat_extract_norm") == "group":
                     x = functional.group_norm(x, x.shape[1], weight, bias)
                 else:
                     x = functional.layer_norm(x.transpose(1, 2), weight.shape, weight, bias).transpose(1, 2)
             x = functional.gelu(x)
         x = self.linear("feature_projection.projection", self.norm("feature_projection.layer_norm", x.transpose(1, 2)))
         name = "encoder.pos_conv_embed.conv"
+        if config["model_type"] == "data2vec-audio":
+            return self.norm("encoder.layer_norm", x + self.deep_positions(x))
         magnitude = t[f"{name}.parametrizations.weight.original0"]
         direction = t[f"{name}.parametrizations.weight.original1"]
         weight = magnitude * direction / direction.norm(dim=(0, 1), keepdim=True)
         kernel, groups = weight.shape[2], config["num_conv_pos_embedding_groups"]
         positions = functional.conv1d(x.transpose(1, 2), weight, t[f"{name}.bias"], padding=kernel // 2, groups=groups)
         positions = positions[:, :, : x.shape[1]]
-        return self.norm("encoder.layer_norm", x + functional.gelu(positions).transpose(1, 2))
+        x = x + functional.gelu(positions).transpose(1, 2)
+        return x if config["do_stable_layer_norm"] else self.norm("encoder.layer_norm", x)
 
-    def wav2vec2_layer(self, i: int, x: Tensor, adapt: Callable[[Tensor], Tensor]) -> Tensor:
+    def deep_positions(self, x: Tensor) -> Tensor:
+        kernel, groups = self.config["conv_pos_kernel_size"], self.config["num_conv_pos_embedding_groups"]
+        for i in range(self.config["num_conv_pos_embeddings"]):
+            name = f"encoder.pos_conv_embed.layers.{i}.conv"
+            weight, bias = self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]
+            x = functional.conv1d(x.transpose(1, 2), weight, bias, padding=kernel // 2, groups=groups).transpose(1, 2)
+            x = functional.gelu(functional.layer_norm(x, x.shape[-1:]))
+        return x
+
+    def wav2vec2_layer(self, i: int, x: Tensor, adapt: Callable[[Tensor], Tensor], front: int) -> Tensor:
         name = f"encoder.layers.{i}"
         names = [f"{name}.attention.{part}" for part in ("q_proj", "k_proj", "v_proj", "out_proj")]
-        x = x + self.attention(*names, x)
+        if self.config.get("do_stable_layer_norm"):
+            x = x + self.attention(*names, self.norm(f"{name}.layer_norm", x), front=front)
+            normed = self.norm(f"{name}.final_layer_norm", x)
+            inner = functional.gelu(self.linear(f"{name}.feed_forward.intermediate_dense", normed))
+            fed = self.linear(f"{name}.feed_forward.output_dense", inner)
+            return x + fed + adapt(fed if self.fields.get("adapter_place") == "sequential" else x)
+        x = x + self.attention(*names, x, front=front)
         h = self.norm(f"{name}.layer_norm", x)
         inner = functional.gelu(self.linear(f"{name}.feed_forward.intermediate_dense", h))
         fed = self.linear(f"{name}.feed_forward.output_dense", inner)

@@ -61,12 +61,12 @@ def test_missing_tensors_are_refused(tmp_path: Path) -> None:
 def test_unsupported_models_are_refused(tmp_path: Path) -> None:
     small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     BertModel(BertConfig(**small, vocab_size=50)).save_pretrained(tmp_path / "bert")
-    with pytest.raises(ValueError, match="supported are audio-spectrogram-transformer, wav2vec2"):
+    with pytest.raises(ValueError, match="supported are audio-spectrogram-transformer, wav2vec2, hubert"):
         load_backbone(str(tmp_path / "bert"))
-    config = Wav2Vec2Config(**small, conv_dim=(8,) * 7, do_stable_layer_norm=True, num_conv_pos_embedding_groups=2)
-    Wav2Vec2Model(config).save_pretrained(tmp_path / "stable")
-    with pytest.raises(ValueError, match="do_stable_layer_norm"):
-        load_backbone(str(tmp_path / "stable"))
+    config = Wav2Vec2Config(**small, conv_dim=(8,) * 7, add_adapter=True, num_conv_pos_embedding_groups=2)
+    Wav2Vec2Model(config).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match="add_adapter"):
+        load_backbone(str(tmp_path / "adapter"))
     bins = ASTConfig(**small, num_mel_bins=64, max_length=64)
     ASTForAudioClassification(bins).save_pretrained(tmp_path / "bins")
     with pytest.raises(ValueError, match="64 mel bins"):

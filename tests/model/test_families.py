@@ -14,7 +14,7 @@ from service.model.folding import fold
 from service.model.loading import load_backbone
 from service.model.parts.targets import TARGETS
 from service.model.spec import AdapterSpec, expected_shapes
-from tests.backbones import adapter_spec
+from tests.backbones import KIN, adapter_spec, save_tiny_kin
 from tests.model.reference import Reference, relative_error
 
 Fields = dict[str, Any]
@@ -56,8 +56,10 @@ def spec_with(fields: Fields) -> AdapterSpec:
     return adapter_spec(**{"prompt_length": 0, "bottleneck_dim": 0, **fields})
 
 
-@pytest.fixture(scope="module", params=["ast", "wav2vec2"])
-def directory(request: pytest.FixtureRequest) -> Path:
+@pytest.fixture(scope="module", params=["ast", "wav2vec2", "wav2vec2-stable", "data2vec-audio", "wavlm"])
+def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if request.param in KIN:
+        return save_tiny_kin(tmp_path_factory.mktemp(request.param), request.param)
     found: Path = request.getfixturevalue(f"tiny_{request.param}_dir")
     return found
 

@@ -1,4 +1,4 @@
-"""wav2vec 2.0 (arXiv 2006.11477) as an explicit loop over frozen post-norm layers."""
+"""wav2vec 2.0 (arXiv 2006.11477) as an explicit loop over frozen layers, post-norm or pre-norm (large, XLS-R)."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from service.model.backbones.front_end import Convolution, Norming, PositionConv
 from service.model.checkpoint import Checkpoint
 from service.model.cpu.convolution import convolution_dtype
 from service.model.kernels import Kernels
-from service.model.layers import Activation, Norm, Projection, activation_named
+from service.model.layers import Activation, Module, Norm, Projection, activation_named
 from service.model.parts.targets import Changes
 from service.model.selection import RowAdapters
 from service.model.spec import BackboneSpec
@@ -39,7 +39,7 @@ class Wav2Vec2Layer:
 
 
 class Wav2Vec2Backbone(Backbone):
-    """Post-norm layers over a convolutional front end; inputs are samples `[U, N]` at 16 kHz."""
+    """Layers over a convolutional front end; inputs are samples `[U, N]` at 16 kHz."""
 
     features = PLAIN_SAMPLES
 
@@ -49,19 +49,28 @@ class Wav2Vec2Backbone(Backbone):
         super().__init__(checkpoint, spec, device, dtype, kernels)
         config = checkpoint.config
         eps = config.layer_norm_eps
+        self._config = config
+        self._is_pre_norm = bool(getattr(config, "do_stable_layer_norm", False))
         self._front_activation = activation_named(config.feat_extract_activation)
         self._convolutions = [
-            kernels.convolution(self._load_convolution(i, stride, Norming(config.feat_extract_norm)))
+            kernels.convolution(self._load_convolution(i, stride, self.front_norming))
             for i, stride in enumerate(config.conv_stride)
         ]
         self._convolution_shapes = list(zip(config.conv_kernel, config.conv_stride, strict=True))
-        self._projection_norm = self._norm("feature_projection.layer_norm", eps)
+        normed = "feature_projection.layer_norm.weight" in self._tensors
+        self._projection_norm = self._norm("feature_projection.layer_norm", eps) if normed else None
         self._projection = self._linear("feature_projection.projection")
-        self._positions = kernels.positions(self._load_positions(config.num_conv_pos_embedding_groups))
+        self._positions = self._load_positions()
         activation = activation_named(config.hidden_act)
-        self._norm_first = self._norm("encoder.layer_norm", eps)
+        # Before the layers where those end in a norm, behind them where they begin with one.
+        self._encoder_norm = self._norm("encoder.layer_norm", eps)
         self._layers = [self._load_layer(f"encoder.layers.{i}", eps, activation) for i in range(spec.num_hidden_layers)]
         self._tensors = {}
+
+    @property
+    def front_norming(self) -> Norming:
+        """What the front end's convolutions normalise."""
+        return Norming(self._config.feat_extract_norm)
 
     def _load_convolution(self, i: int, stride: int, norming: Norming) -> Convolution:
         name = f"feature_extractor.conv_layers.{i}"
@@ -82,21 +91,26 @@ class Wav2Vec2Backbone(Backbone):
             activation=self._front_activation,
         )
 
-    def _load_positions(self, groups: int) -> PositionConvolution:
+    def _load_positions(self) -> Module:
+        """The position embedding, `[U, T, D]` -> `[U, T, D]`, behind its activation."""
         name = "encoder.pos_conv_embed.conv"
         direction, length = self._tensors[f"{name}.weight_v"], self._tensors[f"{name}.weight_g"]
         weight = torch._weight_norm(direction, length, dim=2)
+        convolution = self._kernels.positions(self._position_convolution(name, weight))
+        return lambda hidden: self._front_activation(convolution(hidden))
+
+    def _position_convolution(self, name: str, weight: Tensor) -> PositionConvolution:
+        groups = self._config.num_conv_pos_embedding_groups
         dtype = convolution_dtype(weight, self.dtype, self.device, 1, groups)
-        return PositionConvolution(
-            weight=weight.to(self.device, dtype),
-            bias=self._tensors[f"{name}.bias"].to(self.device, dtype),
-            groups=groups,
-        )
+        bias = self._tensors[f"{name}.bias"].to(self.device, dtype)
+        return PositionConvolution(weight.to(self.device, dtype), bias, groups)
+
+    def _load_attention(self, name: str) -> Attention:
+        return self._attention(f"{name}.q_proj", f"{name}.k_proj", f"{name}.v_proj", f"{name}.out_proj")
 
     def _load_layer(self, name: str, eps: float, activation: Activation) -> Wav2Vec2Layer:
-        inner = f"{name}.attention"
         return Wav2Vec2Layer(
-            attention=self._attention(f"{inner}.q_proj", f"{inner}.k_proj", f"{inner}.v_proj", f"{inner}.out_proj"),
+            attention=self._load_attention(f"{name}.attention"),
             norm=self._norm(f"{name}.layer_norm", eps),
             up=self._linear(f"{name}.feed_forward.intermediate_dense", activation=activation),
             down=self._linear(f"{name}.feed_forward.output_dense"),
@@ -107,22 +121,30 @@ class Wav2Vec2Backbone(Backbone):
         features = inputs.to(self.dtype).unsqueeze(1)  # [U, 1, N]
         for convolution in self._convolutions:
             features = convolution(features)
-        hidden = self._projection(self._projection_norm(features.transpose(1, 2)))
-        return self._norm_first(hidden.float() + self._front_activation(self._positions(hidden)))
+        features = features.transpose(1, 2)
+        hidden = self._projection(features if self._projection_norm is None else self._projection_norm(features))
+        hidden = hidden.float() + self._positions(hidden)
+        return hidden if self._is_pre_norm else self._encoder_norm(hidden)
 
     def run_layer(self, i: int, hidden: Tensor, rows: RowAdapters) -> Tensor:
         layer = self._layers[i]
+        if self._is_pre_norm:
+            hidden = hidden + layer.attention(layer.norm(hidden), rows)
+            fed = rows.project("fc2", layer.down, rows.project("fc1", layer.up, layer.norm_last(hidden)))
+            return rows.add_bottlenecks(hidden, fed, hidden + fed)
         hidden = hidden + layer.attention(hidden, rows)
         normed = layer.norm(hidden)
         fed = rows.project("fc2", layer.down, rows.project("fc1", layer.up, normed))
         return layer.norm_last(rows.add_bottlenecks(hidden, fed, normed + fed))
 
     def pool(self, hidden: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(hidden, dim=1)
+        last = self._encoder_norm(hidden) if self._is_pre_norm else hidden
+        variance, mean = torch.var_mean(last, dim=1)
         return torch.cat((mean, variance.clamp_min(_MIN_VARIANCE).sqrt()), dim=1)
 
     def fold_prompt(self, i: int, prompt: Tensor, changes: Changes) -> tuple[Tensor, Tensor]:
-        return self._layers[i].attention.fold(i, prompt, changes)
+        layer = self._layers[i]
+        return layer.attention.fold(i, layer.norm(prompt) if self._is_pre_norm else prompt, changes)
 
     def target_name(self, i: int, target: str) -> str:
         return f"encoder.layers.{i}.{_TARGET_NAMES[target]}"
@@ -137,11 +159,8 @@ class Wav2Vec2Backbone(Backbone):
 def check_wav2vec2(checkpoint: Checkpoint) -> int:
     """The fewest frames that make two hidden states. Raises ValueError for a configuration that is not supported."""
     config = checkpoint.config
-    if config.do_stable_layer_norm:
-        raise ValueError(
-            "the backbone has do_stable_layer_norm (pre-norm wav2vec 2.0), which is not supported yet; "
-            "use one without it, such as facebook/wav2vec2-base"
-        )
+    if getattr(config, "add_adapter", False):
+        raise ValueError("the backbone has add_adapter, convolutions behind its layers, which are not supported")
     samples = _MIN_STATES
     for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
         samples = (samples - 1) * stride + kernel

@@ -6,7 +6,7 @@ from torch import Tensor
 from service.model.selection import RowAdapters
 
 
-def attend_by_row(q: Tensor, k: Tensor, v: Tensor, rows: RowAdapters) -> Tensor:
+def attend_by_row(q: Tensor, k: Tensor, v: Tensor, rows: RowAdapters, bias: Tensor | None = None) -> Tensor:
     """Products and softmax of one row after another, each with a prefix as long as its own.
 
     Twice as fast as the fused form, which reads its half-precision operands slowly.
@@ -20,7 +20,10 @@ def attend_by_row(q: Tensor, k: Tensor, v: Tensor, rows: RowAdapters) -> Tensor:
         before = prefixes.get(row)
         if before is not None:
             keys, values = torch.cat((before[0], keys), dim=1), torch.cat((before[1], values), dim=1)
-        weights = torch.bmm(q[row], keys.transpose(1, 2)).softmax(dim=-1)
+        scores = torch.bmm(q[row], keys.transpose(1, 2))  # [H, Q, P + T]
+        if bias is not None:
+            scores[:, :, scores.shape[2] - k.shape[2] :] += bias[row]
+        weights = scores.softmax(dim=-1)
         out[row] = torch.bmm(weights, values).transpose(0, 1)
     return out.flatten(2)
 
