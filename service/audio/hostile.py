@@ -17,8 +17,8 @@ MAX_INDEX_ENTRIES = 2_000_000  # of about 24 bytes each; 300 s of AAC have 14,00
 MAX_BOXES = 100_000  # at the top of an mp4; two for each fragment
 MAX_TABLES = 100_000  # tables in one file; a fragment for each frame of 300 s has 14,000
 MAX_BOOK_VALUES = 4_000_000  # floats in all code books of one stream; libvorbis writes about 200,000
-SLICE_BYTES = 2**20  # searched at once
-_TABLES = np.frombuffer(b"stszstz2sttscttstrunelstiinfiloc", ">u4")
+SLICE_BYTES = 2**18  # searched at once
+_TABLES = np.frombuffer(b"stszstz2sttscttstrunelstiinfiloc", np.uint32)
 _BOOK = re.compile(rb"BCV(..)(...)", re.DOTALL)  # each code book's sync, dimensions, entries
 
 
@@ -61,7 +61,8 @@ def _tables(encoded: bytes) -> Iterator[int]:
             for place in range(first, first + 4):
                 words = max(0, min(SLICE_BYTES, end - place) // 4)
                 if words:
-                    found = np.frombuffer(encoded, ">u4", words, place)[:, None] == _TABLES
+                    read = np.frombuffer(encoded, np.uint32, words, place)
+                    found = np.logical_or.reduce([read == kind for kind in _TABLES])
                     yield from (place + 4 * int(word) for word in found.nonzero()[0])
 
 
