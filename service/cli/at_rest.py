@@ -29,7 +29,7 @@ def backup(
 ) -> None:
     """Write a whole registry to a directory: files, version numbers, aliases, history. Servers may go on."""
     with _opened(data_dir, database_url) as (catalogue, objects), _progress("backing up") as progress:
-        from service.registry import transfer
+        from service.backup import transfer
 
         moved = transfer.back_up(catalogue, objects, out, progress)
     typer.echo(f"{moved.adapters} adapters, {moved.versions} versions in {out}")
@@ -44,7 +44,7 @@ def restore(
 ) -> None:
     """Take over a registry as backup wrote it; running servers see it within a second. Again, it changes nothing."""
     with _opened(data_dir, database_url, may_begin=True) as (catalogue, objects), _progress("restoring") as progress:
-        from service.registry import transfer
+        from service.backup import transfer
 
         moved = transfer.restore(catalogue, objects, source, progress)
     typer.echo(f"{moved.adapters} adapters: {moved.versions} versions restored, {moved.skipped} were there")
