@@ -20,7 +20,7 @@ ERRORS: Final = (  # what any route that runs the backbone may answer
 )
 
 
-def resolve(admission: Admission, references: Sequence[str], task: TaskType) -> list[AdapterVersion]:
+def resolve(admission: Admission, references: Sequence[str], *tasks: TaskType) -> list[AdapterVersion]:
     """The versions that a request asks for; it runs on these, whatever happens to aliases meanwhile.
 
     Raises:
@@ -32,9 +32,10 @@ def resolve(admission: Admission, references: Sequence[str], task: TaskType) -> 
         raise InvalidRequest(f"a request may ask at most {most} adapters, got {len(references)}")
     versions = [admission.runtime.registry.resolve(reference) for reference in references]
     for reference, version in zip(references, versions, strict=True):
-        if version.manifest.task_type is not task:
+        if version.manifest.task_type not in tasks:
+            wanted = " or ".join(task.value for task in tasks)
             raise WrongTask(
-                f"{reference!r} is for {version.manifest.task_type.value}; this call needs {task.value}",
+                f"{reference!r} is for {version.manifest.task_type.value}; this call needs {wanted}",
                 adapter=reference,
             )
     return versions
