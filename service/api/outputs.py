@@ -1,5 +1,6 @@
 """From adapters as a request names them, and its clips, to the engine's outputs. Knows no answers and no routes."""
 
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -50,16 +51,22 @@ async def infer(
     """
     engine, state = admission.runtime.engine, admission.request.state
     state.adapters = [f"{adapter.name}@{adapter.version}" for adapter in adapters]
-    versions = [(adapter.name, adapter.version) for adapter in adapters]
-    with (
-        admission.context.statistics.request(versions, len(encoded)) as laps,
-        engine.place(adapters, len(encoded)) as place,
-    ):
-        speech = adapters[0].manifest.task_type is not TaskType.CLASSIFICATION
-        clips = await decode_clips(admission.context, encoded, admission.reservation, adapters[0].name, speech=speech)
-        laps.has_decoded()
-        state.audio_seconds = round(sum(clip.seconds for clip in clips), 3)
-        return clips, await engine.infer(clips, adapters, deadline=admission.deadline, place=place)
+    began = decoded = time.perf_counter_ns()
+    failed = True
+    try:
+        with engine.place(adapters, len(encoded)) as place:
+            speech = adapters[0].manifest.task_type is not TaskType.CLASSIFICATION
+            clips = await decode_clips(
+                admission.context, encoded, admission.reservation, adapters[0].name, speech=speech
+            )
+            decoded = time.perf_counter_ns()
+            state.audio_seconds = round(sum(clip.seconds for clip in clips), 3)
+            outputs = await engine.infer(clips, adapters, deadline=admission.deadline, place=place)
+        failed = False
+        return clips, outputs
+    finally:
+        versions = [(adapter.name, adapter.version) for adapter in adapters]
+        admission.context.statistics.count(versions, len(encoded), began, decoded, failed)
 
 
 def json_answer(content: bytes) -> Response:
