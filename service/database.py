@@ -125,6 +125,15 @@ class Database:
                 for index in table.indexes:
                     index.create(connection, checkfirst=True)
 
+    @contextmanager
+    def outside(self) -> Iterator[Connection]:
+        """A connection without a transaction, for statements that have none. Raises as `write` does."""
+        try:
+            with self._engine.connect() as plain:
+                yield plain.execution_options(isolation_level="AUTOCOMMIT")
+        except DBAPIError as error:
+            raise self._translate(error.orig or error) from error
+
     def is_begun(self) -> bool:
         """Whether anything was ever kept here; looking makes nothing."""
         if self.file is not None and not (self.file.is_file() and self.file.stat().st_size):
@@ -229,7 +238,10 @@ def _postgresql(url: URL) -> Engine:
 
 
 def _begin(connection: Connection) -> None:
-    seconds = connection.get_execution_options().get(_WAIT)
+    options = connection.get_execution_options()
+    seconds = options.get(_WAIT)
+    if options.get("isolation_level") == "AUTOCOMMIT":
+        return
     if seconds is None:
         connection.exec_driver_sql("BEGIN")
     else:

@@ -86,7 +86,7 @@ def _connect(uri: str) -> sqlite3.Connection:
     """Transactions begin where `_begin` says so."""
     connection = sqlite3.connect(uri, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=True)
     try:
-        for pragma in ("synchronous=FULL", "foreign_keys=ON", f"wal_autocheckpoint={LOG_PAGES}"):
+        for pragma in ("synchronous=FULL", "foreign_keys=ON", "secure_delete=ON", f"wal_autocheckpoint={LOG_PAGES}"):
             connection.execute(f"PRAGMA {pragma}")
     except BaseException:
         connection.close()

@@ -72,11 +72,11 @@ def verify(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
         raise typer.Exit(1)
 
 
-def settings_of(data_dir: Path | None, database_url: str | None) -> "Settings":
+def settings_of(data_dir: Path | None, database_url: str | None, **more: Any) -> "Settings":
     """The settings of the service whose registry this is. Raises ValueError."""
     from service.settings import Settings
 
-    given: dict[str, Any] = {"data_dir": data_dir, "database_url": database_url}
+    given: dict[str, Any] = {"data_dir": data_dir, "database_url": database_url, **more}
     return Settings(**{name: value for name, value in given.items() if value is not None})
 
 

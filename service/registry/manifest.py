@@ -129,6 +129,7 @@ def _lenient(value: object, read: ValidatorFunctionWrapHandler, info: Validation
         return None
 
 
+ThresholdName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9._-]{0,31}$")]  # as in far_1e-3
 Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_LENGTH)]
 
 
@@ -149,6 +150,10 @@ class Manifest(_Section):
     input: InputSection
     speech: Annotated[SpeechSection | None, WrapValidator(_lenient)] = None
     reject_below: Annotated[Annotated[float, Field(ge=0, le=1)] | None, WrapValidator(_lenient)] = None
+    thresholds: Annotated[
+        dict[ThresholdName, Annotated[float, Field(ge=-1e6, le=1e6)]] | None, WrapValidator(_lenient)
+    ] = None
+    merge: Annotated[Literal["mean", "best"] | None, WrapValidator(_lenient)] = None
     metrics: dict[str, Any] | None = None
     license: str | None = None
     description: str | None = None
