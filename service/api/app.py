@@ -9,9 +9,11 @@ from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
-from service.api import openapi, problems
+from service.api import openapi
 from service.api.context import Context, Opener, Runtime
+from service.api.dispatch import Dispatch
 from service.api.lifetime import TIMEOUT_HEADER
 from service.api.middleware import Surroundings
 from service.api.routes import (
@@ -24,7 +26,6 @@ from service.api.routes import (
     key,
     model_repository,
     open_inference,
-    speakers,
 )
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -38,12 +39,11 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     adapters.router,
     backbone.router,
     key.router,
-    speakers.router,
     console.router,
 )
 
 _CORS: Final[dict[str, Any]] = {
-    "allow_methods": ("GET", "POST", "PUT", "DELETE"),
+    "allow_methods": ("GET", "HEAD", "POST", "PUT", "DELETE"),
     "allow_headers": ("Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id", TIMEOUT_HEADER),
     "expose_headers": ("ETag", "Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-Id"),
 }
@@ -105,11 +105,11 @@ def create_app(
     app.state.context = context
     for router in ROUTERS:
         app.include_router(router)
-    problems.install(app)
     openapi.install(app)
+    answering: ASGIApp = Dispatch.of(ROUTERS, settings.max_adapters)
     if settings.cors_origins:  # none: no page of another origin may read an answer
-        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)
-    app.add_middleware(Surroundings, context=context)
+        answering = CORSMiddleware(answering, allow_origins=settings.cors_origins, **_CORS)
+    app.middleware_stack = Surroundings(answering, app.router, context)
     return app
 
 

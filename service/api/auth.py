@@ -1,7 +1,6 @@
 """Who may call what: every route declares what it asks of its caller."""
 
 import hmac
-from collections.abc import AsyncIterator
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -12,26 +11,34 @@ from fastapi.security.base import SecurityBase
 from service.access.keyring import ANONYMOUS, Caller, bearer, is_loopback
 from service.access.keys import Scope
 from service.api.context import Context, context_of
-from service.errors import Forbidden, NotReady, RateLimited
+from service.errors import Forbidden, NotReady, RateLimited, ServiceError
 from service.settings import Settings
 
 ADAPTER_PARAMETERS: Final = ("name", "adapter", "model")  # of paths; `adapter` of queries
 
 
-class Open:
-    """Dependency of a route that anyone may call."""
+class Requirement:
+    """What a route requires of its caller; of this one itself, nothing. Declared as the route's first dependency."""
 
-    async def __call__(self) -> None:  # a plain function would wait for a thread that others keep busy
-        return None
+    asks_for_key = False
+
+    def __call__(self) -> None:
+        """What FastAPI would call; nobody does: `enter` takes no turn at a thread."""
+
+    def enter(self, request: Request) -> None:
+        """Lets a request in, which must `leave`, or raises."""
+
+    def leave(self, request: Request) -> None:
+        """Ends a request that was let in."""
 
 
-class MetricsAccess:
+class MetricsAccess(Requirement):
     """Dependency of the metrics, which anyone may read: `request.state.reader` is who sees series of adapters and keys.
 
     None is somebody who sees none of them: without a key while keys are in force, or before that is known.
     """
 
-    async def __call__(self, request: Request) -> None:
+    def enter(self, request: Request) -> None:
         """Raises Unauthorized for a key that is none; Forbidden for a page of another site, where there are no keys."""
         request.state.reader = self._reader(context_of(request), request)
 
@@ -47,13 +54,15 @@ class MetricsAccess:
             return None
 
 
-class KeyRequired(SecurityBase):
+class KeyRequired(Requirement, SecurityBase):
     """Dependency of a route that needs a key of `scope`; of any, where that is None.
 
     Where the request names adapters, they are among those that the key is bound to. `request.state.caller` is who
     calls, `request.state.actor` its name for logs. The key's limits hold until the answer is out, and count what is
     refused, too.
     """
+
+    asks_for_key = True
 
     def __init__(self, scope: Scope | None) -> None:
         self.scope = scope
@@ -64,7 +73,7 @@ class KeyRequired(SecurityBase):
             "for none."
         )
 
-    async def __call__(self, request: Request) -> AsyncIterator[None]:
+    def enter(self, request: Request) -> None:
         """
         Raises:
             Unauthorized, Forbidden, UnknownAdapter, RateLimited: it may not.
@@ -87,9 +96,12 @@ class KeyRequired(SecurityBase):
                 caller.require_scope(self.scope)
             for reference in adapters_of(request):
                 caller.require_adapter(reference)
-            yield
-        finally:
-            context.gate.leave(caller.actor)
+        except ServiceError:
+            self.leave(request)
+            raise
+
+    def leave(self, request: Request) -> None:
+        context_of(request).gate.leave(request.state.actor)
 
 
 def adapters_of(request: Request) -> list[str]:
@@ -140,11 +152,10 @@ def _without_port(host: str) -> str:
         return ""
 
 
-OPEN: Final = Open()
+OPEN: Final = Requirement()
 METRICS: Final = MetricsAccess()
 ANY_KEY: Final = KeyRequired(None)
 INFER: Final = KeyRequired(Scope.INFER)
 READ: Final = KeyRequired(Scope.READ)
 WRITE: Final = KeyRequired(Scope.WRITE)
-SPEAKERS: Final = KeyRequired(Scope.SPEAKERS)
 ADMIN: Final = KeyRequired(Scope.ADMIN)

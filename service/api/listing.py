@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from service.api.context import Runtime
-from service.api.schemas import AdapterInfo, Change, History, Residency, VersionInfo
+from service.api.schemas import AdapterInfo, Change, History, Residency, VersionDetail, VersionInfo
 from service.engine.slots import Residence, State
 from service.model.spec import TaskType
 from service.registry.audit import Event
@@ -60,6 +60,24 @@ def adapter_info(runtime: Runtime, record: AdapterRecord) -> AdapterInfo:
         live=record.live,
         aliases=dict(record.aliases),
         versions=[_version(runtime, *pair) for pair in zip(record.versions, places, strict=True)],
+    )
+
+
+def version_detail(runtime: Runtime, version: AdapterVersion) -> VersionDetail:
+    """One version: where the device has it, and what its manifest says."""
+    manifest = version.manifest
+    (place,) = runtime.engine.residences([version])
+    return VersionDetail(
+        **dict(_version(runtime, version, place)),
+        name=version.name,
+        task_type=manifest.task_type,
+        description=manifest.description,
+        labels=None if manifest.labels is None else list(manifest.labels),
+        input=manifest.input.model_dump(exclude_unset=True),
+        parts=manifest.adapter_spec().sizes,
+        metrics=manifest.metrics,
+        license=manifest.license,
+        bytes=len(version.config) + version.weights_bytes,
     )
 
 

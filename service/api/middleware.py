@@ -37,16 +37,22 @@ _log = logging.getLogger("service.requests")
 
 
 class Surroundings:
-    """ASGI middleware around the whole application."""
+    """ASGI middleware around the whole application.
 
-    def __init__(self, app: ASGIApp, context: Context) -> None:
+    Args:
+        app: answers requests.
+        rest: takes everything else, as the server's start and end.
+    """
+
+    def __init__(self, app: ASGIApp, rest: ASGIApp, context: Context) -> None:
         self.app = app
+        self.rest = rest
         self.context = context
         self.telemetry = context.telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await self.rest(scope, receive, send)
             return
         request_id = _request_id(scope)
         token = REQUEST_ID.set(request_id)

@@ -6,9 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from service.errors import ServiceError
@@ -49,10 +46,6 @@ KINDS: Final[Mapping[str, Kind]] = {
     "deadline_exceeded": Kind(504, "The request took too long"),
     "registry_unavailable": Kind(503, "Adapters cannot be changed now"),
     "storage_full": Kind(507, "No space is left for adapters"),
-    "unknown_speaker": Kind(404, "No speaker has this id"),
-    "speaker_opted_out": Kind(409, "The speaker has opted out"),
-    "consent_required": Kind(409, "The speaker's consent is not recorded"),
-    "conflict": Kind(409, "Another change came between"),
     "internal": Kind(500, "Internal error"),
     # Of HTTP itself, outside the service's own errors:
     "not_found": Kind(404, "No such path"),
@@ -62,7 +55,6 @@ KINDS: Final[Mapping[str, Kind]] = {
     "head_too_large": Kind(431, "The request's head is too large"),
 }
 RETRY_AFTER: Final[Mapping[str, float]] = {"overloaded": 1.0, "rate_limited": 1.0}  # seconds, where none is known
-_HTTP_CODES: Final[Mapping[int, str]] = {404: "not_found", 405: "method_not_allowed"}
 
 
 def problem(
@@ -98,33 +90,6 @@ def of_unexpected(error: Exception, path: str = "") -> Response:
     return problem("internal", "the service failed on this request; its log says why under the X-Request-Id", path=path)
 
 
-def install(app: FastAPI) -> None:
-    """Makes every error of `app` a problem document; unexpected ones are caught by the middleware."""
-
-    async def typed(request: Request, error: Exception) -> Response:
-        if not isinstance(error, ServiceError):
-            raise error
-        return of_error(error, request.url.path)
-
-    async def invalid(request: Request, error: Exception) -> Response:
-        if not isinstance(error, RequestValidationError):
-            raise error
-        detail = "; ".join(describe(item) for item in error.errors())
-        return problem("invalid_request", detail, path=request.url.path)
-
-    async def http(request: Request, error: Exception) -> Response:
-        if not isinstance(error, HTTPException):
-            raise error
-        code = _HTTP_CODES.get(error.status_code, "internal" if error.status_code >= 500 else "invalid_request")
-        detail = f"{request.method} {_shown(request.url.path)} is not part of this service; see /docs"
-        told = detail if code in _HTTP_CODES.values() else str(error.detail)
-        return problem(code, told, error.headers, path=request.url.path)
-
-    app.add_exception_handler(ServiceError, typed)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, http)
-
-
 def describe(item: Mapping[str, object], root: str = "") -> str:
     """One of pydantic's errors in words: where, what, and the value it got.
 
@@ -135,9 +100,10 @@ def describe(item: Mapping[str, object], root: str = "") -> str:
     path = [str(part) for part in location] if isinstance(location, tuple) else []
     where = ".".join([root, *path] if root else path) or "request"
     value = item.get("input")
-    told = "" if isinstance(value, dict | list | bytes) or value is None else f", got {_shown(repr(value))}"
+    told = "" if isinstance(value, dict | list | bytes) or value is None else f", got {shown(repr(value))}"
     return f"{where}: {item.get('msg')}{told}"
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """What a detail repeats of a value."""
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."

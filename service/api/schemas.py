@@ -1,7 +1,7 @@
 """Shapes of the answers and of the JSON that callers send; the contract's field names. Knows no routes."""
 
 from datetime import datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, FiniteFloat
 
@@ -158,6 +158,20 @@ class VersionInfo(Answer):
     tier: Tier = Field(description="Where its weights are, the nearest place to the device.")
     pinned: bool
     reason: str | None = Field(description="Why it failed, where it did.")
+
+
+class VersionDetail(VersionInfo):
+    """One version, with what its manifest says."""
+
+    name: str
+    task_type: TaskType
+    description: str | None
+    labels: list[str] | None = Field(description="Of a classifier, in the adapter's order.")
+    input: dict[str, Any] = Field(description="How a clip becomes windows, as in the manifest.")
+    parts: dict[str, int] = Field(description="Sizes of what the adapter holds, by the manifest's names.")
+    metrics: dict[str, Any] | None
+    license: str | None
+    bytes: int = Field(description="Of config and weights.")
 
 
 class AdapterInfo(Answer):

@@ -257,3 +257,25 @@ def test_adapters_survive_a_restart(tiny_ast_dir: Path, tmp_path: Path, clip: by
         service.http.delete("/v1/adapters/shipped")
     with running(settings) as service:  # a digest seen before, even deleted, changes nothing
         assert [adapter["name"] for adapter in service.http.get("/v1/adapters").json()["adapters"]] == ["kept"]
+
+
+def test_one_version(live: Live, tmp_path: Path) -> None:
+    """What its manifest says and where the device has it; the card byte for byte, where there is one."""
+    files = random_bundle(tmp_path, live.backbone, "detailed", description="barks", metrics={"accuracy": 0.9})
+    card = b"# barks \xc3\xa9\n"
+    parts = {"config": files.config, "weights": files.weights}
+    assert live.http.post("/v1/adapters/detailed/versions", files=parts | {"card": card}).status_code == 201
+    detail = live.http.get("/v1/adapters/detailed/versions/1").json()
+    listed = live.http.get("/v1/adapters/detailed").json()["versions"][0]
+    assert {name: detail[name] for name in listed} == listed
+    config = json.loads(files.config)
+    for name in ("name", "task_type", "description", "labels", "metrics"):
+        assert detail[name] == config[name]
+    assert detail["input"].items() >= {"window_frames": 64, "windows": None, "mean": -6.0}.items()
+    assert detail["parts"].items() >= {"prompt_length": 3, "bottleneck_dim": 4}.items()
+    assert detail["bytes"] == len(files.config) + len(files.weights)
+    told = live.http.get("/v1/adapters/detailed/versions/1/card")
+    assert (told.content, told.headers["etag"]) == (card, f'"{detail["digest"]}"')
+    assert told.headers["content-type"] == "text/markdown; charset=utf-8"
+    assert refused(live.http.get("/v1/adapters/alpha/versions/1/card")) == (404, "not_found")
+    assert refused(live.http.get("/v1/adapters/detailed/versions/2")) == (404, "unknown_version")

@@ -18,7 +18,8 @@ from service.api.listing import Search
 from service.api.long_json import parse_json
 from service.api.openapi import ALIAS_BODY, BUNDLE_BODY, errors
 from service.api.pools import Pool
-from service.api.schemas import AdapterInfo, AdapterList, AliasRequest, History, Residency, Uploaded
+from service.api.problems import problem
+from service.api.schemas import AdapterInfo, AdapterList, AliasRequest, History, Residency, Uploaded, VersionDetail
 from service.api.uploads import receive_bundle
 from service.deadline import Deadline
 from service.engine.engine import Engine
@@ -29,14 +30,13 @@ from service.registry.store import AdapterVersion
 
 router: Final = APIRouter(tags=["adapters"])
 
-MAX_ALIAS_BYTES: Final = 2**12
-_READ: Final[dict[str, Any]] = {
-    "dependencies": [Depends(READ)],
-    "responses": errors(
-        *("unknown_adapter", "unknown_version", "invalid_request", "unauthorized", "forbidden", "not_ready"),
-        *("adapter_failed", "registry_unavailable", "overloaded"),
-    ),
-}
+MAX_ALIAS_BYTES: Final = 2**17
+_READ_CODES: Final = (
+    *("unknown_adapter", "unknown_version", "invalid_request", "unauthorized", "forbidden", "not_ready"),
+    *("adapter_failed", "registry_unavailable", "overloaded"),
+)
+_READ: Final[dict[str, Any]] = {"dependencies": [Depends(READ)], "responses": errors(*_READ_CODES)}
+_CARD: Final[dict[str, Any]] = _READ | {"responses": errors(*_READ_CODES, "not_found")}
 _WRITE: Final[dict[str, Any]] = {
     "dependencies": [Depends(WRITE)],
     "responses": errors(
@@ -143,6 +143,14 @@ async def upload_version(
     return Response(answer.model_dump_json(), 201 if published.created else 200, headers, media_type="application/json")
 
 
+@router.get("/v1/adapters/{name}/versions/{version}", **_READ)
+async def get_version(request: Request, name: str, version: int) -> VersionDetail:
+    """What one version is, where the device has it and, where it failed, why."""
+    context = context_of(request)
+    runtime = context.runtime
+    return await context.disk.once(listing.version_detail, runtime, runtime.registry.version(name, version))
+
+
 @router.get("/v1/adapters/{name}/versions/{version}/config", response_class=Response, **_READ)
 async def download_config(request: Request, name: str, version: int) -> Response:
     """adapter_config.json, byte for byte."""
@@ -163,6 +171,18 @@ async def download_weights(request: Request, name: str, version: int) -> FileRes
         filename="adapter_model.safetensors",
         headers={"ETag": f'"{found.digest}"'},
     )
+
+
+@router.get("/v1/adapters/{name}/versions/{version}/card", response_class=Response, **_CARD)
+async def download_card(request: Request, name: str, version: int) -> Response:
+    """README.md, the model card, byte for byte; `not_found` where the version came without one."""
+    context = context_of(request)
+    registry = context.runtime.registry
+    found = registry.version(name, version)
+    card = await context.disk.once(registry.card_bytes, found)
+    if card is None:
+        return problem("not_found", f"{found.reference} came without a card")
+    return Response(card, headers={"ETag": f'"{found.digest}"', "Content-Type": "text/markdown; charset=utf-8"})
 
 
 @router.put("/v1/adapters/{name}/aliases/{alias}", openapi_extra=ALIAS_BODY, **_WRITE)

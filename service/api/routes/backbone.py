@@ -11,8 +11,14 @@ from service.api.schemas import BackboneInfo
 
 router: Final = APIRouter(tags=["backbone"])
 
+_ERRORS: Final = errors("invalid_request", "unauthorized", "forbidden", "not_ready")
 
-@router.get("/v1/backbone", dependencies=[Depends(READ)], responses=errors("unauthorized", "forbidden", "not_ready"))
+
+@router.get(
+    "/v1/backbone",
+    dependencies=[Depends(READ)],
+    responses=_ERRORS,
+)
 async def backbone(request: Request) -> BackboneInfo:
     """The frozen backbone in memory."""
     runtime = context_of(request).runtime

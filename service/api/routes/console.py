@@ -1,13 +1,14 @@
 """The pages: console at `/`, API docs at `/docs`, and the API's description. No file comes from elsewhere."""
 
+import json
 from importlib.resources import files
-from typing import Any, Final
+from typing import Final
 
 from fastapi import APIRouter, Depends, Request
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from service.api.auth import OPEN
+from service.api.problems import problem
 
 router: Final = APIRouter(tags=["console"])
 
@@ -49,14 +50,13 @@ async def favicon() -> Response:
 
 
 @router.get("/openapi.json", dependencies=[Depends(OPEN)], include_in_schema=False)
-async def openapi(request: Request) -> dict[str, Any]:
-    description: dict[str, Any] = request.app.openapi()
-    return description
+async def openapi(request: Request) -> Response:
+    return Response(json.dumps(request.app.openapi()), media_type="application/json")
 
 
 def _file(name: str) -> Response:
     if name not in _FILES:
-        raise HTTPException(404)
+        return problem("not_found", f"there is no page {name[:100]!r}")
     content, kind = _FILES[name]
     headers = {"Content-Type": kind, "Content-Security-Policy": _POLICY, "Cache-Control": "no-cache"}
     return Response(content, headers=headers)

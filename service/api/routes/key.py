@@ -12,8 +12,14 @@ from service.api.schemas import KeyInfo, KeyLimits
 
 router: Final = APIRouter(tags=["keys"])
 
+_ERRORS: Final = errors("invalid_request", "unauthorized", "forbidden", "not_ready")
 
-@router.get("/v1/key", dependencies=[Depends(ANY_KEY)], responses=errors("unauthorized", "forbidden", "not_ready"))
+
+@router.get(
+    "/v1/key",
+    dependencies=[Depends(ANY_KEY)],
+    responses=_ERRORS,
+)
 async def key(request: Request) -> KeyInfo:
     """What the caller's key is, and what it may."""
     caller, settings = caller_of(request), context_of(request).settings
