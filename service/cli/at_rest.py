@@ -87,7 +87,7 @@ def _opened(
     """A registry at rest; what is wrong, one that is not there too, is told in one line and ends the command with 1."""
     from service.database import database_of
     from service.errors import InvalidRequest
-    from service.registry.catalogue import open_catalogue
+    from service.registry.catalogue import catalogue_of
     from service.registry.objects import OBJECTS, ObjectStore
 
     with told():
@@ -96,7 +96,8 @@ def _opened(
             database_of(settings.data_dir, settings.database_url).require_begun()
             if not (settings.data_dir / OBJECTS).is_dir():
                 raise InvalidRequest(f"there are no adapters in {settings.data_dir.resolve()}")
-        catalogue, objects = open_catalogue(settings), ObjectStore(settings.data_dir)
+        catalogue = catalogue_of(settings.data_dir, settings.database_url)
+        objects = ObjectStore(settings.data_dir)
         objects.belong_to(catalogue.identity)
         try:
             yield catalogue, objects

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -64,15 +64,4 @@ def remember(connection: Connection, attempt: Attempt, outcome: Outcome) -> None
     """Keep the answer of an attempt, and forget those that are too old."""
     now = datetime.now(UTC)
     connection.execute(delete(attempts).where(attempts.c.at <= now - KEPT))
-    connection.execute(
-        insert(attempts).values(
-            actor=attempt.actor,
-            key=attempt.key,
-            request=attempt.request,
-            name=outcome.name,
-            version=outcome.version,
-            created=outcome.created,
-            live=outcome.live,
-            at=now,
-        )
-    )
+    connection.execute(insert(attempts).values(**asdict(attempt), **asdict(outcome), at=now))

@@ -33,16 +33,11 @@ class BundleFiles:
 
     @property
     def digest(self) -> str:
-        return digest(self.config, self.weights)
-
-
-def digest(config: bytes, weights: bytes) -> str:
-    """`sha256:...` of a version: SHA-256 of (SHA-256 of the config, SHA-256 of the weights), both raw."""
-    return digest_of_hashes(hashlib.sha256(config).digest(), hashlib.sha256(weights).digest())
+        return digest_of_hashes(hashlib.sha256(self.config).digest(), hashlib.sha256(self.weights).digest())
 
 
 def digest_of_hashes(config: bytes, weights: bytes) -> str:
-    """As `digest`, of the two files' own SHA-256, raw."""
+    """`sha256:...` of a version: SHA-256 of (SHA-256 of the config, SHA-256 of the weights), both raw."""
     return f"sha256:{hashlib.sha256(config + weights).hexdigest()}"
 
 

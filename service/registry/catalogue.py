@@ -19,7 +19,6 @@ from service.deadline import Deadline
 from service.errors import RegistryUnavailable
 from service.registry.audit import ANONYMOUS, Action, Event, append, utc
 from service.registry.tables import adapters, aliases, changes, identity, metadata, versions
-from service.settings import Settings
 
 LIVE = "live"  # the alias that a bare name means
 _NAMES_AT_ONCE = 500  # in one query
@@ -270,11 +269,6 @@ class Transaction:
         return int(self.connection.scalar(select(func.count()).select_from(versions).where(*conditions)) or 0)
 
 
-def open_catalogue(settings: Settings) -> Catalogue:
-    """The catalogue that these settings name; made if there is none yet."""
-    return catalogue_of(settings.data_dir, settings.database_url)
-
-
 def catalogue_of(data_dir: Path, database_url: str = "") -> Catalogue:
     """The catalogue of a data directory: SQLite in it, unless a URL is given."""
     return Catalogue(open_database(data_dir, database_url))
@@ -285,11 +279,4 @@ def _versions_there() -> Select[Any]:
 
 
 def _version_row(row: Any) -> VersionRow:
-    return VersionRow(
-        name=row.name,
-        version=row.version,
-        digest=row.digest,
-        config=row.config,
-        weights_bytes=row.weights_bytes,
-        created=utc(row.created),
-    )
+    return VersionRow(row.name, row.version, row.digest, row.config, row.weights_bytes, utc(row.created))

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from service.errors import BackboneMismatch, InvalidBundle
 from service.model.adapter import AdapterWeights
 from service.registry.bundle import (
+    BundleFiles,
     check_backbone,
-    digest,
     read_bundle,
     read_weights,
     write_bundle,
@@ -26,7 +26,7 @@ MANIFEST = build_manifest(fields())
 
 def test_digest_is_of_both_digests() -> None:
     pair = hashlib.sha256(b"config").digest() + hashlib.sha256(b"weights").digest()
-    assert digest(b"config", b"weights") == "sha256:" + hashlib.sha256(pair).hexdigest()
+    assert BundleFiles(b"config", b"weights").digest == "sha256:" + hashlib.sha256(pair).hexdigest()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
