@@ -33,14 +33,6 @@ class Container(Enum):
     WEBM = _Format("matroska", frozenset({"opus", "libopus", "vorbis", "aac", "mp3", "mp3float", "flac"}))
 
     @property
-    def demuxer(self) -> str:
-        return self.value.demuxer
-
-    @property
-    def codecs(self) -> frozenset[str]:
-        return self.value.codecs
-
-    @property
     def title(self) -> str:
         return "aac (ADTS)" if self is Container.ADTS else self.name.lower()
 

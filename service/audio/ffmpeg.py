@@ -4,6 +4,7 @@ The container is opened with its one demuxer, which can open nothing else; no de
 has been checked; and the limits are applied to what comes out, never to the header alone.
 """
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from service.audio import hostile
 from service.audio.containers import ACCEPTED, Container
 from service.audio.flac import FlacSum
-from service.audio.mixdown import PADDING_SECONDS, DecodeLimits, Mixdown, mean_of_channels
+from service.audio.mixdown import BLOCK_SAMPLES, PADDING_SECONDS, DecodeLimits, Mixdown, mean_of_channels
 from service.audio.source import Patience, Source, refuse_reference
 from service.errors import BadAudio
 
@@ -54,11 +55,11 @@ def decode_stream(
         AudioTooLong: more than the limits allow.
         av.FFmpegError: what FFmpeg says of a damaged file.
     """
-    options = _DEMUXER_OPTIONS | {"format_whitelist": container.demuxer} | _OPTIONS_OF.get(container, {})
+    options = _DEMUXER_OPTIONS | {"format_whitelist": container.value.demuxer} | _OPTIONS_OF.get(container, {})
     with av.open(
         Source(encoded, patience),
         mode="r",
-        format=container.demuxer,
+        format=container.value.demuxer,
         container_options=options,
         metadata_errors="replace",
         buffer_size=65_536,
@@ -71,9 +72,10 @@ def decode_stream(
         if stream.codec_context.name == "flac":
             stream.codec_context.options = {"err_detect": "crccheck+explode"}
             checksum = FlacSum(stream.codec_context.extradata or b"", whole=container is Container.FLAC)
+        block = _Block(mixdown, patience, checksum)
         for packet, frame in _frames(opened.demux(stream), container, mixdown):
-            _add(frame, ends.cut(frame.samples, packet) if ends else None, mixdown, checksum)
-            patience.progress()
+            block.add(frame, ends.cut(frame.samples, packet) if ends else None)
+        block.flush()
         if checksum:
             checksum.check()
 
@@ -82,7 +84,7 @@ def _choose(streams: tuple[AudioStream, ...], container: Container) -> AudioStre
     if not streams:
         raise BadAudio(f"the {container.title} file has no audio stream that can be decoded; send {ACCEPTED}")
     names = [stream.codec_context.name if stream.codec_context else "unknown" for stream in streams]
-    accepted = [stream for stream, name in zip(streams, names, strict=True) if name in container.codecs]
+    accepted = [stream for stream, name in zip(streams, names, strict=True) if name in container.value.codecs]
     if not accepted:
         raise BadAudio(f"the {container.title} file holds audio of the codec {', '.join(names)}; send {ACCEPTED}")
     return next((stream for stream in accepted if stream.disposition & Disposition.default), accepted[0])
@@ -135,7 +137,7 @@ def _frames(
     packets: "Iterator[av.Packet[AudioStream]]", container: Container, mixdown: Mixdown
 ) -> "Iterator[tuple[av.Packet[AudioStream], AudioFrame]]":
     """Frames with their packets, with a bound on packets that yield nothing or next to nothing."""
-    idle = bad = 0
+    idle = bad = samples = 0
     for count, packet in enumerate(packets, start=1):
         frames: list[AudioFrame] = []
         try:
@@ -145,38 +147,74 @@ def _frames(
             if container not in (Container.MP3, Container.ADTS) or bad > BAD_PACKETS:
                 raise
         for frame in frames:
+            samples += frame.samples
             yield packet, frame
         idle += not frames
-        if idle > IDLE_PACKETS or count > IDLE_PACKETS + PACKETS_PER_SECOND * (1 + mixdown.seconds):
+        if idle > IDLE_PACKETS or count > IDLE_PACKETS + PACKETS_PER_SECOND * (1 + samples / max(mixdown.rate, 1)):
             raise BadAudio(f"the {container.title} file has {count} packets for {mixdown.seconds:.3f} s of audio")
 
 
-def _add(frame: AudioFrame, heard: slice | None, mixdown: Mixdown, checksum: FlacSum | None) -> None:
-    rate, channels = frame.sample_rate, frame.layout.nb_channels
-    if not mixdown.rate:
-        mixdown.begin(rate, channels)
-    if (rate, channels) != (mixdown.rate, mixdown.channels):
-        raise BadAudio(
-            f"the clip changes from {mixdown.rate} Hz with {mixdown.channels} channels to {rate} Hz with {channels} "
-            f"after {mixdown.seconds:.2f} s; send it with one rate and channel count"
-        )
-    mixdown.check_room(frame.samples)
-    samples = _channels(frame)
-    if checksum:
-        checksum.add(samples, frame.pts)
-    mono = mean_of_channels(samples)
-    mixdown.add(mono if heard is None else mono[heard])
+class _Block:
+    """Frames of one stream, gathered before they are worked on: each costs less among others."""
 
+    def __init__(self, mixdown: Mixdown, patience: Patience, checksum: FlacSum | None) -> None:
+        self._mixdown = mixdown
+        self._patience = patience
+        self._checksum = checksum
+        self._shape = (0, 0)  # rate and channels of all
+        self._dtype = ""  # of those that are gathered
+        self._channels: list[list[NDArray[Any]]] = []  # of each frame
+        self._places: list[int | None] = []  # of each frame in the stream, where it says
+        self._samples = 0
 
-def _channels(frame: AudioFrame) -> list[NDArray[Any]]:
-    """Views of a frame's channels, `[N]` each."""
-    count, dtype = frame.layout.nb_channels, _DTYPES[frame.format.name.removesuffix("p")]
-    # Not frame.to_ndarray(): it looks for planes until it meets an empty pointer, and none lies behind an eighth.
-    if frame.format.is_planar:
-        return [_plane(frame, plane, dtype, frame.samples) for plane in range(count)]
-    packed = _plane(frame, 0, dtype, frame.samples * count)
-    return [packed[channel::count] for channel in range(count)]
+    def add(self, frame: AudioFrame, heard: slice | None) -> None:
+        """Take a frame, or what of it is `heard`."""
+        shape = frame.sample_rate, frame.layout.nb_channels
+        if shape != self._shape:
+            self._begin(*shape)
+        count, dtype = shape[1], _DTYPES[frame.format.name.removesuffix("p")]
+        if dtype != self._dtype:
+            self.flush()
+            self._dtype = dtype
+        # Not frame.to_ndarray(): it looks for planes until it meets an empty pointer, and none lies behind an eighth.
+        # Views keep their planes and those their frame.
+        if frame.format.is_planar:
+            planes = [AudioPlane(frame, index) for index in range(count)]
+            channels: list[NDArray[Any]] = [
+                np.frombuffer(plane, dtype, frame.samples)  # type: ignore[call-overload]
+                for plane in planes
+            ]
+        else:
+            packed = np.frombuffer(AudioPlane(frame, 0), dtype, frame.samples * count)  # type: ignore[call-overload]
+            channels = [packed[channel::count] for channel in range(count)]
+        self._channels.append(channels if heard is None else [channel[heard] for channel in channels])
+        self._places.append(frame.pts)
+        self._samples += frame.samples
+        if self._samples >= BLOCK_SAMPLES:
+            self.flush()
 
+    def _begin(self, rate: int, channels: int) -> None:
+        self.flush()
+        old_rate, old_channels = self._shape
+        if old_rate:
+            raise BadAudio(
+                f"the clip changes from {old_rate} Hz with {old_channels} channels to {rate} Hz with {channels} "
+                f"after {self._mixdown.seconds:.2f} s; send it with one rate and channel count"
+            )
+        self._mixdown.begin(rate, channels)
+        self._shape = rate, channels
 
-def _plane(frame: AudioFrame, index: int, dtype: str, count: int) -> NDArray[Any]:
-    return np.frombuffer(AudioPlane(frame, index), dtype, count)  # type: ignore[call-overload, no-any-return]
+    def flush(self) -> None:
+        """Mix what has been gathered."""
+        if not self._channels:
+            return
+        if self._checksum:
+            self._checksum.follow(self._places, [len(channels[0]) for channels in self._channels])
+        together = [
+            parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in zip(*self._channels, strict=True)
+        ]
+        self._channels, self._places, self._samples = [], [], 0
+        if self._checksum:
+            self._checksum.add(together)
+        self._mixdown.add(mean_of_channels(together))
+        self._patience.progressed = time.thread_time()

@@ -33,18 +33,16 @@ class FlacSum:
         self._samples = 0
         self._md5 = hashlib.md5(usedforsecurity=False)
 
-    def add(self, channels: Sequence[NDArray[Any]], position: int | None) -> None:
-        """Take a frame's samples.
+    def follow(self, places: Sequence[int | None], lengths: Sequence[int]) -> None:
+        """Raise BadAudio where frames, next to be added, do not lie where their numbers say, if they do."""
+        at = self._samples
+        for place, length in zip(places, lengths, strict=True):
+            if self._whole and place not in (None, at):
+                raise BadAudio(f"the flac file is damaged: sample {place} follows {at}")
+            at += length
 
-        Args:
-            channels: integers `[N]` each, left-justified in their 16 or 32 bits.
-            position: of the first sample in the stream, as the frame's number says, where it is known.
-
-        Raises:
-            BadAudio: a frame before this one is missing.
-        """
-        if self._whole and position not in (None, self._samples):
-            raise BadAudio(f"the flac file is damaged: sample {position} follows {self._samples}")
+    def add(self, channels: Sequence[NDArray[Any]]) -> None:
+        """Integers `[N]` of each channel, left-justified in their 16 or 32 bits."""
         self._samples += len(channels[0])
         if any(self._told):
             together = np.ascontiguousarray(channels[0]) if len(channels) == 1 else np.stack(channels, axis=-1)

@@ -92,7 +92,8 @@ class Mixdown:
             )
 
     def add(self, mono: NDArray[np.float32]) -> None:
-        """Samples `[N]` at the source's rate, as `mean_of_channels` gives them."""
+        """Samples `[N]` at the source's rate, as `mean_of_channels` gives them. Raises as `check_room`."""
+        self.check_room(len(mono))
         self._produced += len(mono)
         self._decoded_bytes += len(mono) * self.channels * 4
         self._pending.append(mono)
@@ -133,20 +134,14 @@ class Mixdown:
 def mean_of_channels(channels: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
     """The mean of channels `[N]` each, unsigned bytes and integers scaled to [-1, 1)."""
     dtype = channels[0].dtype
-    if dtype.kind == "f":
-        with np.errstate(all="ignore"):  # what overflows is caught as not finite
-            return _mean(channels)
-    mono = _mean(channels)
+    with np.errstate(all="ignore"):  # what overflows is caught as not finite
+        mono: NDArray[np.float32] = channels[0].astype(np.float32)
+        for channel in channels[1:]:
+            mono += channel
+        if len(channels) > 1:
+            mono /= np.float32(len(channels))
     if dtype.kind == "u":
         mono -= np.float32(128)
-    mono *= np.float32(2.0 ** (1 - 8 * dtype.itemsize))
-    return mono
-
-
-def _mean(channels: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-    mono: NDArray[np.float32] = channels[0].astype(np.float32)
-    for channel in channels[1:]:
-        mono += channel
-    if len(channels) > 1:
-        mono /= np.float32(len(channels))
+    if dtype.kind in "iu":
+        mono *= np.float32(2.0 ** (1 - 8 * dtype.itemsize))
     return mono

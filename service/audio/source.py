@@ -15,20 +15,8 @@ class Patience:
     """How much more a clip may be read without audio coming of it, in all its parts together. For one thread."""
 
     def __init__(self, encoded: bytes) -> None:
-        self._left = REREADS * len(encoded) + 2**22
-        self._progressed = time.thread_time()
-
-    def progress(self) -> None:
-        """Audio has come of what was read."""
-        self._progressed = time.thread_time()
-
-    def spend(self, read: int) -> None:
-        """So many bytes were read; raises BadAudio once it is enough."""
-        self._left -= max(read, CALL_BYTES)
-        if self._left < 0:
-            raise BadAudio("the file makes its reader go over it again and again; it is damaged")
-        if time.thread_time() - self._progressed > IDLE_SECONDS:
-            raise BadAudio("the file keeps its reader busy without any audio; it is damaged")
+        self.left = REREADS * len(encoded) + 2**22  # bytes
+        self.progressed = time.thread_time()  # when audio last came of what was read
 
 
 class Source(io.BytesIO):
@@ -43,11 +31,13 @@ class Source(io.BytesIO):
         if self._refused:
             return b""  # FFmpeg asks once more before it looks at the error
         chunk = super().read(size)
-        try:
-            self._patience.spend(len(chunk))
-        except BadAudio:
-            self._refused = True
-            raise
+        self._patience.left -= max(len(chunk), CALL_BYTES)
+        again, idle = self._patience.left < 0, time.thread_time() - self._patience.progressed > IDLE_SECONDS
+        self._refused = again or idle
+        if again:
+            raise BadAudio("the file makes its reader go over it again and again; it is damaged")
+        if idle:
+            raise BadAudio("the file keeps its reader busy without any audio; it is damaged")
         return chunk
 
 
