@@ -20,7 +20,7 @@ test: $(VENV)/.dev ## set-up, then the whole test suite; SLOW=1 adds the slow te
 	@SLOW=$(SLOW) $(BIN)/python -m pytest $(ARGS)
 
 demo: $(VENV)/.runtime ## every task over real HTTP, an upload, a hot swap and a rollback, on a free port
-	@$(BIN)/python -m service.demo $(ARGS)
+	@$(BIN)/python -m tests.demo $(ARGS)
 
 bench: $(VENV)/.dev ## the forward beside its peers: a table, JSON and plots in runs/bench/; FULL=1 for the whole matrix
 	@$(BIN)/python -m tests.benchmarks $(if $(filter 1,$(FULL)),--full) $(ARGS)

@@ -4,17 +4,11 @@ Only one writer runs at a time, across processes and machines: SQLite's own writ
 PostgreSQL. Readers see one snapshot and wait for nobody.
 """
 
-import logging
 import math
-import shutil
-import sqlite3
-import threading
-import weakref
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from sqlalchemy import URL, Column, Connection, Engine, MetaData, Table, create_engine, event, make_url
 from sqlalchemy import inspect as inspect_schema
@@ -32,31 +26,20 @@ from service.errors import (
     ServiceError,
     StorageFull,
 )
+from service.private import FILE_MODE, close_to_others, make_private
+from service.sqlite import BUSY_SECONDS, SqliteFile, busy, first_line, unreachable
 
 DATABASE_FILE = "registry.sqlite"
 FILL = "fill"  # in a column's `info`: the statement that fills it for the rows there are when it is added
-BUSY_SECONDS = 30.0  # how long a writer waits for another process
 CONNECT_SECONDS = 3
 _DEAD_PEER_MS = 10_000  # after so long without an acknowledgement a connection counts as lost
 _WRITER_LOCK = 0x69706574  # "ipet": the advisory lock of PostgreSQL's one writer
 _WAIT = "ipet_wait"  # seconds, of a transaction that writes
-_LOG_PAGES = 256  # 1 MiB of the write-ahead log, then it is written over
-_DIRECTORY_MODE, _FILE_MODE, _OTHERS = 0o700, 0o600, 0o077
 
-
-# What SQLite says of a file that is no longer the database it was.
-_LOST = frozenset(
-    {
-        *(sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB),
-        *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_PROTOCOL),
-    }
-)
 # Classes and codes of SQLSTATE, see PostgreSQL's appendix A. Gone: the server, the database, its tables.
 _GONE = ("08", "57P", "25P03", "28", "3D", "58", "XX", "42P01", "42501")
 _NO_ROOM = ("53100", "53200")
 _BUSY = ("55P03", "40001", "40P01", "57014")
-
-_log = logging.getLogger(__name__)
 
 
 class Database:
@@ -142,6 +125,15 @@ class Database:
                 for index in table.indexes:
                     index.create(connection, checkfirst=True)
 
+    @contextmanager
+    def outside(self) -> Iterator[Connection]:
+        """A connection without a transaction, for statements that have none. Raises as `write` does."""
+        try:
+            with self._engine.connect() as plain:
+                yield plain.execution_options(isolation_level="AUTOCOMMIT")
+        except DBAPIError as error:
+            raise self._translate(error.orig or error) from error
+
     def is_begun(self) -> bool:
         """Whether anything was ever kept here; looking makes nothing."""
         if self.file is not None and not (self.file.is_file() and self.file.stat().st_size):
@@ -163,71 +155,16 @@ class Database:
     def _translate(
         self, error: BaseException, deadline: Deadline | None = None, is_committing: bool = False
     ) -> ServiceError:
-        told = _of_sqlite(error, self._url) if self.is_sqlite else _of_postgresql(error)
+        told = self._kept.translate(error) if self._kept else _of_postgresql(error)
         if isinstance(told, NotReady) and deadline is not None and not deadline.left:
             return DeadlineExceeded(f"{told.detail}; the time for this change is over, and nothing was changed")
         if isinstance(told, RegistryUnavailable) and is_committing and not self.is_sqlite:
             return RegistryUnavailable(
-                f"the database broke off while the change was committed ({_first_line(error)}): whether it was made "
+                f"the database broke off while the change was committed ({first_line(error)}): whether it was made "
                 "can be seen once the database is back; until then what is known is served",
                 retry_after=2.0,
             )
         return told
-
-
-class SqliteFile:
-    """The file of a SQLite database, open as long as somebody may use it.
-
-    A connection is kept: the last one to close would remove the write-ahead log, which even a reader has to make
-    anew, and a full disk has no room for that. A file that is not the one kept open, or is gone, is nobody's.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path.absolute()
-        self._lock = threading.Lock()
-        self._kept: sqlite3.Connection | None = None
-        self._inode = (0, 0)
-
-    def connect(self) -> sqlite3.Connection:
-        """A new connection. Raises RegistryUnavailable: the file was removed or replaced since the first one."""
-        with self._lock:
-            if self._kept is None:
-                kept = _connect(f"file:{quote(str(self._path))}?mode=rwc")
-                weakref.finalize(self, kept.close)
-                kept.execute("PRAGMA journal_mode=WAL")
-                kept.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the log
-                self._inode = (0, 0)
-                self._inode, self._kept = self._inode_now(), kept
-        if self._inode_now() != self._inode:
-            raise _unreachable(f"{self._path} is another file than the one that was opened")
-        return _connect(f"file:{quote(str(self._path))}?mode=rw")
-
-    def close(self) -> None:
-        with self._lock:
-            if self._kept is not None:
-                self._kept.close()
-            self._kept = None
-
-    def _inode_now(self) -> tuple[int, int]:
-        try:
-            found = self._path.stat()
-        except OSError as error:
-            raise _unreachable(f"{self._path}: {error.strerror}") from error
-        if self._inode[1] and not found.st_size:
-            raise _unreachable(f"{self._path} is empty")
-        return found.st_dev, found.st_ino
-
-
-def _connect(uri: str) -> sqlite3.Connection:
-    """Transactions begin where `_begin` says so."""
-    connection = sqlite3.connect(uri, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=True)
-    try:
-        for pragma in ("synchronous=FULL", "foreign_keys=ON", f"wal_autocheckpoint={_LOG_PAGES}"):
-            connection.execute(f"PRAGMA {pragma}")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def database_of(data_dir: Path, url: str = "") -> Database:
@@ -241,35 +178,12 @@ def open_database(data_dir: Path, url: str = "") -> Database:
     try:
         make_private(data_dir)
         if database.file is not None:
-            database.file.touch(_FILE_MODE)
+            database.file.touch(FILE_MODE)
             for beside in ("", "-wal", "-shm"):  # new ones get the mode of the first from SQLite
-                _make_private(database.file.with_name(database.file.name + beside), _FILE_MODE)
+                close_to_others(database.file.with_name(database.file.name + beside), FILE_MODE)
     except OSError as error:
         raise Internal(f"the data directory {data_dir} cannot be made: {error.strerror}") from error
     return database
-
-
-def make_private(directory: Path, *, below: bool = False) -> None:
-    """Make a directory that nobody else on this machine can look into.
-
-    Args:
-        below: close also what an earlier release left open in it.
-    """
-    directory.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
-    if below and directory.stat().st_mode & _OTHERS:
-        for path in directory.rglob("*"):
-            _make_private(path, _DIRECTORY_MODE if path.is_dir() else _FILE_MODE)
-    _make_private(directory, _DIRECTORY_MODE)
-
-
-def _make_private(path: Path, mode: int) -> None:
-    try:
-        if path.stat().st_mode & _OTHERS:
-            path.chmod(mode)
-    except FileNotFoundError:
-        pass
-    except PermissionError:
-        _log.warning("other users of this machine can read %s, which is not this user's to close", path)
 
 
 def _missing(connection: Connection, metadata: MetaData) -> list[tuple[Table, Column[Any]]]:
@@ -324,7 +238,10 @@ def _postgresql(url: URL) -> Engine:
 
 
 def _begin(connection: Connection) -> None:
-    seconds = connection.get_execution_options().get(_WAIT)
+    options = connection.get_execution_options()
+    seconds = options.get(_WAIT)
+    if options.get("isolation_level") == "AUTOCOMMIT":
+        return
     if seconds is None:
         connection.exec_driver_sql("BEGIN")
     else:
@@ -341,47 +258,12 @@ def _lock_postgresql(connection: Connection, seconds: float, is_bounded: bool) -
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})")
 
 
-def _of_sqlite(error: BaseException, url: URL) -> ServiceError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code
-    if code == sqlite3.SQLITE_BUSY:
-        return _busy()
-    unwritten = code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
-    if code == sqlite3.SQLITE_FULL or (unwritten and _is_full(Path(url.database or "."))):
-        return StorageFull(f"the disk of the data directory is full: {error}")
-    if code in _LOST or (code == sqlite3.SQLITE_ERROR and "no such" in str(error)):  # tables that were there
-        return _unreachable(_first_line(error))
-    return Internal(f"the registry's catalogue failed: {error}")
-
-
 def _of_postgresql(error: BaseException) -> ServiceError:
     state = getattr(error, "sqlstate", None)
     if state is None or state.startswith(_GONE):
-        return _unreachable(_first_line(error))
+        return unreachable(first_line(error))
     if state.startswith(_NO_ROOM):
-        return StorageFull(f"the registry's database is full: {_first_line(error)}")
+        return StorageFull(f"the registry's database is full: {first_line(error)}")
     if state.startswith(_BUSY):
-        return _busy()
-    return Internal(f"the registry's catalogue failed: {_first_line(error)}")
-
-
-def _busy() -> NotReady:
-    return NotReady("another process is writing to the registry; try again", retry_after=1.0)
-
-
-def _unreachable(reason: str) -> RegistryUnavailable:
-    return RegistryUnavailable(
-        f"the registry's database cannot be used: {reason}; what is known is served, nothing can be "
-        "changed until it is back",
-        retry_after=2.0,
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def _is_full(path: Path) -> bool:
-    try:
-        return shutil.disk_usage(path.parent).free < 2**16
-    except OSError:  # gone with its directory
-        return False
+        return busy()
+    return Internal(f"the registry's catalogue failed: {first_line(error)}")

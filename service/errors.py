@@ -120,5 +120,25 @@ class RegistryUnavailable(ServiceError):
     code = "registry_unavailable"
 
 
+class UnknownSpeaker(ServiceError):
+    """Raised for a speaker, or an enrolment, that the caller's domain does not have."""
+
+    code = "unknown_speaker"
+
+
+class SpeakerOptedOut(ServiceError):
+    code = "speaker_opted_out"
+
+
+class ConsentRequired(ServiceError):
+    code = "consent_required"
+
+
+class Conflict(ServiceError):
+    """Raised where another change of the same thing came between."""
+
+    code = "conflict"
+
+
 class Internal(ServiceError):
     code = "internal"

@@ -95,11 +95,25 @@ class Settings(BaseSettings):
         10240, ge=0, description="Most that the versions of one domain may take up, MiB; admin keys know no quota."
     )
     max_domain_versions: int = Field(1000, ge=0, description="Most versions of one domain; admin keys know no quota.")
+    require_consent: bool = Field(False, description="Enrol only speakers whose consent is recorded.")
+    voiceprint_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        repr=False,
+        description="Comma-separated keys, 32 bytes in base64, under which voiceprints are stored: the first encrypts, "
+        "all of them decrypt.",
+    )
+    voiceprint_key_file: Path | None = Field(
+        None,
+        description="File of such keys, one on each line; without either, the data directory gets one.",
+    )
+    speaker_audit_days: float = Field(
+        365.0, gt=0, description="Days that it is kept who used whose voiceprints, and how."
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Comma-separated origins whose pages may call the API, as in https://app.example."
     )
 
-    @field_validator("inference_keys", "admin_keys", "cors_origins", mode="before")
+    @field_validator("inference_keys", "admin_keys", "cors_origins", "voiceprint_keys", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

@@ -25,6 +25,8 @@ def random_bundle(directory: Path, backbone: BackboneSpec, name: str, seed: int 
 def config_of(backbone: BackboneSpec, name: str, task: TaskType = TaskType.CLASSIFICATION, **fields: Any) -> Json:
     """A config for `backbone`, as plain JSON."""
     of_task: Json = {"labels": ["dog", "rain", "clock", "siren", "cat", "wind", "door"], "activation": "softmax"}
+    if task is TaskType.FEATURES:
+        of_task = {"format_version": 3}
     if task is TaskType.VERIFICATION:
         of_task = {"embedding_dim": 6, "threshold": 0.25, "calibration": {"slope": 8.0, "intercept": -2.0}}
         of_task["speech"] = {"verify_seconds": 0.0}  # noise and tones are verified too

@@ -13,7 +13,7 @@ from service.model.backbone import Backbone
 from service.model.loading import load_backbone
 from tests.backbones import save_tiny_ast, save_tiny_wav2vec2
 
-pytest_plugins = ["tests.api.fixtures", "tests.postgres"]
+pytest_plugins = ["tests.api.fixtures", "tests.api.desk", "tests.postgres"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from service import demo
 from service.client import Client
 from service.model.backbone import Backbone
 from service.model.spec import TaskType
+from tests import demo
 from tests.bundles import random_bundle
 from tests.cli.process import serving
 

@@ -21,7 +21,7 @@ FETCHES = re.compile(
     r"\b(?:import|from) (?:httpx|requests|aiohttp|urllib3|http\.client|ftplib|fsspec)\b|\burllib\.request\b|\burlopen\b"
     r"|\bfrom service\.client\b|\bhf_hub_download\b|\bsnapshot_download\b|\bcreate_connection\("
 )
-FETCHERS = ("client.py", "demo.py", "cli/clips.py", "cli/connection.py")  # clients; the server imports none of them
+FETCHERS = ("client.py", "cli/clips.py", "cli/connection.py")  # clients; the server imports none of them
 MACHINE_PATHS = re.compile(r"(?<![\w./])/(?:work|farm|root|home)/")
 
 

@@ -101,11 +101,7 @@ class Grant:
                 raise InvalidRequest(f"{pattern[:80]!a} is no pattern of adapter names: a-z, 0-9, '._-', '*' and '?'")
         if self.concurrency is not None and not 1 <= self.concurrency <= MAX_CONCURRENCY:
             raise InvalidRequest(f"concurrency is 1 to {MAX_CONCURRENCY}, got {self.concurrency}")
-        if not _DOMAIN.fullmatch(self.domain):
-            raise InvalidRequest(
-                f"{self.domain[:80]!a} is no domain: 1 to 64 of a-z, 0-9, '.', '_' and '-', beginning with a letter or "
-                "digit"
-            )
+        require_domain(self.domain)
 
     def allows(self, scope: Scope) -> bool:
         return scope in self.scopes or Scope.ADMIN in self.scopes
@@ -194,6 +190,14 @@ def parse_lifetime(text: str) -> timedelta:
     if lifetime is None or lifetime > timedelta(days=MAX_LIFETIME_DAYS):
         raise InvalidRequest(f"a lifetime is a number of m, h, d or w, at most 100 years, as in 30d, got {text[:40]!a}")
     return lifetime
+
+
+def require_domain(text: str) -> None:
+    """Raise InvalidRequest for what cannot name a domain."""
+    if not _DOMAIN.fullmatch(text):
+        raise InvalidRequest(
+            f"{text[:80]!a} is no domain: 1 to 64 of a-z, 0-9, '.', '_' and '-', beginning with a letter or digit"
+        )
 
 
 def require_key_name(name: str) -> None:

@@ -20,6 +20,7 @@ from service.api.schemas import (
 from service.audio.waveform import Waveform
 from service.engine.engine import Outputs
 from service.errors import AdapterFailed
+from service.model.spec import TaskType
 from service.registry.store import AdapterVersion
 from service.scoring.calibration import log_likelihood_ratio
 from service.scoring.score import Decision, clip_scores, cosine, decide, enrol, merge, rank, voiceprint
@@ -41,6 +42,14 @@ def labels(output: Outputs, top_k: int) -> bytes:
     return TypeAdapter(list[LabelScore]).dump_json(ranked)
 
 
+def clip_embedding(output: Outputs) -> NDArray[np.float32]:
+    """A clip's voiceprint, or what an adapter without a head pooled, as it is."""
+    manifest = output.adapter.manifest
+    if manifest.task_type is TaskType.FEATURES:
+        return clip_scores(finite(output), manifest.input.aggregate)
+    return voiceprint(finite(output))
+
+
 def embeddings(clips: Sequence[Waveform], outputs: Sequence[Sequence[Outputs]]) -> bytes:
     """Answer of /v1/embed; `outputs` are by clip, then by adapter."""
     results = [
@@ -48,7 +57,7 @@ def embeddings(clips: Sequence[Waveform], outputs: Sequence[Sequence[Outputs]]) 
             clip=clip,
             adapter=output.adapter.name,
             version=output.adapter.version,
-            embedding=voiceprint(finite(output)).tolist(),
+            embedding=clip_embedding(output).tolist(),
             speech_seconds=clips[clip].speech_seconds or 0.0,
             heard=_heard(output),
         )

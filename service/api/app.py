@@ -26,6 +26,7 @@ from service.api.routes import (
     key,
     model_repository,
     open_inference,
+    speakers,
 )
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -39,6 +40,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     adapters.router,
     backbone.router,
     key.router,
+    speakers.router,
     console.router,
 )
 

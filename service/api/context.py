@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 from fastapi import Request
 
 from service.access.keyring import Keyring
 from service.access.limits import Gate
 from service.api.bodies import Budget
-from service.api.pools import DISK_THREADS, WRITE_THREADS, Pool
+from service.api.pools import DISK_THREADS, SPEAKER_PLACES, WRITE_THREADS, Pool
 from service.api.statistics import Statistics
 from service.audio.activity import SpeechActivity
 from service.engine.cores import use_cores
@@ -24,6 +25,8 @@ from service.errors import NotReady
 from service.model.spec import BackboneSpec
 from service.registry.store import Registry
 from service.settings import Settings
+from service.speakers.store import SpeakerStore
+from service.speakers.sweeper import Sweeper
 from service.telemetry import Telemetry
 
 
@@ -41,6 +44,7 @@ class Runtime:
     dtype: str
     registry: Registry
     engine: Engine
+    speakers: SpeakerStore
 
 
 Opener = Callable[[Settings, Telemetry], Runtime]
@@ -69,9 +73,11 @@ class Context:
         self.decoding = Turns(settings.decode_threads)  # before the decoders
         self.writers = Pool("changes of adapters", WRITE_THREADS)
         self.disk = Pool("reads of the registry", DISK_THREADS)
+        self.speaking = Pool("uses of speakers", WRITE_THREADS, SPEAKER_PLACES)
         self.scrapes = Pool("readings of the metrics", 1)
         self._opener = ThreadPoolExecutor(1, thread_name_prefix="open")
         self._runtime: Runtime | None = None
+        self._sweeper = Sweeper(timedelta(days=settings.speaker_audit_days))
         self._activity: SpeechActivity | None = None
         self._closed = False
         self._deadlines: set[asyncio.Timeout] = set()  # of the requests in flight
@@ -129,9 +135,11 @@ class Context:
         with self._lock:
             if not self._closed:
                 self._runtime = runtime
+                self._sweeper.start(runtime.speakers)
                 return runtime
         runtime.engine.stop(0.0)
         runtime.registry.close()
+        runtime.speakers.close()
         raise NotReady("the service is stopping")
 
     def close(self) -> None:
@@ -142,9 +150,11 @@ class Context:
         if runtime is not None:
             seconds = min(self._drained_at - time.monotonic(), self.settings.shutdown_timeout)
             self.device_stopped = runtime.engine.stop(max(0.0, seconds))
+            self._sweeper.stop()
             runtime.registry.close()
+            runtime.speakers.close()
         self.decoders.shutdown(wait=False, cancel_futures=True)
-        for pool in (self.writers, self.disk, self.scrapes):
+        for pool in (self.writers, self.disk, self.speaking, self.scrapes):
             pool.close()
         self._opener.shutdown(wait=False)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from service.api.answers import finite, scores
+from service.api.answers import clip_embedding, scores
 from service.api.long_json import Document, in_a_list, single_precision
 from service.api.tensor_bytes import elements, packed
 from service.audio.waveform import SAMPLING_RATE
@@ -21,7 +21,6 @@ from service.engine.engine import Outputs
 from service.errors import InvalidRequest
 from service.model.spec import TaskType
 from service.registry.manifest import Manifest
-from service.scoring.score import voiceprint
 
 EXTENSIONS: Final = (
     *("binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters", "statistics"),
@@ -275,7 +274,7 @@ def answer(request: InferRequest, model: str, outputs: Sequence[Outputs]) -> tup
         if one.name == "labels":
             tensor = OutputTensor(name=one.name, datatype="BYTES", shape=[len(labels)], data=list(labels))
         else:
-            rows = [scores(output) if one.name == "scores" else voiceprint(finite(output)) for output in outputs]
+            rows = [scores(output) if one.name == "scores" else clip_embedding(output) for output in outputs]
             tensor = _of_clips(one, np.stack(rows), labels)
         if one.is_binary:
             content = _bytes_of(tensor)

@@ -9,6 +9,7 @@ from fastapi.routing import APIRoute
 from service.api.open_inference import InferRequest
 from service.api.problems import KINDS, MEDIA_TYPE
 from service.api.schemas import AliasRequest, HubRequest, Problem, ScoreRequest
+from service.api.speakers import SpeakerRequest
 
 DESCRIPTION: Final = """\
 One frozen audio backbone, many IPET adapters on it, a different one for every row of a batch.
@@ -63,6 +64,12 @@ BUNDLE_BODY: Final[dict[str, Any]] = {
                 }
             }
         },
+    }
+}
+SPEAKER_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": False,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/SpeakerRequest"}}},
     }
 }
 ALIAS_BODY: Final[dict[str, Any]] = {
@@ -133,7 +140,7 @@ def install(app: FastAPI) -> None:
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
-            for model in (Problem, ScoreRequest, AliasRequest, HubRequest, InferRequest):
+            for model in (Problem, ScoreRequest, SpeakerRequest, AliasRequest, HubRequest, InferRequest):
                 described = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 schemas |= described.pop("$defs", {}) | {model.__name__: described}
             app.openapi_schema = schema

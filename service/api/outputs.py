@@ -1,5 +1,6 @@
 """From adapters as a request names them, and its clips, to the engine's outputs. Knows no answers and no routes."""
 
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -20,7 +21,7 @@ ERRORS: Final = (  # what any route that runs the backbone may answer
 )
 
 
-def resolve(admission: Admission, references: Sequence[str], task: TaskType) -> list[AdapterVersion]:
+def resolve(admission: Admission, references: Sequence[str], *tasks: TaskType) -> list[AdapterVersion]:
     """The versions that a request asks for; it runs on these, whatever happens to aliases meanwhile.
 
     Raises:
@@ -32,9 +33,10 @@ def resolve(admission: Admission, references: Sequence[str], task: TaskType) -> 
         raise InvalidRequest(f"a request may ask at most {most} adapters, got {len(references)}")
     versions = [admission.runtime.registry.resolve(reference) for reference in references]
     for reference, version in zip(references, versions, strict=True):
-        if version.manifest.task_type is not task:
+        if version.manifest.task_type not in tasks:
+            wanted = " or ".join(task.value for task in tasks)
             raise WrongTask(
-                f"{reference!r} is for {version.manifest.task_type.value}; this call needs {task.value}",
+                f"{reference!r} is for {version.manifest.task_type.value}; this call needs {wanted}",
                 adapter=reference,
             )
     return versions
@@ -49,16 +51,22 @@ async def infer(
     """
     engine, state = admission.runtime.engine, admission.request.state
     state.adapters = [f"{adapter.name}@{adapter.version}" for adapter in adapters]
-    versions = [(adapter.name, adapter.version) for adapter in adapters]
-    with (
-        admission.context.statistics.request(versions, len(encoded)) as laps,
-        engine.place(adapters, len(encoded)) as place,
-    ):
-        speech = adapters[0].manifest.task_type is not TaskType.CLASSIFICATION
-        clips = await decode_clips(admission.context, encoded, admission.reservation, adapters[0].name, speech=speech)
-        laps.has_decoded()
-        state.audio_seconds = round(sum(clip.seconds for clip in clips), 3)
-        return clips, await engine.infer(clips, adapters, deadline=admission.deadline, place=place)
+    began = decoded = time.perf_counter_ns()
+    failed = True
+    try:
+        with engine.place(adapters, len(encoded)) as place:
+            speech = adapters[0].manifest.task_type is not TaskType.CLASSIFICATION
+            clips = await decode_clips(
+                admission.context, encoded, admission.reservation, adapters[0].name, speech=speech
+            )
+            decoded = time.perf_counter_ns()
+            state.audio_seconds = round(sum(clip.seconds for clip in clips), 3)
+            outputs = await engine.infer(clips, adapters, deadline=admission.deadline, place=place)
+        failed = False
+        return clips, outputs
+    finally:
+        versions = [(adapter.name, adapter.version) for adapter in adapters]
+        admission.context.statistics.count(versions, len(encoded), began, decoded, failed)
 
 
 def json_answer(content: bytes) -> Response:

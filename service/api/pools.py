@@ -12,6 +12,7 @@ from service.errors import DeadlineExceeded, Overloaded
 
 WRITE_THREADS: Final = 8  # the database has one writer at a time; the others check what they will write
 DISK_THREADS: Final = 8
+SPEAKER_PLACES: Final = 256
 PLACES: Final = 64  # requests that use one pool at once, those that wait for a thread of it included
 RETRY_SECONDS: Final = 2.0
 COMMIT_SECONDS: Final = 1.0  # past a request's deadline, for a commit that has begun

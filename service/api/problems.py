@@ -46,6 +46,10 @@ KINDS: Final[Mapping[str, Kind]] = {
     "deadline_exceeded": Kind(504, "The request took too long"),
     "registry_unavailable": Kind(503, "Adapters cannot be changed now"),
     "storage_full": Kind(507, "No space is left for adapters"),
+    "unknown_speaker": Kind(404, "No speaker has this id"),
+    "speaker_opted_out": Kind(409, "The speaker has opted out"),
+    "consent_required": Kind(409, "The speaker's consent is not recorded"),
+    "conflict": Kind(409, "Another change came between"),
     "internal": Kind(500, "Internal error"),
     # Of HTTP itself, outside the service's own errors:
     "not_found": Kind(404, "No such path"),

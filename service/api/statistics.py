@@ -2,8 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,7 +28,7 @@ class Asked:
     Args:
         last_ms: when it was last asked, milliseconds since 1970.
         clips: that it answered.
-        decoding: the clips read and decoded; `inference`: from there to the answer, the queue included.
+        decoding: of the clips; `inference`: from there to the answer, the queue included.
     """
 
     last_ms: int = 0
@@ -50,42 +49,19 @@ class Statistics:
         """What is known of a version; nothing of one that was never asked."""
         return self._asked.get((name, version)) or Asked()
 
-    @contextmanager
-    def request(self, versions: Sequence[tuple[str, int]], clips: int) -> Iterator["Laps"]:
-        """Counts one request, which succeeds unless the block raises."""
-        laps = Laps(time.perf_counter_ns())
-        try:
-            yield laps
-        except BaseException:
-            for asked in self._touched(versions):
-                asked.fail.add(time.perf_counter_ns() - laps.began)
-            raise
+    def count(self, versions: Sequence[tuple[str, int]], clips: int, began: int, decoded: int, failed: bool) -> None:
+        """Counts a request that ends now; `began` and `decoded` are of `time.perf_counter_ns`."""
         ended = time.perf_counter_ns()
-        for asked in self._touched(versions):
-            asked.clips += clips
-            asked.success.add(ended - laps.began)
-            asked.decoding.add(laps.decoded - laps.began)
-            asked.inference.add(ended - laps.decoded)
-
-    def _touched(self, versions: Sequence[tuple[str, int]]) -> Iterator[Asked]:
         for key in versions:
             asked = self._asked.setdefault(key, Asked())
             self._asked.move_to_end(key)
             asked.last_ms = time.time_ns() // 1_000_000
-            yield asked
+            if failed:
+                asked.fail.add(ended - began)
+                continue
+            asked.clips += clips
+            asked.success.add(ended - began)
+            asked.decoding.add(decoded - began)
+            asked.inference.add(ended - decoded)
         while len(self._asked) > MOST_VERSIONS:
             self._asked.popitem(last=False)
-
-
-@dataclass(slots=True)
-class Laps:
-    """Moments of one request, nanoseconds."""
-
-    began: int
-    decoded: int = 0
-
-    def __post_init__(self) -> None:
-        self.decoded = self.began
-
-    def has_decoded(self) -> None:
-        self.decoded = time.perf_counter_ns()

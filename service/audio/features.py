@@ -23,6 +23,7 @@ MEL_BINS = 128
 LOWEST_HZ = 20.0  # of the filter bank, which ends at half the sampling rate
 PREEMPHASIS = 0.97
 POWER_FLOOR = torch.finfo(torch.float32).eps  # under the logarithm, as Kaldi has it
+NORMALIZE_EPS = 1e-7
 FRAMES_PER_BLOCK = 512  # frames transformed at once: bounds the memory of a long clip
 
 
@@ -36,6 +37,8 @@ class InputSpec:
         hop_frames: distance of windows where `windows` is None; None for the window itself.
         mean, std: the filter bank becomes `(x - mean) / (2 * std)`; the defaults leave it as it is.
         short: what fills a clip that is shorter than the window.
+        whole: the window is the whole clip, to the sample, up to `window_frames`.
+        normalize: each window's own samples, before filling, become `(x - mean) / sqrt(var + 1e-7)`; not for AST.
     """
 
     window_frames: int
@@ -44,6 +47,8 @@ class InputSpec:
     mean: float = 0.0
     std: float = 0.5
     short: Literal["zeros", "repeat"] = "zeros"
+    whole: bool = False
+    normalize: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +58,12 @@ class Windows:
     Args:
         inputs: float32, `[W, frames, 128]` for AST, `[W, samples]` for wav2vec 2.0.
         spans: start and end of each window in the clip, seconds.
+        frames: length of each window, in hops of 10 ms, rounded up.
     """
 
     inputs: Tensor
     spans: tuple[tuple[float, float], ...]
+    frames: int = 0
 
 
 def frame_count(samples: int) -> int:
@@ -139,6 +146,7 @@ class Features(ABC):
     """
 
     hop: int  # samples from one position to the next
+    least: int  # positions that a window of a whole clip has, shorter clips being filled
 
     @abstractmethod
     def length(self, samples: int) -> int:
@@ -162,19 +170,30 @@ class Features(ABC):
 
     def count(self, samples: int, spec: InputSpec) -> int:
         """Number of windows of a clip of so many samples, without computing any."""
-        return window_count(self.length(samples), *self._layout(spec))
+        return window_count(self.length(samples), *self._layout(spec, self.length(samples)))
+
+    def window_frames(self, samples: int, spec: InputSpec) -> int:
+        """Length of the windows of a clip of so many samples, in hops of 10 ms, rounded up."""
+        window, _, _ = self._layout(spec, self.length(samples))
+        return -(-window // (HOP_SAMPLES // self.hop))
 
     def windows(self, samples: Tensor, spec: InputSpec, whole: Tensor | None = None) -> Windows:
         """Windows of a clip `[N]`; `whole` is what the method of this name gave, where it is there already."""
         features = self.whole(samples) if whole is None else whole
-        window, windows, hop = self._layout(spec)
+        window, windows, hop = self._layout(spec, len(features))
         starts = window_starts(len(features), window, windows, hop)
-        filled = self.normalise(_fill(features, window, spec.short), spec)
-        return Windows(_cut(filled, starts, window), _spans(starts, window, self.hop, len(samples)))
+        cut = self.cut(features, starts, window, spec)
+        return Windows(cut, _spans(starts, window, self.hop, len(samples)), self.window_frames(len(samples), spec))
 
-    def _layout(self, spec: InputSpec) -> tuple[int, int | None, int | None]:
-        """Length, number and distance of windows, lengths in positions."""
+    def cut(self, features: Tensor, starts: list[int], window: int, spec: InputSpec) -> Tensor:
+        """Windows `[W, window, ...]` as the backbone reads them, filled and normalised."""
+        return _cut(self.normalise(_fill(features, window, spec.short), spec), starts, window)
+
+    def _layout(self, spec: InputSpec, length: int) -> tuple[int, int | None, int | None]:
+        """Length, number and distance of windows of a clip of `length`, lengths in positions."""
         scale = HOP_SAMPLES // self.hop
+        if spec.whole:
+            return min(max(length, self.least), spec.window_frames * scale), 1, None
         return spec.window_frames * scale, spec.windows, None if spec.hop_frames is None else spec.hop_frames * scale
 
 
@@ -182,6 +201,7 @@ class FilterBank(Features):
     """AST's: the log mel filter bank, normalised."""
 
     hop = HOP_SAMPLES
+    least = 16
 
     def length(self, samples: int) -> int:
         return frame_count(samples)
@@ -200,9 +220,10 @@ class FilterBank(Features):
 
 
 class PlainSamples(Features):
-    """wav2vec 2.0's: the samples as they are."""
+    """wav2vec 2.0's: the samples as they are, or normalised window by window."""
 
     hop = 1
+    least = 5 * HOP_SAMPLES
 
     def length(self, samples: int) -> int:
         return samples
@@ -216,9 +237,22 @@ class PlainSamples(Features):
     def whole(self, samples: Tensor) -> Tensor:
         return samples.to(torch.float32)
 
+    def cut(self, features: Tensor, starts: list[int], window: int, spec: InputSpec) -> Tensor:
+        if not spec.normalize:
+            return super().cut(features, starts, window, spec)
+        if len(features) < window:
+            return _fill(_zero_mean_unit_variance(features[None])[0], window, spec.short)[None]
+        return _zero_mean_unit_variance(_cut(features, starts, window))
+
 
 FILTER_BANK = FilterBank()
 PLAIN_SAMPLES = PlainSamples()
+
+
+def _zero_mean_unit_variance(windows: Tensor) -> Tensor:
+    """`(x - mean) / sqrt(var + 1e-7)` of each row `[W, N]`, as Hugging Face's extractors with `do_normalize`."""
+    variance, mean = torch.var_mean(windows.double(), dim=1, keepdim=True, correction=0)
+    return ((windows.double() - mean) / (variance + NORMALIZE_EPS).sqrt()).float()
 
 
 def _fill(clip: Tensor, length: int, short: Literal["zeros", "repeat"]) -> Tensor:
@@ -262,6 +296,10 @@ class ClipFeatures:
     def count(self, spec: InputSpec) -> int:
         """Number of windows that `windows` would give, without computing any."""
         return self._features.count(len(self._samples), spec)
+
+    def window_frames(self, spec: InputSpec) -> int:
+        """Length of each of them, in hops of 10 ms."""
+        return self._features.window_frames(len(self._samples), spec)
 
     def windows(self, spec: InputSpec) -> Windows:
         """The windows that an adapter with this `spec` reads."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.connection import fail, told
+from service.cli.connection import fail, progress_bar, told
 
 if TYPE_CHECKING:
     from service.registry.catalogue import Catalogue
@@ -28,8 +28,8 @@ def backup(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Write a whole registry to a directory: files, version numbers, aliases, history. Servers may go on."""
-    with _opened(data_dir, database_url) as (catalogue, objects), _progress("backing up") as progress:
-        from service.registry import transfer
+    with _opened(data_dir, database_url) as (catalogue, objects), progress_bar("backing up") as progress:
+        from service.backup import transfer
 
         moved = transfer.back_up(catalogue, objects, out, progress)
     typer.echo(f"{moved.adapters} adapters, {moved.versions} versions in {out}")
@@ -43,8 +43,8 @@ def restore(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Take over a registry as backup wrote it; running servers see it within a second. Again, it changes nothing."""
-    with _opened(data_dir, database_url, may_begin=True) as (catalogue, objects), _progress("restoring") as progress:
-        from service.registry import transfer
+    with _opened(data_dir, database_url, may_begin=True) as (catalogue, objects), progress_bar("restoring") as progress:
+        from service.backup import transfer
 
         moved = transfer.restore(catalogue, objects, source, progress)
     typer.echo(f"{moved.adapters} adapters: {moved.versions} versions restored, {moved.skipped} were there")
@@ -56,7 +56,7 @@ def verify(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
     A config that is damaged is put back from the catalogue; weights that are damaged are not served, and come
     back when the same bundle is pushed again.
     """
-    with _opened(data_dir, database_url) as (catalogue, objects), _progress("reading") as progress:
+    with _opened(data_dir, database_url) as (catalogue, objects), progress_bar("reading") as progress:
         with catalogue.read() as transaction:
             rows = [row for adapter in transaction.adapters() for row in adapter.versions]
         report = objects.inspect(_counted(rows, progress), thorough=True)
@@ -72,11 +72,11 @@ def verify(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
         raise typer.Exit(1)
 
 
-def settings_of(data_dir: Path | None, database_url: str | None) -> "Settings":
+def settings_of(data_dir: Path | None, database_url: str | None, **more: Any) -> "Settings":
     """The settings of the service whose registry this is. Raises ValueError."""
     from service.settings import Settings
 
-    given: dict[str, Any] = {"data_dir": data_dir, "database_url": database_url}
+    given: dict[str, Any] = {"data_dir": data_dir, "database_url": database_url, **more}
     return Settings(**{name: value for name, value in given.items() if value is not None})
 
 
@@ -103,18 +103,6 @@ def _opened(
             yield catalogue, objects
         finally:
             objects.quarantine.close()
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, nothing in a pipe."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _counted(rows: list[Any], progress: Callable[[int, int], None]) -> Iterator[Any]:

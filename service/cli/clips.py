@@ -2,14 +2,13 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 import typer
 
-from service.cli.connection import fail
+from service.cli.connection import fail, progress_bar
 
 AUDIO: Final = frozenset({".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".mp4", ".aac", ".webm"})
 A_REQUEST: Final = 16  # clips; a service takes at most `--max-clips`, which is 64 unless it says otherwise
@@ -48,10 +47,12 @@ class Asked(Generic[T]):
 
     def __iter__(self) -> Iterator[tuple[list[Path], T]]:
         """The files of each request that was answered, and its answer."""
-        with _progress(len(self.files)) as advance:
+        done = 0
+        with progress_bar("asking") as show:
             for chunk in _chunks(self.files):
+                show(done, len(self.files))
                 yield from self._answers(chunk)
-                advance(len(chunk))
+                done += len(chunk)
 
     def end(self) -> None:
         """Ends the command with 1 where files were left out."""
@@ -93,20 +94,6 @@ def _chunks(files: Sequence[Path]) -> Iterator[list[Path]]:
         size += of_file
     if chunk:
         yield chunk
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal where there is more than one request, nothing in a pipe."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    shown = console.is_terminal and total > A_REQUEST
-    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 def print_csv(columns: list[str], rows: Iterator[list[object]]) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from service.cli import adapters, keys, remote, studies
+from service.cli import adapters, exchange, keys, remote, speakers, studies
 from service.cli.connection import print_json, told
 from service.cli.serving import serve_command
 
@@ -168,5 +168,7 @@ app.command()(studies.reproduce)
 app.command()(remote.classify)
 app.command()(remote.embed)
 app.command()(remote.verify)
+app.command("import")(exchange.import_)
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(keys.app, name="keys")
+app.add_typer(speakers.app, name="speakers")

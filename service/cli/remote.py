@@ -10,7 +10,9 @@ from service.cli.clips import Asked, files_in, print_csv
 from service.cli.connection import DEFAULT_URL, AsJson, Key, Url, connected, fail, print_json, print_table
 
 if TYPE_CHECKING:
-    from service.client_answers import Classified, Embedded, Score
+    from service.client_answers import Classification, Classified, Embedded, LabelScore, Score
+
+UNHEARD_SECONDS = 0.05  # of a clip that are not worth a word
 
 Clips = Annotated[list[Path], typer.Argument(exists=True, help="Audio files, and folders of them.")]
 Adapter = Annotated[str, typer.Option("--adapter", "-a", help="`name`, `name@2` or `name@alias`.")]
@@ -37,10 +39,10 @@ def classify(
         if as_json:
             print_json(_joined(asked))
         elif as_csv:
-            print_csv(["file", "adapter", "version", "label", "score"], map(list, _rows(asked)))
+            columns = ["file", "adapter", "version", "label", "score", "heard", "seconds", "unknown"]
+            print_csv(columns, (_csv_row(*found) for found in _labels(asked)))
         else:
-            rows = [[file.name, f"{name}@{v}", label, f"{score:.3f}"] for file, name, v, label, score in _rows(asked)]
-            print_table(["clip", "adapter", "label", "score"], rows)
+            print_table(["clip", "adapter", "label", "score", "note"], [_table_row(*found) for found in _labels(asked)])
         asked.end()
 
 
@@ -80,12 +82,27 @@ def verdict(answer: "Score") -> str:
     return f"score {score:.3f}, threshold {answer['threshold']:.3f}"
 
 
-def _rows(asked: "Asked[Classified]") -> Iterator[tuple[Path, str, int, str, float]]:
-    """A line for each file, adapter and label."""
+def _labels(asked: "Asked[Classified]") -> "Iterator[tuple[Path, Classification, LabelScore, float]]":
+    """Each label, with its file, its result and the seconds of its clip."""
     for files, answer in asked:
         for result in answer["results"]:
-            for one in result["labels"]:
-                yield files[result["clip"]], result["adapter"], result["version"], one["label"], one["score"]
+            for label in result["labels"]:
+                yield files[result["clip"]], result, label, answer["audio"][result["clip"]]["seconds"]
+
+
+def _csv_row(file: Path, result: "Classification", label: "LabelScore", seconds: float) -> list[object]:
+    heard = ";".join(f"{begin:g}-{end:g}" for begin, end in result["heard"])
+    unknown = "true" if result.get("unknown") else ""
+    return [file, result["adapter"], result["version"], label["label"], label["score"], heard, f"{seconds:g}", unknown]
+
+
+def _table_row(file: Path, result: "Classification", label: "LabelScore", seconds: float) -> list[str]:
+    notes = ["may be none of its labels"] if result.get("unknown") else []
+    if sum(end - begin for begin, end in result["heard"]) < seconds - UNHEARD_SECONDS:
+        stretches = ", ".join(f"{begin:.2f} to {end:.2f}" for begin, end in result["heard"])
+        notes.append(f"heard {stretches} of {seconds:.2f} s")
+    name = f"{result['adapter']}@{result['version']}"
+    return [file.name, name, label["label"], f"{label['score']:.3f}", "; ".join(notes)]
 
 
 def _joined(asked: "Asked[Classified] | Asked[Embedded]") -> dict[str, Any]:

@@ -83,6 +83,7 @@ def open_runtime(settings: Settings, telemetry: "Telemetry") -> "Runtime":
     from service.engine.smoke import SmokeTest
     from service.model.loading import load_backbone
     from service.registry.store import Registry
+    from service.speakers.store import open_speakers
 
     backbone = load_backbone(
         settings.backbone, settings.device, settings.dtype, for_inference=True, weights=settings.weights
@@ -99,11 +100,12 @@ def open_runtime(settings: Settings, telemetry: "Telemetry") -> "Runtime":
     )
     if settings.adapters is not None:
         registry.register_directory(settings.adapters)
+    speakers = open_speakers(settings)
     engine = Engine(backbone, registry, settings, telemetry)
     registry.on_gone(engine.forget)
     registry.follow(FOLLOW_SECONDS, telemetry.registry_up.set)
     dtype = str(backbone.dtype).removeprefix("torch.")
-    return Runtime(backbone.spec, str(backbone.device), dtype, registry, engine)
+    return Runtime(backbone.spec, str(backbone.device), dtype, registry, engine, speakers)
 
 
 def run(settings: Settings) -> None:

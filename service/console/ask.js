@@ -102,6 +102,8 @@ async function classify() {
   const channelsShown = channels === 1 ? "mono" : channels === 2 ? "stereo" : `${channels} channels`;
   const facts = [`${result.adapter} version ${result.version}`, `${seconds.toFixed(2)} s`, `${rate} Hz ${channelsShown}`];
   const drawn = [bars(result.labels), make("p", { class: "hint" }, [...facts, `answered in ${took.toFixed(0)} ms`].join(" · "))];
+  if (result.unknown) drawn.push(make("p", { class: "note" }, "Below this adapter's own bound: it may be none of these labels."));
+  drawn.push(...partly(result.heard, seconds));
   if (result.windows) drawn.push(timeline(result.windows));
   return [...drawn, curl(`--data-binary @${quoted(file.name)}`, `/v1/classify?${query}`)];
 }
@@ -109,19 +111,37 @@ async function classify() {
 function bars(labels) {
   const list = make("ol", { class: "bars", "aria-label": "Labels, best first" });
   for (const { label, score } of labels) {
-    list.append(make("li", {}, make("span", { class: "label" }, label), bar(score), make("span", { class: "score" }, score.toFixed(3))));
+    list.append(make("li", {}, make("span", { class: "label" }, label), bar([[0, score]]), make("span", { class: "score" }, score.toFixed(3))));
   }
   return list;
 }
 
-// A bar filled to `share` of its width; `mark` is a place on it. The figures beside it say the same in words.
-function bar(share, kind = "", mark = null) {
-  const percent = (value) => `${100 * Math.min(Math.max(value, 0), 1)}%`;
-  const drawn = make("span", { class: `bar ${kind}`, "aria-hidden": "true" }, make("span", { class: "fill" }));
-  drawn.firstChild.style.width = percent(share);
-  if (mark !== null) drawn.append(make("span", { class: "mark" }));
-  if (mark !== null) drawn.lastChild.style.left = percent(mark);
+// A bar that is filled where `stretches` say, from and to as shares of its width; `mark` is a place on it. What stands
+// beside it says the same in words.
+function bar(stretches, kind = "", mark = null) {
+  const percent = (share) => `${100 * Math.min(Math.max(share, 0), 1)}%`;
+  const place = (name, left) => {
+    const placed = make("span", { class: name });
+    placed.style.left = percent(left);
+    return placed;
+  };
+  const drawn = make("span", { class: `bar ${kind}`, "aria-hidden": "true" });
+  for (const [from, to] of stretches) {
+    drawn.append(place("fill", from));
+    drawn.lastChild.style.width = percent(to - from);
+  }
+  if (mark !== null) drawn.append(place("mark", mark));
   return drawn;
+}
+
+// What of the clip was heard, where that is not all of it.
+function partly(heard, seconds) {
+  const covered = heard.reduce((sum, [from, to]) => sum + to - from, 0);
+  if (covered > seconds - 0.05) return [];
+  const words = heard.map(([from, to]) => `${from.toFixed(2)} to ${to.toFixed(2)} s`).join(", ");
+  const note = make("p", { class: "note" }, `Heard ${words} of ${seconds.toFixed(2)} s: this adapter's windows cover no more.`);
+  note.append(bar(heard.map(([from, to]) => [from / seconds, to / seconds])));
+  return [note];
 }
 
 function timeline(windows) {
@@ -142,14 +162,15 @@ async function verify() {
   return [...verdict(answer), curl(parts.join(" "), `/v1/score?${query}`)];
 }
 
-function verdict({ decision, score, threshold, version }) {
+function verdict({ decision, score, threshold, version, speech_seconds: speech }) {
   const drawn = [make("p", { class: `decision ${decision}` }, VERDICTS[decision] ?? decision)];
   const facts = [`threshold ${threshold.toFixed(3)}`, `version ${version}`];
   if (score !== null) {
     const share = (cosine) => (cosine + 1) / 2;
-    drawn.push(make("div", { class: "scale" }, "−1", bar(share(score), decision, share(threshold)), "1"));
+    drawn.push(make("div", { class: "scale" }, "−1", bar([[0, share(score)]], decision, share(threshold)), "1"));
     facts[0] = `score ${score.toFixed(3)} against ${facts[0]}`;
   }
+  if (speech) facts.push(`somebody speaks for ${speech.enrolment.toFixed(1)} s and ${speech.test.toFixed(1)} s`);
   return [...drawn, make("p", { class: "hint" }, facts.join(" · "))];
 }
 

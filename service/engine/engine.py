@@ -296,7 +296,7 @@ class Engine:
     def _check(self, adapters: Sequence[AdapterVersion], frames: Mapping[str, int]) -> None:
         for version in adapters:
             self._loader.check(version)
-            if refusal := self._costs.refusal(version.manifest.input.window_frames):
+            if refusal := self._costs.refusal(version.manifest.window_frames):
                 raise AdapterFailed(refusal, adapter=f"{version.name}@{version.version}")
         self._scheduler.check(frames)
 

@@ -47,8 +47,8 @@ class Request:
         self._costs = costs
         frames: Counter[str] = Counter()
         for version, spec in self._adapters:
-            windows = sum(clip.count(spec) for clip in clips)
-            frames[flow_of(version)] += windows * costs.of(spec.window_frames).frames
+            each = [clip.count(spec) * costs.of(clip.window_frames(spec)).frames for clip in clips]
+            frames[flow_of(version)] += sum(each)
         self.frames: Mapping[str, int] = frames
         self.jobs: list[Job] = []
         self.parts: list[list[Part]] = []  # [clip][adapter]
@@ -60,7 +60,7 @@ class Request:
             parts = []
             for version, spec in self._adapters:
                 windows = clip.windows(spec)
-                cost = self._costs.of(spec.window_frames)
+                cost = self._costs.of(windows.frames)
                 if id(windows) not in chunks:
                     rows = min(self._batch_frames / cost.frames, self._batch_bytes / cost.nbytes)
                     chunks[id(windows)] = torch.split(windows.inputs, max(1, int(rows)))
@@ -78,5 +78,5 @@ def least_frames(adapters: Sequence[AdapterVersion], clips: int, costs: Costs) -
     """The window-frames by flow that a request has at least: its clips, not decoded yet, have one window or more."""
     frames: Counter[str] = Counter()
     for version in adapters:
-        frames[flow_of(version)] += clips * costs.of(version.manifest.input.window_frames).frames
+        frames[flow_of(version)] += clips * costs.of(version.manifest.least_window_frames).frames
     return frames

@@ -55,8 +55,8 @@ class SmokeTest:
             DeadlineExceeded: it took too long.
             NotReady: one before it took too long, and goes on; or the device has no memory left, or fails.
         """
-        frames = manifest.input.window_frames
-        if refusal := self._costs.refusal(frames):
+        frames = manifest.least_window_frames
+        if refusal := self._costs.refusal(manifest.window_frames):
             raise InvalidBundle(f"adapter_config.json: input.window_frames: {refusal}")
         if self._overdue is not None and not self._overdue.done():
             raise NotReady(

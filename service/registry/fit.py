@@ -2,16 +2,13 @@
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 from service.errors import AdapterFailed, BackboneMismatch, InvalidBundle
-from service.model.adapter import AdapterWeights
 from service.model.spec import BackboneSpec
 from service.registry.adapters import AdapterRecord, AdapterVersion
-from service.registry.bundle import check_backbone, expected_tensors, read_weights
+from service.registry.bundle import check_backbone
 from service.registry.catalogue import LIVE, AdapterRows, VersionRow
 from service.registry.manifest import CONFIG_FILE, Manifest, ManifestLimits, check_limits, parse_manifest
-from service.registry.tensor_header import Expected
 
 _logger = logging.getLogger(__name__)
 
@@ -34,15 +31,6 @@ class Fit:
             raise InvalidBundle(f"{CONFIG_FILE}: name: expected {name}, as in the URL, got {manifest.name}")
         check_backbone(manifest, self.backbone)
         return manifest
-
-    def expected_tensors(self, manifest: Manifest) -> Expected:
-        """The tensors that follow from a manifest."""
-        return expected_tensors(manifest, self.backbone)
-
-    def check_weights(self, path: Path, manifest: Manifest, *, has_checked_header: bool) -> AdapterWeights:
-        """The weights in a file. Raises InvalidBundle unless they are what the manifest says."""
-        tensors = read_weights(path, manifest, self.backbone, has_checked_header=has_checked_header)
-        return AdapterWeights.from_tensors(manifest.adapter_spec(), tensors)
 
     def check_fit(self, version: AdapterVersion) -> None:
         """Whether a version that was let in once, perhaps by another server, runs on this one.

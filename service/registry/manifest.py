@@ -35,6 +35,8 @@ MAX_LABEL_LENGTH = 256  # characters
 MAX_EMBEDDING_DIM = 4096
 MAX_WINDOWS = 10_000
 MIN_WINDOW_FRAMES = 3  # 30 ms: the backbones' shortest analysis frame is 25 ms
+TRIED_FRAMES = 128  # 1.28 s, of an adapter that reads whole clips
+WHOLE_CLIP_FRAMES = 3_000  # 30 s, the most of a clip that is read whole, unless the manifest says another
 MAX_WINDOW_FRAMES = 30_000  # 300 s
 STRICT_VERSION = 3  # of the format, from which on every field has to be of the right form
 ADJUSTABLE = ("prompt_length", "bottleneck_dim")  # limits that are settings of the server
@@ -86,13 +88,20 @@ class InputSection(_Section):
     """How a clip becomes the backbone's input: windows in frames of 10 ms, normalisation for AST."""
 
     sampling_rate: Literal[16000]
-    window_frames: int = Field(ge=MIN_WINDOW_FRAMES, le=MAX_WINDOW_FRAMES)
+    window_frames: int | None = Field(ge=MIN_WINDOW_FRAMES, le=MAX_WINDOW_FRAMES)
     windows: int | None = Field(default=1, ge=1, le=MAX_WINDOWS)
     hop_frames: int | None = Field(default=None, ge=1, le=MAX_WINDOW_FRAMES)
     mean: float | None = Field(default=None, ge=-1e6, le=1e6)
     std: float | None = Field(default=None, ge=1e-6, le=1e6)
     short: Literal["zeros", "repeat"] | None = None
     aggregate: Literal["mean", "max"] = "mean"
+
+
+class InputWords(_Section):
+    """What `input` may say from version 3 on; below it these are unknown keys."""
+
+    normalize: bool = False
+    max_window_frames: int = Field(default=WHOLE_CLIP_FRAMES, ge=MIN_WINDOW_FRAMES, le=MAX_WINDOW_FRAMES)
 
 
 class SpeechSection(_Section):
@@ -120,6 +129,7 @@ def _lenient(value: object, read: ValidatorFunctionWrapHandler, info: Validation
         return None
 
 
+ThresholdName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9._-]{0,31}$")]  # as in far_1e-3
 Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_LENGTH)]
 
 
@@ -140,6 +150,10 @@ class Manifest(_Section):
     input: InputSection
     speech: Annotated[SpeechSection | None, WrapValidator(_lenient)] = None
     reject_below: Annotated[Annotated[float, Field(ge=0, le=1)] | None, WrapValidator(_lenient)] = None
+    thresholds: Annotated[
+        dict[ThresholdName, Annotated[float, Field(ge=-1e6, le=1e6)]] | None, WrapValidator(_lenient)
+    ] = None
+    merge: Annotated[Literal["mean", "best"] | None, WrapValidator(_lenient)] = None
     metrics: dict[str, Any] | None = None
     license: str | None = None
     description: str | None = None
@@ -162,12 +176,40 @@ class Manifest(_Section):
         return self
 
     @model_validator(mode="after")
+    def _check_window(self) -> Self:
+        if self.input.window_frames is None and self.format_version < LATEST_VERSION:
+            raise problem("input.window_frames: expected a valid integer, got null; whole clips need format_version 3")
+        try:
+            words = self.input_words
+        except ValidationError as error:
+            raise problem("; ".join(f"input.{_explain_one(each)}" for each in error.errors())) from None
+        if words.normalize and not self.backbone.model_type.reads_samples:
+            raise problem(f"input.normalize: expected false, as {self.backbone.model_type} reads a filter bank")
+        return self
+
+    @model_validator(mode="after")
     def _check_normalisation(self) -> Self:
         if self.backbone.model_type is ModelType.AST:
             for field in ("mean", "std"):
                 if getattr(self.input, field) is None:
                     raise problem(f"input.{field}: missing; {ModelType.AST.value} requires it")
         return self
+
+    @property
+    def input_words(self) -> InputWords:
+        """What `input` says that version 3 has. Raises ValidationError."""
+        newer = self.format_version >= LATEST_VERSION
+        return InputWords.model_validate((self.input.model_extra or {}) if newer else {})
+
+    @property
+    def window_frames(self) -> int:
+        """The window's length; of whole clips the most of one that is read."""
+        return self.input.window_frames or self.input_words.max_window_frames
+
+    @property
+    def least_window_frames(self) -> int:
+        """The shortest window that a clip may have, for whole clips about."""
+        return self.input.window_frames or min(TRIED_FRAMES, self.window_frames)
 
     @property
     def speech_needed(self) -> SpeechSection:
@@ -195,20 +237,26 @@ class Manifest(_Section):
         Normalisation is left at its default for wav2vec 2.0, which has none, so that adapters that differ
         only there share their windows.
         """
-        section = self.input
+        section, whole = self.input, self.input.window_frames is None
         if self.backbone.model_type.reads_samples:
             return InputSpec(
-                section.window_frames, section.windows, section.hop_frames, short=section.short or "repeat"
+                self.window_frames,
+                section.windows,
+                section.hop_frames,
+                short=section.short or "repeat",
+                whole=whole,
+                normalize=self.input_words.normalize,
             )
         if section.mean is None or section.std is None:
             raise InvalidBundle("input.mean and input.std: missing; AST requires them")
         return InputSpec(
-            section.window_frames,
+            self.window_frames,
             section.windows,
             section.hop_frames,
             mean=section.mean,
             std=section.std,
             short=section.short or "zeros",
+            whole=whole,
         )
 
     def to_bytes(self) -> bytes:
@@ -256,10 +304,10 @@ def check_limits(manifest: Manifest, limits: ManifestLimits) -> None:
         if got > limit:
             flag = f" (the server's --max-{name.replace('_', '-')})" if name in ADJUSTABLE else ""
             raise InvalidBundle(f"{CONFIG_FILE}: {name}: expected at most {limit}{flag}, got {got}")
-    if manifest.input.window_frames < limits.min_window_frames:
+    if manifest.window_frames < limits.min_window_frames:
         raise InvalidBundle(
             f"{CONFIG_FILE}: input.window_frames: expected at least {limits.min_window_frames}, the shortest input of "
-            f"this backbone, got {manifest.input.window_frames}"
+            f"this backbone, got {manifest.window_frames}"
         )
 
 

@@ -12,8 +12,8 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from service.database import make_private
 from service.errors import Internal, ServiceError
+from service.private import make_private
 from service.registry.bundle import CARD_FILE, BundleFiles, Stored, replace_file, sync_directory, verify
 from service.registry.catalogue import VersionRow
 from service.registry.manifest import CONFIG_FILE

@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from service.database import make_private
 from service.errors import DeadlineExceeded, Internal, RegistryUnavailable, StorageFull
+from service.private import make_private
 from service.registry.bundle import CARD_FILE, digest_of_hashes, sync_directory
 from service.registry.manifest import CONFIG_FILE
 from service.registry.tensor_header import WEIGHTS_FILE

@@ -7,7 +7,7 @@ from typing import Final
 
 from service.errors import InvalidBundle, InvalidRequest
 from service.model.adapter import AdapterWeights
-from service.registry.bundle import CARD_FILE, MAX_CARD_BYTES, MAX_WEIGHTS_BYTES
+from service.registry.bundle import CARD_FILE, MAX_CARD_BYTES, MAX_WEIGHTS_BYTES, expected_tensors, read_weights
 from service.registry.fit import Fit
 from service.registry.manifest import CONFIG_FILE, MAX_CONFIG_BYTES, Manifest
 from service.registry.quarantine import Staging
@@ -29,11 +29,11 @@ class Upload:
         self._begun: list[str] = []
         self._gate = HeaderGate(None, MAX_WEIGHTS_BYTES)
 
-    def check_weights(self, manifest: Manifest) -> AdapterWeights:
+    def read_weights(self, manifest: Manifest) -> AdapterWeights:
         """Its weights. Raises InvalidBundle unless they are what the manifest says."""
-        return self._fit.check_weights(
-            self.staging.path(WEIGHTS_FILE), manifest, has_checked_header=self._gate.has_checked
-        )
+        path, has_checked = self.staging.path(WEIGHTS_FILE), self._gate.has_checked
+        tensors = read_weights(path, manifest, self._fit.backbone, has_checked_header=has_checked)
+        return AdapterWeights.from_tensors(manifest.adapter_spec(), tensors)
 
     def begin(self, part: str) -> None:
         """A part begins, and the one before it is whole.
@@ -46,8 +46,8 @@ class Upload:
             raise _wrong_parts("repeats a part" if part in PARTS else f"has a part {part[:80]!a}")
         self._begun.append(part)
         if part == "weights" and "config" in self._begun:
-            manifest = self._check_config()
-            self._gate = HeaderGate(self._fit.expected_tensors(manifest), MAX_WEIGHTS_BYTES)
+            expected = expected_tensors(self._check_config(), self._fit.backbone)
+            self._gate = HeaderGate(expected, MAX_WEIGHTS_BYTES)
 
     def write(self, part: str, content: bytes) -> None:
         """The next bytes of a part that has begun. Raises InvalidBundle, StorageFull."""

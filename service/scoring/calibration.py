@@ -5,8 +5,6 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from service.scoring.metrics import P_TARGET
-
 LOG_TEMPERATURES = np.linspace(-0.7, 3.0, 371)  # 0.5 to 20: a few right answers do not make certainty
 NEWTON_STEPS = 50
 RIDGE = 1e-3  # keeps slope and intercept finite when trials separate perfectly
@@ -73,8 +71,3 @@ def fit_logistic(scores: ArrayLike, targets: ArrayLike) -> tuple[float, float]:
             break
     slope = float(solution[0]) / spread
     return slope, float(solution[1]) - slope * centre
-
-
-def bayes_threshold(slope: float, intercept: float, p_target: float = P_TARGET) -> float:
-    """Raw score above which accepting costs least at this prior, both errors costing the same."""
-    return float((np.log((1.0 - p_target) / p_target) - intercept) / slope)

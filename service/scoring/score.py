@@ -50,10 +50,11 @@ def voiceprint(windows: ArrayLike) -> Floats:
     return l2_normalise(l2_normalise(_windows(windows)).mean(axis=0))
 
 
-def enrol(embeddings: Sequence[ArrayLike]) -> Floats:
+def enrol(embeddings: Sequence[ArrayLike], weights: Sequence[float] | None = None) -> Floats:
     """Embeddings `[dim]` of one speaker's clips -> the enrolment `[dim]`: their re-normalised mean.
 
-    Every embedding counts the same, whatever its length.
+    Args:
+        weights: how much each counts, as in seconds of speech; all the same without them.
     """
     if len(embeddings) == 0:
         raise ValueError("an enrolment needs at least one embedding, got none")
@@ -61,7 +62,10 @@ def enrol(embeddings: Sequence[ArrayLike]) -> Floats:
     shapes = {row.shape for row in rows}
     if len(shapes) != 1 or rows[0].ndim != 1:
         raise ValueError(f"embeddings of an enrolment must be vectors of one length, got shapes {sorted(shapes)}")
-    return voiceprint(np.stack(rows))
+    normalised = l2_normalise(np.stack(rows)).astype(np.float64)
+    if weights is not None and (len(weights) != len(rows) or not min(weights) >= 0 or not sum(weights) > 0):
+        raise ValueError(f"{len(rows)} embeddings need as many weights, none below 0 and not all 0, got {weights}")
+    return l2_normalise(np.average(normalised, axis=0, weights=weights))
 
 
 def cosine(a: ArrayLike, b: ArrayLike) -> float:

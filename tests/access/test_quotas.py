@@ -11,13 +11,13 @@ import pytest
 from service.access.key_table import KeyTable
 from service.access.keys import Grant, Scope
 from service.access.quotas import Quota
+from service.backup.transfer import back_up, restore
 from service.database import open_database
 from service.errors import StorageFull
 from service.registry.bundle import BundleFiles
 from service.registry.catalogue import catalogue_of
 from service.registry.objects import ObjectStore
 from service.registry.store import Published, Registry
-from service.registry.transfer import back_up, restore
 from service.settings import Settings
 from tests.registry.bundles import AST, bundle
 

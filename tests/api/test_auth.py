@@ -134,7 +134,9 @@ def test_every_other_scope_is_refused(keyed: Keyed, route: APIRoute) -> None:
 
 def path_of(route: APIRoute, adapter: str) -> str:
     """The route's path for one adapter; a parameter that is neither the adapter's nor its version's fails here."""
-    return route.path.format(version=1, alias="live", **dict.fromkeys(ADAPTER_PARAMETERS, adapter))
+    return route.path.format(
+        version=1, alias="live", speaker="ann", enrolment=1, **dict.fromkeys(ADAPTER_PARAMETERS, adapter)
+    )
 
 
 @pytest.fixture(scope="module")

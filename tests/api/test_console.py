@@ -15,6 +15,7 @@ from tests import browser
 from tests.api.live import Live, running, settings_for
 from tests.browser import Page
 from tests.bundles import random_bundle
+from tests.synthesis import encode, noise
 
 pytestmark = pytest.mark.skipif(
     browser.installed() is None, reason=f"no Chromium here: none of {', '.join(browser.NAMES)} is installed"
@@ -148,6 +149,46 @@ def test_a_rejected_clip_is_drawn_as_one(page: Page, live: Live, clips: tuple[Pa
     assert reds(scale).sum() > 1000
     assert not greens(scale).any()
     live.http.delete("/v1/adapters/strict")
+
+
+def test_what_was_heard_is_shown(page: Page, live: Live, tmp_path: Path) -> None:
+    """A long clip is answered from its first window: how much that was is drawn and told."""
+    window = {"sampling_rate": 16000, "window_frames": 64, "windows": 1, "mean": -6.0, "std": 5.0}
+    live.publish(tmp_path, "brief", input=window, reject_below=0.999)
+    (tmp_path / "long.wav").write_bytes(encode(noise(4.0)))
+    choose_adapter(page, "brief")
+    page.choose_files("#clip", tmp_path / "long.wav")
+    page.click("#run")
+    shown_labels(page)
+    told = page.evaluate("[...document.querySelectorAll('#answer .note')].map(note => note.textContent)")
+    assert "may be none of these labels" in told[0]
+    assert told[1].startswith("Heard 0.00 to 0.64 s of 4.00 s")
+    box = "document.querySelector('#answer .note .bar').getBoundingClientRect()"
+    filled = "document.querySelector('#answer .note .fill').getBoundingClientRect()"
+    assert page.evaluate(f"{filled}.width / {box}.width") == pytest.approx(0.16, abs=0.005)
+    assert page.evaluate(f"{filled}.left - {box}.left") == 0
+    live.http.delete("/v1/adapters/brief")
+
+
+def test_a_clip_that_is_heard_whole_needs_no_word(page: Page, clips: tuple[Path, Path]) -> None:
+    choose_adapter(page, "alpha")
+    page.choose_files("#clip", clips[0])
+    page.click("#run")
+    shown_labels(page)
+    assert page.evaluate("document.querySelectorAll('#answer .note').length") == 0
+
+
+def test_too_little_speech_is_no_verdict(page: Page, live: Live, clips: tuple[Path, Path], tmp_path: Path) -> None:
+    live.publish(tmp_path, "listening", task=TaskType.VERIFICATION, speech={})
+    choose_adapter(page, "listening")
+    page.choose_files("#enrolment", clips[0])
+    page.choose_files("#test", clips[0])
+    page.click("#run")
+    page.until("document.querySelector('#answer .decision') !== null")
+    assert page.text("#answer .decision") == "Not enough speech to tell"
+    assert "somebody speaks for 0.0 s and 0.0 s" in page.text("#answer")
+    assert page.evaluate("document.querySelector('#answer .scale')") is None
+    live.http.delete("/v1/adapters/listening")
 
 
 def test_what_was_done_is_told_in_sight(page: Page) -> None:

@@ -44,6 +44,8 @@ KNOWN = {  # path parameters that lead somewhere, so that more than 404 is seen
     "adapter": st.sampled_from(NAMES),
     "version": st.sampled_from((1, 1, 1, 2, "live", "x")),
     "alias": st.sampled_from(("live", "canary", "1", "Ä")),
+    "speaker": st.sampled_from(("ann", "bob", "Ä")),
+    "enrolment": st.sampled_from((1, 2, 0)),
 }
 KEYS = {"inference_keys": "k-inference", "admin_keys": "k-admin"}
 BEARERS = (*["Bearer k-admin"] * 5, "Bearer k-inference", "Bearer k-unknown", "Basic Og==", None)

@@ -10,8 +10,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from service.cli import app
+from service.model.spec import TaskType
 from tests.api.live import Live, running, settings_for
 from tests.bundles import random_bundle
+from tests.synthesis import encode, noise
 
 
 def ipet(live: Live, *words: object) -> Result:
@@ -31,8 +33,29 @@ def test_classify(live: Live, file: Path) -> None:
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     assert len(rows) == 8
     assert [row[1] for row in rows[::2]] == ["alpha@1", "beta@1"] * 2
+    assert {row[4] for row in rows} == {""}
     done = ipet(live, "classify", file, "-a", "alpha", "--json", "--windows")
     assert len(json.loads(done.stdout)["results"][0]["windows"]) == 3
+
+
+def test_what_was_heard_is_shown(live: Live, tmp_path: Path) -> None:
+    """A long clip is answered from its first window, and a score below the adapter's own bound may mean nothing."""
+    window = {"sampling_rate": 16000, "window_frames": 64, "windows": 1, "mean": -6.0, "std": 5.0}
+    live.publish(tmp_path, "first-window", input=window, reject_below=0.999)
+    (tmp_path / "long.wav").write_bytes(encode(noise(4.0)))
+    done = ipet(live, "classify", tmp_path / "long.wav", "-a", "first-window", "--top-k", 1)
+    assert done.stdout.split("\t")[4] == "may be none of its labels; heard 0.00 to 0.64 of 4.00 s\n"
+    done = ipet(live, "classify", tmp_path / "long.wav", "-a", "first-window", "--top-k", 1, "--csv")
+    (row,) = csv.DictReader(io.StringIO(done.stdout))
+    assert (row["heard"], row["seconds"], row["unknown"]) == ("0-0.64", "4", "true")
+    live.http.delete("/v1/adapters/first-window")
+
+
+def test_not_enough_speech_is_told(live: Live, file: Path, tmp_path: Path) -> None:
+    live.publish(tmp_path, "listening", task=TaskType.VERIFICATION, speech={})
+    done = ipet(live, "verify", file, "--enrol", file, "-a", "listening")
+    assert (done.exit_code, done.stdout) == (0, "not_enough_speech (somebody speaks for 0.00 s and 0.00 s)\n")
+    live.http.delete("/v1/adapters/listening")
 
 
 def test_embed_and_verify(live: Live, file: Path) -> None:

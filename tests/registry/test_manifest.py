@@ -121,7 +121,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"name": 7}, "name: expected a valid string, got 7"),
     ({"task_type": "CAUSAL_LM"}, "task_type: expected 'AUDIO_CLASSIFICATION'"),
     ({"backbone": None}, "backbone: "),
-    ({"backbone__model_type": "hubert"}, "backbone.model_type: "),
+    ({"backbone__model_type": "bert"}, "backbone.model_type: "),
     ({"backbone__hidden_size": "16"}, "backbone.hidden_size: expected a valid integer"),
     ({"backbone__hidden_size": 0}, "backbone.hidden_size: expected greater than or equal to 1, got 0"),
     ({"backbone__num_hidden_layers": 2.0}, "backbone.num_hidden_layers: "),

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from service.scoring.calibration import (
-    bayes_threshold,
     binary_log_likelihood,
     fit_logistic,
     fit_temperature,
@@ -66,11 +65,6 @@ def test_logistic_stays_finite_when_separated() -> None:
 def test_logistic_needs_both_kinds() -> None:
     with pytest.raises(ValueError, match="target and non-target"):
         fit_logistic([0.5], [True])
-
-
-def test_bayes_threshold_balances_the_prior() -> None:
-    threshold = bayes_threshold(10.0, -2.0, p_target=0.01)
-    assert log_likelihood_ratio(threshold, 10.0, -2.0) == pytest.approx(np.log(99))
 
 
 def test_logistic_does_not_depend_on_scale() -> None:

@@ -60,9 +60,9 @@ async def classify(request: Request, adapter: References, top_k: TopK = 5, windo
     openapi_extra=AUDIO_BODY,
 )
 async def embed(request: Request, adapter: References) -> Response:
-    """Voiceprints of one or more clips, of length 1, by speaker-verification adapters."""
+    """Voiceprints of one or more clips, of length 1; what adapters without a head pooled is answered as it is."""
     async with admitted(request) as admission:
-        adapters = resolve(admission, adapter, TaskType.VERIFICATION)
+        adapters = resolve(admission, adapter, TaskType.VERIFICATION, TaskType.FEATURES)
         admission.runtime.engine.check(adapters)  # an overload is told before the body is read
         encoded = await read_clips(admission)
 

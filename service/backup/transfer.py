@@ -13,8 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from service.errors import InvalidBundle, InvalidRequest
-from service.registry.archive import (
+from service.backup.archive import (
     ARCHIVE_FILE,
     Archive,
     ArchivedAdapter,
@@ -22,6 +21,7 @@ from service.registry.archive import (
     ArchivedVersion,
     read_archive,
 )
+from service.errors import InvalidBundle, InvalidRequest
 from service.registry.audit import Event, append, everything, history, utc
 from service.registry.bundle import read_bundle, replace_file, sync_directory
 from service.registry.catalogue import Catalogue, Transaction
@@ -139,16 +139,9 @@ def _read_all(connection: Connection) -> list[ArchivedAdapter]:
 
 
 def _archived(row: Any) -> ArchivedVersion:
-    return ArchivedVersion.model_construct(
-        version=row.version,
-        digest=row.digest,
-        config=row.config,
-        weights_bytes=row.weights_bytes,
-        created=utc(row.created),
-        deleted=None if row.deleted is None else utc(row.deleted),
-        bytes=row.bytes,
-        domain=row.domain,
-    )
+    fields = {key: value for key, value in row._mapping.items() if key != "name"}
+    moments = {key: fields[key] and utc(fields[key]) for key in ("created", "deleted")}
+    return ArchivedVersion.model_construct(**fields | moments)
 
 
 def _archived_event(event: Event) -> ArchivedEvent:
@@ -229,11 +222,7 @@ def _write_adapter(
     for alias, version in adapter.aliases.items():
         if version in there and here.aliases.get(alias) != version:
             transaction.put_alias(name, alias, version)
-    seen = {_without_id(event) for event in history(connection, name, _ALL)}
+    seen = {replace(event, id=None) for event in history(connection, name, _ALL)}
     events = [Event(name=name, **event.model_dump()) for event in adapter.history]
     append(connection, [event for event in events if event not in seen])
     transaction.touch(name)
-
-
-def _without_id(event: Event) -> Event:
-    return replace(event, id=None)

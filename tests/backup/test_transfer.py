@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from service.backup.transfer import Moved, back_up, restore
 from service.errors import InvalidBundle, InvalidRequest
 from service.registry.catalogue import catalogue_of
 from service.registry.objects import ObjectStore
 from service.registry.store import Registry
-from service.registry.transfer import Moved, back_up, restore
 from tests.registry.bundles import AST, bundle
 from tests.registry.publishing import publish
 

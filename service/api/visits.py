@@ -1,0 +1,109 @@
+"""A request about speakers: whose they are, its place among the others, what is heard in its clips."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fastapi import Request
+
+from service.access.keys import Scope, require_domain
+from service.api import speakers as shown
+from service.api.answers import finite
+from service.api.auth import caller_of
+from service.api.lifetime import Admission, admitted
+from service.api.outputs import infer, resolve
+from service.audio.quality import quality_warnings
+from service.audio.waveform import Waveform
+from service.deadline import Deadline
+from service.engine.engine import Outputs
+from service.errors import InvalidRequest
+from service.model.spec import TaskType
+from service.registry.store import AdapterVersion
+from service.scoring.score import voiceprint
+from service.speakers.journal import By
+from service.speakers.speaker import Speaker, require_speaker
+from service.speakers.store import SpeakerStore, Spoken
+
+REPEATED: Final = frozenset({"among"})  # parameters that may be given several times
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A request about speakers.
+
+    Args:
+        by: whose speakers, and who asks.
+    """
+
+    admission: Admission
+    by: By
+
+    @property
+    def store(self) -> SpeakerStore:
+        return self.admission.runtime.speakers
+
+    async def run(self, work: Callable[..., Any], *args: Any) -> Any:
+        return await self.admission.context.speaking.run(work, *args)
+
+    async def change(self, work: Callable[[Deadline], Any]) -> Any:
+        return await self.admission.context.speaking.change(self.admission.deadline, work)
+
+    def info(self, speaker: Speaker, version: AdapterVersion | None = None) -> shown.SpeakerInfo:
+        grant = caller_of(self.admission.request).grant
+        voice = None if version is None else shown.voice_of(version)
+        return shown.info(self.admission.runtime, grant, speaker, self.store.now(), voice)
+
+    def tell(self, speaker: Speaker) -> str:
+        return self.info(speaker).model_dump_json()
+
+    def resolve(self, reference: str) -> AdapterVersion:
+        """The version of a speaker adapter. Raises UnknownAdapter, UnknownVersion, WrongTask."""
+        return resolve(self.admission, [reference], TaskType.VERIFICATION)[0]
+
+    async def listen(self, version: AdapterVersion, encoded: Sequence[bytes]) -> list[Spoken]:
+        """What a version of an adapter makes of clips, as /v1/embed has it."""
+        clips, outputs = await infer(self.admission, encoded, [version])
+        return await asyncio.to_thread(
+            lambda: [_spoken(clip, of_clip[0]) for clip, of_clip in zip(clips, outputs, strict=True)]
+        )
+
+
+@asynccontextmanager
+async def visiting(request: Request, domain: str | None, speaker: str | None = None) -> AsyncIterator[Visit]:
+    """A request about the speakers of a domain.
+
+    Raises:
+        Forbidden: another domain than the key's own, without `admin`.
+        InvalidRequest: what is no domain, or no speaker's id.
+        Overloaded: too many are under way.
+    """
+    _check_query(request)
+    caller = caller_of(request)
+    if domain is not None and domain != caller.grant.domain:
+        caller.require_scope(Scope.ADMIN)
+        require_domain(domain)
+    if speaker is not None:
+        require_speaker(speaker)
+    async with admitted(request) as admission:
+        with admission.context.speaking.place():
+            yield Visit(admission, By(domain or caller.grant.domain, caller.actor))
+
+
+def _check_query(request: Request) -> None:
+    """Raises InvalidRequest for a parameter that the route does not know, or one given twice that it takes once."""
+    fields = {field.alias: field for field in request.scope["route"].dependant.query_params}
+    for name, value in request.query_params.multi_items():
+        if name not in fields:
+            known = ", ".join(sorted(fields)) or "none"
+            raise InvalidRequest(f"the parameter {name[:80]!a} is not one of this call's: {known}")
+        if len(request.query_params.getlist(name)) > 1 and name not in REPEATED:
+            raise InvalidRequest(f"the parameter {name} is given twice; this call takes one, got {value[:80]!a} too")
+
+
+def _spoken(clip: Waveform, output: Outputs) -> Spoken:
+    windows = finite(output)
+    seconds = clip.speech_seconds or 0.0
+    warnings = quality_warnings(clip.samples) if seconds else ("no_speech",)
+    return Spoken(voiceprint(windows), seconds, warnings)

@@ -1,0 +1,29 @@
+"""`ipet import`: what other libraries saved becomes a bundle."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.cli.connection import told
+
+
+def import_(
+    directory: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="What PEFT saved.")],
+    base: Annotated[str, typer.Option(help="Model that it was trained on: a directory or Hub id.")],
+    out: Annotated[Path, typer.Option(file_okay=False, help="Directory to write; made if need be.")],
+    name: Annotated[str | None, typer.Option(help="Of the adapter; the directory's unless given.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Labels, one a line; the base's unless given.")
+    ] = None,
+    window_frames: Annotated[
+        int | None, typer.Option(min=3, help="Length of windows, 10 ms each; whole clips unless given.")
+    ] = None,
+) -> None:
+    """Make a bundle of a LoRA, DoRA or IA3 directory that PEFT saved."""
+    with told():
+        from service.exchange.bundles import import_bundle
+
+        given = None if labels is None else labels.read_text(encoding="utf-8").splitlines()
+        manifest = import_bundle(directory, out, base, name=name, labels=given, window_frames=window_frames)
+    typer.echo(f"{out}: {manifest.name}, {manifest.task_type.value}, {len(manifest.labels or ())} labels")

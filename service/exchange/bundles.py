@@ -1,0 +1,63 @@
+"""What others saved -> a bundle of this service."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from service.errors import InvalidBundle
+from service.exchange.base import Base
+from service.exchange.peft import is_peft, read_peft
+from service.registry.bundle import read_weights, write_bundle
+from service.registry.manifest import Manifest, build_manifest, is_name
+
+_log = logging.getLogger(__name__)
+
+
+def import_bundle(
+    source: Path,
+    out: Path,
+    base_name: str,
+    *,
+    name: str | None = None,
+    labels: Sequence[str] | None = None,
+    window_frames: int | None = None,
+) -> Manifest:
+    """Make a bundle of a PEFT directory.
+
+    Args:
+        base_name: directory or Hub id of the model that the adapter was trained on.
+        labels: of the classes, unless the base's config has them.
+        window_frames: length of windows; without it the whole clip is one, or an AST's own length.
+
+    Raises:
+        InvalidBundle: what cannot be served exactly, by name; nothing is written then.
+        OSError, ValueError: the base cannot be read.
+    """
+    if not is_peft(source):
+        raise InvalidBundle(f"{source.name}: expected a directory that PEFT saved, with its adapter_config.json")
+    base = Base.load(base_name)
+    if base.around.assumed:
+        _log.warning("%s has no preprocessor_config.json: its architecture's defaults are taken", base_name)
+    fields, tensors = read_peft(source, base, labels)
+    called = name or source.resolve().name.lower()
+    if not is_name(called):
+        raise InvalidBundle(f"{called!r} is no name for an adapter; give one by --name")
+    spec = base.spec
+    common: dict[str, Any] = {
+        "format_version": 3,
+        "peft_type": "IPET",
+        "name": called,
+        "base_model_name_or_path": base_name,
+        "backbone": {
+            "model_type": spec.model_type.value,
+            "hidden_size": spec.hidden_size,
+            "num_hidden_layers": spec.num_hidden_layers,
+            "fingerprint": spec.fingerprint,
+        },
+        "input": base.input_fields(window_frames),
+    }
+    manifest = build_manifest(common | fields)
+    files = write_bundle(out, manifest, tensors)
+    read_weights(files.weights, manifest, spec)
+    return manifest

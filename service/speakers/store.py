@@ -1,0 +1,377 @@
+"""Speakers in the database: each change one transaction, seen by every server at once; a row in the journal for each.
+
+What a method returned is there after a crash, and what it deleted does not come back.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple, TypeVar
+
+from sqlalchemy import Connection, select
+
+from service.database import Database, open_database
+from service.deadline import Deadline
+from service.errors import Conflict, ConsentRequired, InvalidRequest, SpeakerOptedOut, UnknownSpeaker
+from service.settings import Settings
+from service.speakers import journal, rows, upkeep
+from service.speakers.journal import Action, Attempt, By, Use
+from service.speakers.speaker import Consent, Enrolment, Speaker, Voice
+from service.speakers.tables import metadata, speakers
+from service.speakers.traces import scrub
+from service.speakers.vault import Vault, Vector
+
+MAX_ENROLMENTS: Final = 100  # of one speaker
+
+T = TypeVar("T")
+
+
+class Told(NamedTuple):
+    """An answer, as it went out; `replayed` where it is that of an earlier try."""
+
+    answer: str
+    replayed: bool
+
+
+class Spoken(NamedTuple):
+    """One clip of somebody, embedded."""
+
+    vector: Vector
+    speech_seconds: float
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What holds of any change: until when, and under which key of its caller's."""
+
+    deadline: Deadline | None = None
+    attempt: Attempt | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a voice is compared with."""
+
+    vector: Vector
+    speech_seconds: float
+
+
+class SpeakerStore:
+    """The speakers of one database. Thread-safe; several processes may share one.
+
+    Args:
+        now: the clock, in UTC.
+    """
+
+    def __init__(self, database: Database, vault: Vault, now: Callable[[], datetime] = lambda: datetime.now(UTC)):
+        self._database = database
+        self._vault = vault
+        self._now = now
+        self._is_unscrubbed = True  # something may have been deleted whose traces are still in the files
+        database.prepare(metadata)
+
+    def close(self) -> None:
+        self._database.close()
+
+    # Reading
+
+    def find(self, domain: str, speaker: str) -> Speaker:
+        """One speaker. Raises UnknownSpeaker."""
+        found = self.look(domain, speaker)
+        if not _is_known(found):
+            raise _unknown(speaker)
+        return found
+
+    def look(self, domain: str, speaker: str) -> Speaker:
+        """One speaker; an empty one where there is none of that id."""
+        with self._database.read() as connection:
+            return rows.find(connection, domain, speaker)
+
+    def number(self, domain: str, speaker: str) -> int | None:
+        """What tells a speaker from a later one of the same id, for `enrol`."""
+        with self._database.read() as connection:
+            return rows.number_of(connection, domain, speaker)
+
+    def walk(self, domain: str, after: str = "") -> Iterator[Speaker]:
+        """The speakers of a domain by their ids, those behind `after`."""
+        while True:
+            with self._database.read() as connection:
+                ids = rows.ids_after(connection, domain, after, rows.AT_ONCE)
+                found = rows.load(connection, domain, ids)
+            yield from found
+            if len(ids) < rows.AT_ONCE:
+                return
+            after = ids[-1]
+
+    def recall(self, by: By, attempt: Attempt | None) -> Told | None:
+        """What an attempt was answered before. Raises InvalidRequest, Conflict."""
+        if attempt is None:
+            return None
+        with self._database.read() as connection:
+            answer = journal.recall(connection, by, attempt, self._now())
+        return None if answer is None else Told(answer, True)
+
+    # Changing
+
+    def put(
+        self,
+        by: By,
+        speaker: str,
+        fields: dict[str, Consent | timedelta | None],
+        tell: Callable[[Speaker], str],
+        terms: Terms | None = None,
+    ) -> Told:
+        """Make a speaker, or set what `fields` hold of `consent` and `lifetime`; None removes one."""
+
+        def change(connection: Connection, before: Speaker, now: datetime) -> Speaker:
+            self._require_row(connection, before, now)
+            if "consent" in fields:
+                rows.set_fields(connection, *_place(before), **_consent_columns(fields["consent"]))
+            if "lifetime" in fields:
+                lifetime = fields["lifetime"]
+                seconds = int(lifetime.total_seconds()) if isinstance(lifetime, timedelta) else None
+                until = None if seconds is None else (before.used or now) + timedelta(seconds=seconds)
+                rows.set_fields(connection, *_place(before), lifetime=seconds, expires=until)
+            return rows.find(connection, *_place(before))
+
+        return self._change(by, speaker, Action.PUT, terms, change, tell)
+
+    def enrol(
+        self,
+        by: By,
+        speaker: str,
+        voice: Voice,
+        clips: Sequence[Spoken],
+        tell: Callable[[Speaker, list[Enrolment | None]], str],
+        *,
+        number: int | None,
+        needs_consent: bool = False,
+        terms: Terms | None = None,
+    ) -> Told:
+        """Add the clips in which somebody speaks; the first of them makes the speaker.
+
+        Args:
+            number: as it was when the clips came.
+
+        Raises:
+            SpeakerOptedOut, ConsentRequired: they may not be enrolled.
+            Conflict: the speaker was deleted meanwhile.
+            InvalidRequest: more enrolments than a speaker may have.
+            NotReady: this server lacks keys of the voiceprints there are.
+        """
+
+        def change(connection: Connection, before: Speaker, now: datetime) -> tuple[Speaker, list[Enrolment | None]]:
+            check_may_enrol(before, needs_consent)
+            if number is not None and rows.number_of(connection, *_place(before)) != number:
+                raise Conflict(f"{speaker} was deleted while this enrolment was under way")
+            heard = [clip for clip in clips if clip.speech_seconds > 0]
+            if not heard:
+                return before, [None] * len(clips)
+            upkeep.require_keys(connection, self._vault)
+            if before.has_expired(now):  # the old ones may not be kept, so they do not count
+                rows.delete_enrolments(connection, *_place(before))
+            elif len(before.enrolments) + len(heard) > MAX_ENROLMENTS:
+                raise InvalidRequest(
+                    f"a speaker has at most {MAX_ENROLMENTS} enrolments, {speaker} has {len(before.enrolments)}"
+                )
+            self._require_row(connection, before, now)
+            added = self._add(connection, before, voice, clips, now)
+            rows.use(connection, before, now)
+            rows.touch(connection, *_place(before))
+            return rows.find(connection, *_place(before)), added
+
+        return self._change(by, speaker, Action.ENROL, terms, change, lambda found: tell(*found), voice)
+
+    def delete(self, by: By, speaker: str, terms: Terms | None = None) -> Told:
+        """Remove a person, but for an opt-out. Raises UnknownSpeaker."""
+
+        def change(connection: Connection, before: Speaker, now: datetime) -> None:
+            if not _is_known(before):
+                raise _unknown(speaker)
+            rows.remove(connection, *_place(before))
+            journal.forget_speaker(connection, *_place(before))
+
+        return self._change(by, speaker, Action.DELETE, terms, change, lambda _: "")
+
+    def delete_enrolment(self, by: By, speaker: str, enrolment: int, terms: Terms | None = None) -> Told:
+        """Remove one enrolment. Raises UnknownSpeaker, also where the speaker has no such enrolment."""
+
+        def change(connection: Connection, before: Speaker, now: datetime) -> None:
+            if not _is_known(before):
+                raise _unknown(speaker)
+            if not rows.delete_enrolments(connection, *_place(before), enrolment):
+                raise UnknownSpeaker(f"{speaker} has no enrolment {enrolment}")
+            rows.touch(connection, *_place(before))
+
+        return self._change(by, speaker, Action.DELETE_ENROLMENT, terms, change, lambda _: "")
+
+    def opt_out(self, by: By, speaker: str, tell: Callable[[Speaker], str], terms: Terms | None = None) -> Told:
+        """Remove somebody's voiceprints and take no more of them until `opt_in`; also of an id that is not known."""
+
+        def change(connection: Connection, before: Speaker, now: datetime) -> Speaker:
+            rows.set_opt_out(connection, *_place(before), now)
+            if rows.delete_enrolments(connection, *_place(before)):
+                rows.touch(connection, *_place(before))
+            return rows.find(connection, *_place(before))
+
+        return self._change(by, speaker, Action.OPT_OUT, terms, change, tell)
+
+    def opt_in(self, by: By, speaker: str, tell: Callable[[Speaker], str], terms: Terms | None = None) -> Told:
+        """Lift an opt-out; the voiceprints are not there any more."""
+
+        def change(connection: Connection, before: Speaker, now: datetime) -> Speaker:
+            rows.set_opt_out(connection, *_place(before), None)
+            return rows.find(connection, *_place(before))
+
+        return self._change(by, speaker, Action.OPT_IN, terms, change, tell)
+
+    # Using
+
+    def judge(
+        self,
+        by: By,
+        speaker: str,
+        voice: Voice,
+        decide: Callable[[Speaker, list[Reference]], tuple[T, str]],
+        deadline: Deadline | None = None,
+    ) -> T:
+        """What `decide` makes of the speaker as they are now, and their references by this version of an adapter.
+
+        Args:
+            decide: answers what came out, and its word for the journal. Where the word is a decision on a voice
+                (not on the speaker's standing), the voiceprints count as used.
+        """
+        with self._database.write(deadline) as connection:
+            now = self._now()
+            found = rows.find(connection, by.domain, speaker)
+            seconds = {enrolment.id: enrolment.speech_seconds for enrolment in found.of(voice.digest)}
+            vectors = rows.vectors(connection, self._vault, found, voice.digest) if seconds else {}
+            outcome, word = decide(found, [Reference(vectors[one], seconds[one]) for one in seconds])
+            if word in ("accept", "reject"):
+                rows.use(connection, found, now)
+            journal.record(connection, by, speaker, Action.VERIFY, now, voice, word)
+        return outcome
+
+    def export(self, by: By, speaker: str) -> tuple[Speaker, dict[int, Vector], list[Use]]:
+        """All that is stored of a person: the speaker, the vectors by enrolment, the uses. Raises UnknownSpeaker."""
+        with self._database.write() as connection:
+            found = rows.find(connection, by.domain, speaker)
+            if not _is_known(found):
+                raise _unknown(speaker)
+            journal.record(connection, by, speaker, Action.EXPORT, self._now())
+            vectors = rows.vectors(connection, self._vault, found)
+            return found, vectors, journal.uses_of(connection, by.domain, speaker)
+
+    def now(self) -> datetime:
+        return self._now()
+
+    # In the background
+
+    def sweep(self, uses_kept: timedelta) -> None:
+        """Remove what has expired or was kept for long enough, then what the files still hold of it."""
+        if upkeep.sweep(self._database, self._now(), uses_kept) or self._is_unscrubbed:
+            self.scrub()
+
+    def scrub(self) -> None:
+        """Overwrite what was deleted in the database's files, as far as the database can."""
+        self._is_unscrubbed = not scrub(self._database)
+
+    def rewrite(self) -> int:
+        """Encrypt everything anew that is not under the current key; how many voiceprints that were."""
+        count = upkeep.rewrite(self._database, self._vault)
+        self.scrub()
+        return count
+
+    # Behind the public methods
+
+    def _change(
+        self,
+        by: By,
+        speaker: str,
+        action: Action,
+        terms: Terms | None,
+        work: Callable[[Connection, Speaker, datetime], T],
+        tell: Callable[[T], str],
+        voice: Voice | None = None,
+    ) -> Told:
+        """One change of one speaker, in the journal, and answered once for each attempt."""
+        terms = terms or Terms()
+        with self._database.write(terms.deadline) as connection:
+            now = self._now()
+            if terms.attempt is not None:
+                known = journal.recall(connection, by, terms.attempt, now)
+                if known is not None:
+                    return Told(known, True)
+            answer = tell(work(connection, rows.find(connection, by.domain, speaker), now))
+            journal.record(connection, by, speaker, action, now, voice)
+            if terms.attempt is not None:
+                named = "" if action is Action.DELETE else speaker
+                journal.remember(connection, by, terms.attempt, named, answer, now)
+        if action in (Action.DELETE, Action.DELETE_ENROLMENT, Action.OPT_OUT):
+            self._is_unscrubbed = True
+            if self._database.is_sqlite:  # a vacuum may take its time: the sweeper's
+                self.scrub()
+        return Told(answer, False)
+
+    def _add(
+        self, connection: Connection, speaker: Speaker, voice: Voice, clips: Sequence[Spoken], now: datetime
+    ) -> list[Enrolment | None]:
+        last = connection.scalar(
+            select(speakers.c.last_enrolment).where(
+                speakers.c.domain == speaker.domain, speakers.c.speaker == speaker.id
+            )
+        )
+        number = int(last or 0)
+        added: list[Enrolment | None] = []
+        for clip in clips:
+            if not clip.speech_seconds > 0:
+                added.append(None)
+                continue
+            number += 1
+            enrolment = Enrolment(
+                number, voice.adapter, voice.version, voice.digest, clip.speech_seconds, clip.warnings, now
+            )
+            rows.add_enrolment(connection, self._vault, speaker, enrolment, clip.vector)
+            added.append(enrolment)
+        rows.set_fields(connection, *_place(speaker), last_enrolment=number, expired=None)
+        return added
+
+    def _require_row(self, connection: Connection, speaker: Speaker, now: datetime) -> None:
+        if speaker.created is None:
+            rows.add(connection, *_place(speaker), now)
+
+
+def open_speakers(settings: Settings) -> SpeakerStore:
+    """The speakers of a service. Raises InvalidRequest where the keys of their voiceprints cannot be read."""
+    database = open_database(settings.data_dir, settings.database_url)
+    return SpeakerStore(database, Vault.of(settings))
+
+
+def check_may_enrol(speaker: Speaker, needs_consent: bool) -> None:
+    """Raise SpeakerOptedOut or ConsentRequired for somebody who may not be enrolled."""
+    if speaker.opted_out is not None:
+        raise SpeakerOptedOut(f"{speaker.id} has opted out; only an opt-in lifts that")
+    if needs_consent and speaker.consent is None:
+        raise ConsentRequired(
+            f"{speaker.id} has not consented: PUT the speaker with a consent, as in "
+            '{"consent": {"by": "Jo", "at": "2026-11-28T12:00:00Z", "text": "..."}}, then enrol'
+        )
+
+
+def _is_known(speaker: Speaker) -> bool:
+    return speaker.created is not None or speaker.opted_out is not None
+
+
+def _unknown(speaker: str) -> UnknownSpeaker:
+    return UnknownSpeaker(f"there is no speaker {speaker!a} in this domain")
+
+
+def _place(speaker: Speaker) -> tuple[str, str]:
+    return speaker.domain, speaker.id
+
+
+def _consent_columns(consent: Any) -> dict[str, Any]:
+    if consent is None:
+        return {"consent_by": None, "consent_at": None, "consent_text": None}
+    return {"consent_by": consent.by, "consent_at": consent.at, "consent_text": consent.text}

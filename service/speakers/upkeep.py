@@ -1,0 +1,79 @@
+"""What is done to speakers at rest without anybody asking: voiceprints expire, old rows go, keys are changed."""
+
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from service.database import Database
+from service.errors import NotReady
+from service.speakers import journal, rows
+from service.speakers.journal import SERVER, Action, By
+from service.speakers.tables import enrolments, keys, speakers
+from service.speakers.vault import Vault
+
+_AT_ONCE: Final = 200  # speakers in one transaction: others write between
+
+
+def sweep(database: Database, now: datetime, uses_kept: timedelta) -> bool:
+    """Remove voiceprints that have expired and rows of the journal that are old; whether there were any."""
+    due, removed = _AT_ONCE, 0
+    while due == _AT_ONCE:
+        due, voiceprints = _expire(database, now)
+        removed += voiceprints
+    with database.write() as connection:
+        return removed + journal.sweep(connection, now, uses_kept) > 0
+
+
+def require_keys(connection: Connection, vault: Vault) -> None:
+    """Raise NotReady unless all that is stored can be read here: servers with keys of their own would part it."""
+    known = set(connection.scalars(select(keys.c.id)))
+    if missing := known - vault.key_ids:
+        raise NotReady(
+            f"voiceprints are stored under the key {min(missing)}, which this server does not have: give it with "
+            "--voiceprint-key-file or IPET_VOICEPRINT_KEYS, the same on every server"
+        )
+    if vault.current not in known:
+        connection.execute(insert(keys).values(id=vault.current))
+
+
+def rewrite(database: Database, vault: Vault) -> int:
+    """Encrypt everything anew that is not under the current key; how many voiceprints that were."""
+    count = 0
+    while True:
+        with database.write() as connection:
+            require_keys(connection, vault)
+            old = select(enrolments).where(enrolments.c.key_id != vault.current).limit(_AT_ONCE)
+            found = connection.execute(old).all()
+            for row in found:
+                _rewrite(connection, vault, row)
+            if not found:
+                connection.execute(delete(keys).where(keys.c.id != vault.current))
+                return count
+            count += len(found)
+
+
+def _rewrite(connection: Connection, vault: Vault, row: Any) -> None:
+    place = rows.place_of(row.domain, row.speaker, row.enrolment, row.digest)
+    stored = vault.encrypt(rows.decrypt(vault, row), place)
+    mine = [enrolments.c[name] == getattr(row, name) for name in ("domain", "speaker", "enrolment")]
+    values = {"key_id": stored.key_id, "wrapped_key": stored.wrapped_key, "vector": stored.vector}
+    connection.execute(update(enrolments).where(*mine).values(values))
+
+
+def _expire(database: Database, now: datetime) -> tuple[int, int]:
+    """Remove the voiceprints of some that have expired: how many speakers were due, and how many voiceprints went."""
+    removed = 0
+    with database.write() as connection:
+        due = select(speakers).where(speakers.c.expires <= now)
+        found = connection.execute(due.limit(_AT_ONCE)).all()
+        for row in found:
+            place = row.domain, row.speaker
+            fields: dict[str, Any] = {"expires": None}
+            if count := rows.delete_enrolments(connection, *place):
+                fields["expired"] = rows.utc(row.expires)
+                rows.touch(connection, *place)
+                journal.record(connection, By(row.domain, SERVER), row.speaker, Action.EXPIRE, now)
+                removed += count
+            rows.set_fields(connection, *place, **fields)
+    return len(found), removed

@@ -1,0 +1,115 @@
+"""Whether a voice is a speaker's: what stands in the way, the references merged, the threshold that judges."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal
+
+import numpy as np
+
+from service.errors import InvalidRequest
+from service.registry.manifest import Manifest
+from service.scoring.calibration import log_likelihood_ratio
+from service.scoring.score import cosine, decide, enrol
+from service.speakers.speaker import Speaker, Status, Voice
+from service.speakers.store import Reference
+from service.speakers.vault import Vector
+
+Decision = Literal[
+    "accept",
+    "reject",
+    "not_enough_speech",
+    "speaker_opted_out",
+    "speaker_not_enrolled",
+    "voiceprint_expired",
+    "voiceprint_stale",
+]
+DEFAULT: Final = "default"  # the name of the manifest's own threshold
+_STANDINGS: Final[dict[Status, Decision]] = {
+    Status.OPTED_OUT: "speaker_opted_out",
+    Status.PENDING: "speaker_not_enrolled",
+    Status.EXPIRED: "voiceprint_expired",
+    Status.STALE: "voiceprint_stale",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """What judges a score.
+
+    Args:
+        name: as the manifest calls it; None for a number of the caller's.
+    """
+
+    value: float
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of comparing a voice with a speaker's."""
+
+    decision: Decision
+    score: float | None = None
+    log_likelihood_ratio: float | None = None
+
+
+def standing(speaker: Speaker, voice: Voice, now: datetime) -> Decision | None:
+    """What keeps a speaker from being verified, whatever is heard."""
+    return _STANDINGS.get(speaker.status(voice, now))
+
+
+def threshold_of(manifest: Manifest, asked: str | None) -> Threshold:
+    """The manifest's own threshold, one that it names, or the number asked. Raises InvalidRequest."""
+    named = dict(manifest.thresholds or {})
+    if manifest.threshold is not None:
+        named[DEFAULT] = manifest.threshold
+    name = DEFAULT if asked is None else asked
+    if name in named:
+        return Threshold(named[name], name)
+    try:
+        value = float(name)
+    except ValueError:
+        value = math.nan
+    if not -1.0 <= value <= 1.0:
+        raise InvalidRequest(
+            f"a threshold is a cosine within -1 and 1 or one of {', '.join(sorted(named))}, got {name[:80]!a}"
+        )
+    return Threshold(value, None)
+
+
+def similarity(references: Sequence[Reference], test: Vector, merge: str = "mean") -> float:
+    """Cosine of a voice `[dim]` and a speaker's references.
+
+    Args:
+        merge: `mean`, of the references weighted by their seconds of speech, or `best`, of the nearest of them.
+    """
+    if merge == "best":
+        return max(cosine(reference.vector, test) for reference in references)
+    return cosine(merged(references), test)
+
+
+def merged(references: Sequence[Reference]) -> Vector:
+    """The references `[dim]` as one: their mean weighted by their seconds of speech, of length 1."""
+    return enrol([reference.vector for reference in references], [one.speech_seconds for one in references])
+
+
+def compare(
+    manifest: Manifest, references: Sequence[Reference], test: Vector, seconds: float, threshold: Threshold
+) -> Verdict:
+    """The verdict on a voice of an enrolled speaker, where enough is heard of it."""
+    if seconds < manifest.speech_needed.verify_seconds:
+        return Verdict("not_enough_speech")
+    score = similarity(references, test, manifest.merge or "mean")
+    ratio = None
+    calibration = manifest.calibration
+    if calibration is not None and calibration.slope is not None and calibration.intercept is not None:
+        ratio = log_likelihood_ratio(score, calibration.slope, calibration.intercept)
+    return Verdict(decide(score, threshold.value), score, ratio)
+
+
+def probability(ratio: float, prior: float) -> float:
+    """Of the same speaker, given a log-likelihood ratio and the odds before: Bayes' rule."""
+    odds = ratio + math.log(prior) - math.log1p(-prior)
+    return float(0.5 + 0.5 * np.tanh(odds / 2))
