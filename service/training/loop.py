@@ -9,7 +9,6 @@ from service.model.loading import load_backbone
 from service.model.spec import TaskType
 from service.training.cache import ArrayCache
 from service.training.checkpoint import CHECKPOINT
-from service.training.datasets.borrowed import with_borrowed
 from service.training.datasets.load import load_dataset
 from service.training.datasets.spoken import with_speech
 from service.training.export import planned_manifest
@@ -61,8 +60,6 @@ def train(
     parsed = with_backbone_norm(parsed, backbone.spec)
     arrays = None if cache is None else ArrayCache(cache)
     with TemporaryDirectory() as speech, _progress(progress and ranks.is_main) as bar:
-        for borrowed in parsed.borrowed:
-            dataset = with_borrowed(dataset, borrowed)
         dataset = with_speech(dataset, parsed.synthesis, parsed.seed, Path(speech))
         labels = () if parsed.task_type is TaskType.VERIFICATION else dataset.labels
         planned = planned_manifest(parsed, backbone.spec, labels)  # refuses what a server would refuse

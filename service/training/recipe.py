@@ -136,14 +136,6 @@ class Synthesis(Section):
         return self
 
 
-class Borrowed(Section):
-    """Clips of another data set, a folder for each word, as training clips beside the recordings."""
-
-    folder: str = Field(min_length=1, description="Seen from the data folder.")
-    list: str | None = Field(default=None, description="Text file in it, `word/file` a line: those alone are taken.")
-    words: dict[str, str] = Field(min_length=1, description="Name of the folder, by label.")
-
-
 class Recipe(Section):
     """One adapter's training, whole."""
 
@@ -166,7 +158,6 @@ class Recipe(Section):
     augment: Augmentation = Augmentation()
     calibration: CalibrationSection = CalibrationSection()
     synthesis: Synthesis = Synthesis()
-    borrowed: tuple[Borrowed, ...] = ()
 
     @property
     def task_type(self) -> TaskType:
@@ -188,8 +179,6 @@ class Recipe(Section):
             raise ValueError("calibration.false_accept_rate does not go with classification")
         if self.synthesis.clips and speakers:
             raise ValueError("synthesis does not go with verification: a synthesiser's voices are no speakers")
-        if self.borrowed and speakers:
-            raise ValueError("borrowed does not go with verification: words are no speakers")
         return self
 
     @model_validator(mode="after")

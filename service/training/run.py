@@ -3,7 +3,6 @@
 import hashlib
 import json
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,6 @@ from service.training.batches import Batches
 from service.training.cache import ArrayCache
 from service.training.checkpoint import CHECKPOINT, load_progress, save_progress
 from service.training.checkpoint import Progress as RunProgress
-from service.training.datasets.borrowed import BORROWED
 from service.training.datasets.dataset import Clip
 from service.training.datasets.spoken import SYNTHESISED
 from service.training.export import (
@@ -245,10 +243,10 @@ class Run:
 
     def _counts(self, metrics: dict[str, Any]) -> dict[str, int]:
         dataset = self._dataset
-        groups = Counter(clip.group for clip in dataset.train)
+        spoken = sum(clip.group == SYNTHESISED for clip in dataset.train)
         counts = {
             "training clips": len(dataset.train),
-            **{f"of them {group}": groups[group] for group in (BORROWED, SYNTHESISED) if groups[group]},
+            **({f"of them {SYNTHESISED}": spoken} if spoken else {}),
             "selection clips": len(dataset.selection),
             "speakers" if dataset.verification else "classes": len(dataset.labels),
         }
