@@ -65,11 +65,11 @@ def reproduce(
     if small == paper:
         fail("say --small or --paper")
     with told():
-        from service.training.methods import METHODS
+        from service.training.methods import COMPARED
         from service.training.reproduction import AST, PAPER, SMALL, WAV2VEC2, Study
 
         tasks = PAPER if paper else SMALL
-        _check("method", method, METHODS)
+        _check("method", method, COMPARED)
         _check("task", task, [each.name for each in tasks])
         backbones = {AST: ast, WAV2VEC2: wav2vec2}
         study = Study(
@@ -78,7 +78,7 @@ def reproduce(
             out=out,
             backbones={architecture: name for architecture, name in backbones.items() if name is not None},
             seeds=range(1, seeds + 1),
-            methods=[each for each in METHODS if not method or each in method],
+            methods=[each for each in COMPARED if not method or each in method],
             device=device,
             dtype=dtype,
             workers=workers,

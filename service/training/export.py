@@ -136,7 +136,7 @@ def _part_fields(recipe: Recipe) -> dict[str, Any]:
     adapter = recipe.adapter
     fields: dict[str, Any] = {"prompt_length": adapter.prompt_length, "bottleneck_dim": adapter.bottleneck_dim}
     fields |= {"adapter_scale": adapter.scale, "adapter_residual": adapter.residual}
-    newer = {name: getattr(adapter, name) for name in ("conv_kernel", "layer_aggregation", "input_prompt")}
+    newer = adapter.model_dump(include={"layer_aggregation", "input_prompt", "prefix_length", "lora", "ia3", "bias"})
     return fields | {name: value for name, value in newer.items() if value}
 
 

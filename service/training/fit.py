@@ -68,6 +68,7 @@ class Fit:
         self._ranks = ranks or Ranks()
         self._loader = Loader(batches, workers)
         self.adapter = TrainableAdapter(spec, backbone.spec, backbone.device)
+        self.adapter.start(backbone)
         self.backbone = TrainableBackbone(backbone) if recipe.method == "full" else None
         self._bypass = self.backbone is not None or spec.find(InputPrompt) is not None
         keep = batches.augmentation.views > 0

@@ -1,21 +1,45 @@
 """What one word in a recipe, its method, means for what is trained. Knows plain tables, no files and no tensors.
 
 `ipet` trains prompts, bottlenecks and the head; `prompt`, `adapter` and `input-prompt` only one of these beside the
-head; `linear` the head alone; `full` the backbone itself and the head. A recipe's table `[methods.<method>]` holds
-whatever differs from the recipe when it is trained by that method, a learning rate above all.
+head; `lora`, `dora`, `prefix`, `ia3` and `bitfit` other families; `linear` the head alone; `full` the backbone itself
+and the head. A recipe's table `[methods.<method>]` holds whatever differs from the recipe when it is trained by that
+method, a learning rate above all.
 """
 
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-Method = Literal["ipet", "prompt", "adapter", "input-prompt", "linear", "full"]
+Method = Literal[
+    "ipet", "prompt", "adapter", "input-prompt", "linear", "full", "lora", "dora", "prefix", "ia3", "bitfit"
+]
 METHODS: tuple[str, ...] = get_args(Method)
+COMPARED = METHODS[:6]  # those of the paper's tables
 DEFAULT = "ipet"
 
-# The size of the `[adapter]` table that a method other than ipet trains, and what belongs to it; the others are zero.
-_SIZE = {"prompt": "prompt_length", "adapter": "bottleneck_dim", "input-prompt": "input_prompt"}
-_WITH = {"bottleneck_dim": ("conv_kernel",)}
-_SIZES = ("prompt_length", "bottleneck_dim", "conv_kernel", "input_prompt")
+# What of the `[adapter]` table a method other than ipet trains, and how it is where the recipe does not say; the rest
+# is nothing. LoRA's are the usual ones: rank 8, alpha 16, on queries and values.
+_TRAINED = {
+    "prompt": "prompt_length",
+    "adapter": "bottleneck_dim",
+    "input-prompt": "input_prompt",
+    "lora": "lora",
+    "dora": "lora",
+    "prefix": "prefix_length",
+    "ia3": "ia3",
+    "bitfit": "bias",
+}
+_LORA = {"r": 8, "alpha": 16.0, "targets": ["q", "v"]}
+_USUAL: dict[str, Any] = {
+    "lora": _LORA,
+    "dora": {**_LORA, "dora": True},
+    "prefix": 8,
+    "ia3": {"output": ["k", "v"], "input": ["fc2"]},
+    "bitfit": ["q", "k", "v", "o", "fc1", "fc2"],
+}
+_NOTHING: dict[str, Any] = {
+    **dict.fromkeys(("prompt_length", "bottleneck_dim", "input_prompt", "prefix_length"), 0),
+    **dict.fromkeys(("lora", "ia3", "bias")),
+}
 
 Table = Mapping[str, Any]
 
@@ -27,9 +51,9 @@ def of_method(table: Table, method: str) -> dict[str, Any]:
     merged = merge(plain, overrides)
     merged["method"] = method
     if method != DEFAULT:
-        size = _SIZE.get(method, "")
-        dropped = set(_SIZES) - {size, *_WITH.get(size, ())}
-        merged["adapter"] = dict(merged.get("adapter", {})) | dict.fromkeys(sorted(dropped), 0)
+        given, trained = dict(merged.get("adapter", {})), _TRAINED.get(method, "")
+        kept = {trained: given.get(trained) or _USUAL[method]} if method in _USUAL else {}
+        merged["adapter"] = given | {name: value for name, value in _NOTHING.items() if name != trained} | kept
     return merged
 
 
@@ -42,7 +66,7 @@ def merge(table: Table, over: Table) -> dict[str, Any]:
     return merged
 
 
-def unusable(method: str, sizes: Mapping[str, int]) -> str | None:
+def unusable(method: str, sizes: Mapping[str, Any]) -> str | None:
     """Why a method cannot be used with these sizes, if so: what it trains must be there."""
-    size = _SIZE.get(method)
+    size = _TRAINED.get(method)
     return None if size is None or sizes.get(size) else f"method {method!r} needs adapter.{size} above 0"

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from service.model.parts.ia3 import Vectors
+from service.model.parts.low_rank import Lora, Target
 from service.model.spec import TaskType
 from service.training.methods import DEFAULT, METHODS, Method, of_method, unusable
 from service.training.sources import KINDS, Section, Source
@@ -25,13 +27,14 @@ class BadRecipe(ValueError):
 class AdapterSection(Section):
     prompt_length: int = Field(default=8, ge=0, le=128)
     bottleneck_dim: int = Field(default=32, ge=0, le=128)
-    conv_kernel: int = Field(
-        default=0, ge=0, le=127, description="Frames of a convolution inside each bottleneck, odd; 0 for none."
-    )
     layer_aggregation: bool = Field(default=False, description="The head reads a weighted sum of all layers' outputs.")
     input_prompt: int = Field(
         default=0, ge=0, le=63, description="Width of a learnt frame around the spectrogram; AST only; 0 for none."
     )
+    prefix_length: int = Field(default=0, ge=0, le=128, description="Keys and values learnt before each layer's own.")
+    lora: Lora | None = Field(default=None, description="r, alpha, targets, and dora or rslora; with targets.")
+    ia3: Vectors | None = Field(default=None, description="output, input: the maps that vectors scale.")
+    bias: list[Target] | None = Field(default=None, min_length=1, description="The maps whose biases learn.")
     scale: float = 0.1
     residual: bool = False
     dropout: Share = 0.1
@@ -39,6 +42,13 @@ class AdapterSection(Section):
         default="random", description="Of a verification head; discriminants are those of the bare backbone."
     )
     embedding_dim: int = Field(default=128, ge=1, le=4096, description="Of a voiceprint; verification only.")
+
+    @field_validator("lora")
+    @classmethod
+    def _check_targets(cls, lora: Lora | None) -> Lora | None:
+        if lora is not None and lora.targets is None:
+            raise ValueError("lora.targets: missing; it says which maps learn, as in ['q', 'v']")
+        return lora
 
 
 class Input(Section):

@@ -123,8 +123,15 @@ def _parts(adapter: AdapterSection) -> list[tuple[str, str]]:
     rows = []
     if adapter.input_prompt:
         rows.append(("input prompt", f"{adapter.input_prompt} wide around the spectrogram, counted with the prompt"))
-    if adapter.conv_kernel:
-        rows.append(("convolution", f"{adapter.conv_kernel} frames in each bottleneck, counted with it"))
+    if adapter.lora:
+        kind = "DoRA" if adapter.lora.dora else "LoRA"
+        rows.append((kind, f"rank {adapter.lora.r} on {' '.join(adapter.lora.targets or ())}, counted as bottleneck"))
+    if adapter.prefix_length:
+        rows.append(("prefix", f"{adapter.prefix_length} keys and values in each layer, counted with the prompt"))
+    if adapter.ia3:
+        rows.append(("IA3", f"vectors on {' '.join([*adapter.ia3.output, *adapter.ia3.input])}, counted as bottleneck"))
+    if adapter.bias:
+        rows.append(("BitFit", f"biases of {' '.join(adapter.bias)}, counted as bottleneck"))
     if adapter.layer_aggregation:
         rows.append(("layer aggregation", "the head reads a weighted sum of all layers"))
     return rows

@@ -13,7 +13,7 @@ from service.model.loading import describe, load_backbone_checkpoint
 from service.training.comparison import ARCHITECTURES
 from service.training.folds import fold_recipes
 from service.training.loop import train
-from service.training.methods import METHODS
+from service.training.methods import COMPARED
 from service.training.outcome import Outcome, finished, read_outcome
 from service.training.recipe import Recipe, read_recipe
 from service.training.shipped import find_recipe
@@ -109,7 +109,7 @@ class Study:
     backbones: Mapping[str, str] = field(default_factory=dict)
     architectures: Sequence[str] = (WAV2VEC2, AST)
     seeds: Sequence[int] = (1,)
-    methods: Sequence[str] = METHODS
+    methods: Sequence[str] = COMPARED
     device: str = "auto"
     dtype: str = "auto"
     workers: int = 0

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from service.training.methods import METHODS, merge
+from service.training.methods import COMPARED, METHODS, merge
 from service.training.recipe import BadRecipe, Recipe, parse_recipe
 
 GOOD: dict[str, Any] = {
@@ -10,26 +10,28 @@ GOOD: dict[str, Any] = {
     "task": "classification",
     "data": {"kind": "keywords"},
     "input": {"window_frames": 128},
-    "adapter": {"prompt_length": 4, "bottleneck_dim": 32, "conv_kernel": 3},
+    "adapter": {"prompt_length": 4, "bottleneck_dim": 32},
     "optimiser": {"lr": 1e-3, "batch": 8},
     "methods": {"full": {"optimiser": {"lr": 1e-5}}, "input-prompt": {"adapter": {"input_prompt": 5}}},
 }
 
 
-def sizes(recipe: Recipe) -> tuple[int, int, int, int]:
+def sizes(recipe: Recipe) -> tuple[int, int, int]:
     adapter = recipe.adapter
-    return adapter.prompt_length, adapter.bottleneck_dim, adapter.conv_kernel, adapter.input_prompt
+    return adapter.prompt_length, adapter.bottleneck_dim, adapter.input_prompt
 
 
 @pytest.mark.parametrize(
     ("method", "expected"),
     [
-        ("ipet", (4, 32, 3, 0)),
-        ("prompt", (4, 0, 0, 0)),
-        ("adapter", (0, 32, 3, 0)),
-        ("input-prompt", (0, 0, 0, 5)),
-        ("linear", (0, 0, 0, 0)),
-        ("full", (0, 0, 0, 0)),
+        ("ipet", (4, 32, 0)),
+        ("prompt", (4, 0, 0)),
+        ("adapter", (0, 32, 0)),
+        ("input-prompt", (0, 0, 5)),
+        ("linear", (0, 0, 0)),
+        ("full", (0, 0, 0)),
+        ("lora", (0, 0, 0)),
+        ("prefix", (0, 0, 0)),
     ],
 )
 def test_a_method_keeps_the_sizes_that_it_trains(method: str, expected: tuple[int, int]) -> None:
@@ -55,8 +57,8 @@ def test_merge_leaves_its_arguments_alone() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"method": "lora"}, "method 'lora' is not known; use ipet, prompt"),
-        ({"methods": {"lora": {}}}, "method 'lora' is not known"),
+        ({"method": "vera"}, "method 'vera' is not known; use ipet, prompt"),
+        ({"methods": {"vera": {}}}, "method 'vera' is not known"),
         ({"methods": {"full": {"optimiser": {"rate": 1}}}}, "optimiser.rate: unknown key"),
         ({"methods": {"full": 3}}, r"tables \[methods.<method>\]"),
         ({"method": "prompt", "adapter": {"prompt_length": 0}}, r"needs adapter\.prompt_length above 0"),
@@ -70,4 +72,19 @@ def test_refuses(change: dict[str, Any], said: str) -> None:
 
 
 def test_every_method_has_a_word() -> None:
-    assert METHODS == ("ipet", "prompt", "adapter", "input-prompt", "linear", "full")
+    assert (*COMPARED, "lora", "dora", "prefix", "ia3", "bitfit") == METHODS
+    assert COMPARED == ("ipet", "prompt", "adapter", "input-prompt", "linear", "full")
+
+
+def test_families_have_their_usual_sizes_and_the_recipes_own() -> None:
+    lora = parse_recipe(GOOD, method="lora").adapter.lora
+    assert lora is not None
+    assert (lora.r, lora.alpha, lora.targets, lora.dora) == (8, 16.0, ["q", "v"], False)
+    dora = parse_recipe(GOOD, method="dora").adapter.lora
+    assert dora is not None
+    assert dora.dora
+    own = {**GOOD, "methods": {"prefix": {"adapter": {"prefix_length": 3}}}}
+    assert parse_recipe(own, method="prefix").adapter.prefix_length == 3
+    assert parse_recipe(GOOD, method="bitfit").adapter.bias == ["q", "k", "v", "o", "fc1", "fc2"]
+    with pytest.raises(BadRecipe, match=r"lora\.targets: missing"):
+        parse_recipe({**GOOD, "adapter": {"lora": {"r": 2, "alpha": 4}}})
