@@ -67,12 +67,12 @@ class TrainableAdapter(nn.Module):
     def __init__(self, spec: AdapterSpec, backbone: BackboneSpec, device: torch.device | None = None) -> None:
         super().__init__()
         self.spec = spec
-        for part in spec.parts:
-            for name, shape in part.shapes(backbone).items():
-                parameter = nn.Parameter(torch.zeros(shape, device=device))
-                with torch.no_grad():
-                    part.initialise(name, parameter)
-                self.register_parameter(name.replace(".", "__"), parameter)
+        part_of = {name: part for part in spec.parts for name in part.shapes(backbone)}
+        for name, shape in expected_shapes(spec, backbone).items():
+            parameter = nn.Parameter(torch.zeros(shape, device=device))
+            with torch.no_grad():
+                part_of[name].initialise(name, parameter)
+            self.register_parameter(name.replace(".", "__"), parameter)
 
     @torch.no_grad()
     def start(self, backbone: "Backbone") -> None:

@@ -113,7 +113,9 @@ class AdapterSpec:
 def expected_shapes(
     adapter: AdapterSpec, backbone: BackboneSpec, names: Collection[str] = ()
 ) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of every tensor of a bundle's weights file (contract, sections 2 and 5).
+    """Names and shapes of every tensor of a bundle's weights file (contract, sections 2 and 5), layer by layer.
+
+    The order is that in which a seed draws their first values.
 
     Args:
         names: of the tensors that a file has; what a bundle may have and the file begins is expected whole.
@@ -121,7 +123,12 @@ def expected_shapes(
     shapes = {name: shape for part in adapter.parts for name, shape in part.shapes(backbone).items()}
     for table in optional_shapes(adapter, backbone) if names else ():
         shapes |= table if any(name in names for name in table) else {}
-    return shapes
+    return dict(sorted(shapes.items(), key=lambda entry: _position(entry[0])))
+
+
+def _position(name: str) -> int:
+    kind, _, rest = name.partition(".")
+    return int(rest.partition(".")[0]) if kind == "layers" else -1 if kind == "input" else 2**31
 
 
 def optional_shapes(adapter: AdapterSpec, backbone: BackboneSpec) -> list[dict[str, tuple[int, ...]]]:
