@@ -8,16 +8,14 @@ from hypothesis import strategies as st
 
 from service.audio.features import (
     FILTER_BANK,
-    HOP_SAMPLES,
     PLAIN_SAMPLES,
     ClipFeatures,
     Features,
     InputSpec,
-    fbank,
-    frame_count,
     window_count,
     window_starts,
 )
+from service.audio.filter_bank import HOP_SAMPLES, fbank, frame_count
 from service.audio.waveform import Waveform
 from tests.synthesis import noise, tone
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from service.audio.features import fbank
+from service.audio.filter_bank import fbank
 from service.training.datasets.dataset import BadDataset
 from service.training.datasets.load import load_dataset
 from service.training.norm_stats import norm_stats

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from service.audio.features import HOP_SAMPLES, PLAIN_SAMPLES
+from service.audio.features import PLAIN_SAMPLES
+from service.audio.filter_bank import HOP_SAMPLES
 from service.model.attention import Attention
 from service.model.backbone import Backbone
 from service.model.backbones.front_end import Convolution, Norming, PositionConvolution
