@@ -1,7 +1,7 @@
-"""`ipet import`: what other libraries saved becomes a bundle."""
+"""`ipet import` and `ipet export`: what other libraries saved becomes a bundle, and back."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -27,3 +27,17 @@ def import_(
         given = None if labels is None else labels.read_text(encoding="utf-8").splitlines()
         manifest = import_bundle(directory, out, base, name=name, labels=given, window_frames=window_frames)
     typer.echo(f"{out}: {manifest.name}, {manifest.task_type.value}, {len(manifest.labels or ())} labels")
+
+
+def export(
+    bundle: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A bundle.")],
+    base: Annotated[str, typer.Option(help="Model that it is for: a directory or Hub id of a classifier.")],
+    out: Annotated[Path, typer.Option(file_okay=False, help="Directory to write; made if need be.")],
+    format: Annotated[Literal["peft"], typer.Option(help="Whose files to write.")] = "peft",
+) -> None:
+    """Write a bundle of LoRA, DoRA or IA3 as PEFT saves them; refuses parts that PEFT has no place for."""
+    with told():
+        from service.exchange.to_peft import export_peft
+
+        modules = export_peft(bundle, out, base)
+    typer.echo(f"{out}: {format}, {len(modules)} modules")

@@ -30,6 +30,15 @@ class Base:
     def model_type(self) -> ModelType:
         return self.spec.model_type
 
+    @property
+    def head_names(self) -> dict[str, str]:
+        """The tensors of a classifier's head, and ours behind `head.`."""
+        if self.model_type.reads_samples:
+            modules = {"projector": "projector", "classifier": "linear"}
+        else:
+            modules = {"classifier.layernorm": "norm", "classifier.dense": "linear"}
+        return {f"{theirs}.{end}": f"{ours}.{end}" for theirs, ours in modules.items() for end in ("weight", "bias")}
+
     def input_fields(self, window_frames: int | None) -> dict[str, Any]:
         """`input` of a manifest: whole clips, unless so many frames are asked for; an AST has its own length."""
         fields: dict[str, Any] = {"sampling_rate": 16000, "windows": 1}
@@ -52,13 +61,7 @@ def head_of(
     tensors = {**base.around.head, **saved}
     if not tensors:
         return {"task_type": "FEATURE_EXTRACTION"}, {}
-    names = (
-        {"classifier.weight": "linear.weight", "classifier.bias": "linear.bias"}
-        | {"projector.weight": "projector.weight", "projector.bias": "projector.bias"}
-        if base.model_type.reads_samples
-        else {"classifier.dense.weight": "linear.weight", "classifier.dense.bias": "linear.bias"}
-        | {"classifier.layernorm.weight": "norm.weight", "classifier.layernorm.bias": "norm.bias"}
-    )
+    names = base.head_names
     missing = sorted(names.keys() - tensors.keys())
     if missing:
         raise InvalidBundle(

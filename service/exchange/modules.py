@@ -28,6 +28,13 @@ _OLD_AST = {
     "intermediate.dense": "fc1",
     "output.dense": "fc2",
 }
+_LAYERS = {
+    ModelType.AST: "audio_spectrogram_transformer.layers",
+    ModelType.WAV2VEC2: "wav2vec2.encoder.layers",
+    ModelType.HUBERT: "hubert.encoder.layers",
+    ModelType.DATA2VEC: "data2vec_audio.encoder.layers",
+    ModelType.WAVLM: "wavlm.encoder.layers",
+}
 _LAYER = re.compile(r"(?:.+\.)?layers?\.(\d+)\.(.+)")
 
 
@@ -40,7 +47,8 @@ def target_of(module: str, model_type: ModelType) -> tuple[int, str] | None:
     return int(found[1]), names[found[2]]
 
 
-def module_of(target: str, model_type: ModelType) -> str:
-    """A target's module within its layer, as transformers names it now."""
+def module_of(layer: int, target: str, model_type: ModelType) -> str:
+    """A target's module in a classifier, as transformers names it now."""
     names = _KIN if model_type.reads_samples else _AST
-    return next(name for name, other in names.items() if other == target)
+    inner = next(name for name, other in names.items() if other == target)
+    return f"{_LAYERS[model_type]}.{layer}.{inner}"

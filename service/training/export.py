@@ -33,7 +33,11 @@ def adapter_spec(recipe: Recipe, labels: int) -> AdapterSpec:
     """Geometry of the recipe's adapter, which its manifest has been found right for."""
     task = {"task_type": recipe.task_type, "labels": [""] * labels, "embedding_dim": recipe.adapter.embedding_dim}
     window = {"window_frames": recipe.input.window_frames}
-    parts, _ = read_parts({**_part_fields(recipe), **task, "input": window, "format_version": LATEST_VERSION})
+    # Only heads and input prompts depend on the architecture, and the manifest has been judged with the real one.
+    is_ast = recipe.adapter.head == "ast" or recipe.adapter.input_prompt > 0
+    backbone = {"model_type": (ModelType.AST if is_ast else ModelType.WAV2VEC2).value}
+    fields = {**_part_fields(recipe), **task, "input": window, "backbone": backbone, "format_version": LATEST_VERSION}
+    parts, _ = read_parts(fields)
     return AdapterSpec(tuple(parts))
 
 
@@ -137,6 +141,7 @@ def _part_fields(recipe: Recipe) -> dict[str, Any]:
     fields: dict[str, Any] = {"prompt_length": adapter.prompt_length, "bottleneck_dim": adapter.bottleneck_dim}
     fields |= {"adapter_scale": adapter.scale, "adapter_residual": adapter.residual}
     newer = adapter.model_dump(include={"layer_aggregation", "input_prompt", "prefix_length", "lora", "ia3", "bias"})
+    newer["head"] = None if adapter.head == "ipet" else adapter.head
     return fields | {name: value for name, value in newer.items() if value}
 
 

@@ -35,6 +35,9 @@ class AdapterSection(Section):
     lora: Lora | None = Field(default=None, description="r, alpha, targets, and dora or rslora; with targets.")
     ia3: Vectors | None = Field(default=None, description="output, input: the maps that vectors scale.")
     bias: list[Target] | None = Field(default=None, min_length=1, description="The maps whose biases learn.")
+    head: Literal["ipet", "pooled-projector", "ast"] = Field(
+        default="ipet", description="Of a classifier; the others are those of Hugging Face's, which PEFT can hold."
+    )
     scale: float = 0.1
     residual: bool = False
     dropout: Share = 0.1

@@ -1,13 +1,14 @@
 """What PEFT saved answers here as it does there, or is refused by name."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from peft import IA3Config, LoraConfig
+from peft import IA3Config, LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
@@ -17,11 +18,13 @@ from service.audio.waveform import Waveform
 from service.cli.main import app
 from service.errors import InvalidBundle
 from service.exchange.bundles import import_bundle
-from service.model.adapter import AdapterWeights
+from service.exchange.to_peft import export_peft
+from service.model.adapter import AdapterWeights, parameter_counts
 from service.model.bank import Bank
 from service.model.loading import load_backbone
 from service.registry.bundle import read_bundle, read_weights
 from service.registry.manifest import Manifest, parse_manifest
+from tests.backbones import adapter_spec
 from tests.exchange.classifiers import KINDS, LABELS, adapt, logits, save_classifier
 from tests.model.reference import relative_error
 
@@ -80,6 +83,39 @@ def test_outputs_are_the_librarys_own(kind: str, family: str, tmp_path: Path) ->
     assert relative_error(answer, logits(model, base, kind, clip())) < 1e-4
 
 
+@pytest.mark.parametrize("family", ["lora", "patterns", "dora", "ia3"])
+@pytest.mark.parametrize("kind", ["ast", "wav2vec2", "hubert"])
+def test_a_bundle_goes_back_to_peft(kind: str, family: str, tmp_path: Path) -> None:
+    base, saved, out, back = (tmp_path / name for name in ("base", "saved", "out", "back"))
+    config = configs(kind)[family]
+    if family == "patterns":
+        config.bias = "none"
+    model = save_classifier(kind, base)
+    adapt(model, config, saved)
+    manifest = import_bundle(saved, out, str(base), name="mine")
+    done = CliRunner().invoke(app, ["export", str(out), "--base", str(base), "--out", str(back)])
+    assert done.exit_code == 0, done.output
+    fresh = type(model).from_pretrained(base)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+        theirs = PeftModel.from_pretrained(fresh, str(back)).eval()
+    _, answer = served(out, base, clip())
+    assert relative_error(logits(theirs, base, kind, clip()), answer) < 1e-4
+    assert (
+        import_bundle(back, tmp_path / "again", str(base), name="mine").adapter_spec().sizes
+        == manifest.adapter_spec().sizes
+    )
+
+
+def test_what_peft_has_no_place_for_is_refused(tmp_path: Path) -> None:
+    base, saved, out = tmp_path / "base", tmp_path / "saved", tmp_path / "out"
+    adapt(save_classifier("wav2vec2", base), configs("wav2vec2")["patterns"], saved)
+    import_bundle(saved, out, str(base))
+    with pytest.raises(InvalidBundle, match=r"layers\.0\.bias\.\w+: PEFT has no place for it"):
+        export_peft(out, tmp_path / "back", str(base))
+    assert not (tmp_path / "back").exists()
+
+
 def test_the_command_and_labels_of_a_file(tmp_path: Path) -> None:
     base, saved, labels = tmp_path / "base", tmp_path / "My-LoRA", tmp_path / "labels.txt"
     adapt(save_classifier("wav2vec2", base), configs("wav2vec2")["lora"], saved)
@@ -134,3 +170,13 @@ def test_tensors_that_have_no_place_are_refused_by_name(tmp_path: Path) -> None:
     (saved / "adapter_model.bin").write_bytes(b"pickle")
     with pytest.raises(InvalidBundle, match=r"a pickled adapter_model\.bin is not read"):
         import_bundle(saved, tmp_path / "out", str(base))
+
+
+@pytest.mark.parametrize(("kind", "targets"), [("ast", ["q_proj", "fc1"]), ("wav2vec2", ["q_proj", "output_dense"])])
+def test_parameters_are_as_many_as_pefts(kind: str, targets: list[str], tmp_path: Path) -> None:
+    model = adapt(save_classifier(kind, tmp_path / "base"), LoraConfig(r=8, target_modules=targets), tmp_path / "saved")
+    theirs = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    spec = load_backbone(str(tmp_path / "base"), "cpu", "float32").spec
+    ours = ["q", "fc1" if kind == "ast" else "fc2"]
+    lora = adapter_spec(0, 0, lora={"r": 8, "alpha": 8.0, "targets": ours})
+    assert parameter_counts(lora, spec)["adapter"] == theirs
