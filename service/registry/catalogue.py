@@ -145,7 +145,7 @@ class Transaction:
 
     def is_referenced(self, digest: str) -> bool:
         """Whether a version that is not deleted has this digest."""
-        return self._count(versions.c.digest == digest, versions.c.deleted.is_(None)) > 0
+        return self.connection.scalar(_versions_there().where(versions.c.digest == digest).limit(1)) is not None
 
     def holdings(self, domain: str) -> tuple[int, int]:
         """Number of the versions that count to a domain and are not deleted, and bytes of their files."""
@@ -264,9 +264,6 @@ class Transaction:
         for name, alias, version in self.connection.execute(some_aliases):
             aliases_of.setdefault(name, {})[alias] = version
         return [AdapterRows(name, tuple(rows), aliases_of.get(name, {})) for name, rows in rows_of.items()]
-
-    def _count(self, *conditions: Any) -> int:
-        return int(self.connection.scalar(select(func.count()).select_from(versions).where(*conditions)) or 0)
 
 
 def catalogue_of(data_dir: Path, database_url: str = "") -> Catalogue:

@@ -78,8 +78,8 @@ class ObjectStore:
 
     def publish(self, staging: Staging) -> None:
         """Put a finished bundle in its place, over whatever lies there. Raises StorageFull, Internal."""
+        self.remove(staging.digest)
         with storage():
-            self.remove(staging.digest)
             staging.directory.rename(self.directory(staging.digest))
             sync_directory(self._objects)
 

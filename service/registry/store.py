@@ -169,7 +169,7 @@ class Registry(RegistryChanges):
             with self._catalogue.read() as transaction:
                 if attempt is not None and (known := self._recall(transaction, attempt)) is not None:
                     return known
-                is_known = digest in {row.digest for row in transaction.adapter(name).versions}
+                is_known = transaction.seen([digest]).get(digest, (name, None))[1] is not None
             self._check(upload, manifest, until, run=not is_known)
             with self._changing(name, actor, until) as change:
                 if attempt is not None and (known := self._recall(change.transaction, attempt)) is not None:

@@ -72,7 +72,8 @@ class Upload:
             raise _wrong_parts(f"lacks {' and '.join(missing)}")
         manifest = self._check_config()
         for part in self._begun:
-            self.staging.write(PARTS[part], b"")  # an empty part is an empty file
+            if PARTS[part] not in self.staging.sizes:
+                self.staging.write(PARTS[part], b"")  # an empty part is an empty file
         self.staging.finish()
         return manifest
 
