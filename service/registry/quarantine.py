@@ -75,6 +75,8 @@ class Staging:
         """Append to a file of the bundle. Raises StorageFull."""
         with self._lock, storage():
             self._check_there()
+            if not self.sizes:
+                self.directory.mkdir(0o700, exist_ok=True)
             if shutil.disk_usage(self.directory).free < len(content) + HEADROOM_BYTES:
                 raise StorageFull(f"the disk of the data directory has no room for another {len(content):,} bytes")
             if file not in self._files:
@@ -143,9 +145,8 @@ class Quarantine:
                 fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def stage(self) -> Staging:
-        """A new bundle to write."""
-        with storage():
-            return Staging(Path(tempfile.mkdtemp(dir=self._own)))
+        """A new bundle to write; its directory is made with its first file."""
+        return Staging(self._own / uuid.uuid4().hex)
 
     def take_away(self, directory: Path) -> None:
         """Remove a directory from where it lies in one step, if it is there; this needs no room on the disk."""

@@ -129,7 +129,7 @@ class Registry(RegistryChanges):
         """A bundle that is about to arrive, for `publish_upload`; to be discarded in the end in any case.
 
         Raises:
-            InvalidRequest: the name cannot be one. StorageFull, Internal: there is no place for it.
+            InvalidRequest: the name cannot be one.
         """
         require_name(name)
         return Upload(name, self._fit, self._objects.quarantine.stage())

@@ -113,7 +113,7 @@ async def upload_version(
     """Stores a bundle as the adapter's next version, once it is whole, fits the backbone and has run on it."""
     async with writing(request) as (admission, writers):
         registry, disk = admission.runtime.registry, admission.context.disk
-        upload = await disk.run(registry.receive, name)
+        upload = registry.receive(name)
         try:
             await receive_bundle(admission, upload)
             caller = caller_of(request)
