@@ -30,7 +30,7 @@ import torch
 
 from service.audio.decode import decode
 from service.audio.features import ClipFeatures
-from service.engine.runner import answer
+from service.engine.engine import answer
 from service.model.backbone import Backbone
 from service.model.bank import Bank
 from service.model.loading import load_backbone

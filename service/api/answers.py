@@ -17,8 +17,8 @@ from service.api.schemas import (
     SpeechSeconds,
     WindowLabels,
 )
-from service.audio.waveform import Waveform
 from service.engine.engine import Outputs
+from service.engine.prepare import Clip
 from service.errors import AdapterFailed
 from service.model.spec import TaskType
 from service.registry.store import AdapterVersion
@@ -27,7 +27,7 @@ from service.scoring.score import Decision, clip_scores, cosine, decide, enrol, 
 
 
 def classification(
-    clips: Sequence[Waveform], outputs: Sequence[Sequence[Outputs]], top_k: int, with_windows: bool
+    clips: Sequence[Clip], outputs: Sequence[Sequence[Outputs]], top_k: int, with_windows: bool
 ) -> bytes:
     """Answer of /v1/classify; `outputs` are by clip, then by adapter."""
     results = [
@@ -50,7 +50,7 @@ def clip_embedding(output: Outputs) -> NDArray[np.float32]:
     return voiceprint(finite(output))
 
 
-def embeddings(clips: Sequence[Waveform], outputs: Sequence[Sequence[Outputs]]) -> bytes:
+def embeddings(clips: Sequence[Clip], outputs: Sequence[Sequence[Outputs]]) -> bytes:
     """Answer of /v1/embed; `outputs` are by clip, then by adapter."""
     results = [
         Embedding(
@@ -67,9 +67,7 @@ def embeddings(clips: Sequence[Waveform], outputs: Sequence[Sequence[Outputs]]) 
     return _json(EmbedAnswer(results=results, audio=_audio(clips)))
 
 
-def trial(
-    adapter: AdapterVersion, clips: Sequence[Waveform], outputs: Sequence[Outputs], names: Sequence[str]
-) -> bytes:
+def trial(adapter: AdapterVersion, clips: Sequence[Clip], outputs: Sequence[Outputs], names: Sequence[str]) -> bytes:
     """Answer of /v1/score for clips, told apart by the names of their parts: enrolment and test."""
     prints: list[list[float]] = [voiceprint(finite(output)).tolist() for output in outputs]
     seconds = [clip.speech_seconds or 0.0 for clip in clips]
@@ -155,7 +153,7 @@ def finite(output: Outputs) -> NDArray[np.float32]:
     return output.values
 
 
-def _audio(clips: Sequence[Waveform]) -> list[ClipInfo]:
+def _audio(clips: Sequence[Clip]) -> list[ClipInfo]:
     return [
         ClipInfo(seconds=round(clip.seconds, 6), sampling_rate=clip.source_rate, channels=clip.channels)
         for clip in clips

@@ -1,15 +1,8 @@
-"""From a request's body to waveforms: which parts are clips, decoded beside the event loop. Knows no adapters."""
+"""From a request's body to encoded clips: which of its parts are some. Knows no adapters."""
 
-import asyncio
-from collections.abc import Sequence
-from dataclasses import replace
-
-from service.api.bodies import Reservation, is_multipart, read_body, read_parts
-from service.api.context import Context
+from service.api.bodies import is_multipart, read_body, read_parts
 from service.api.lifetime import Admission
-from service.audio.decode import DecodeLimits, decode
-from service.audio.waveform import Waveform
-from service.errors import AudioTooLong, InvalidRequest, ServiceError
+from service.errors import InvalidRequest
 
 
 async def read_clips(admission: Admission) -> list[bytes]:
@@ -44,52 +37,6 @@ async def read_trial(admission: Admission) -> tuple[list[bytes], list[str]]:
             f"a score needs one part 'test' and one or more parts 'enrolment', got {tests} and {len(names) - tests}"
         )
     return [filled(content, clip) for clip, (_, content) in enumerate(parts)], names
-
-
-async def decode_clips(
-    context: Context, encoded: Sequence[bytes], reservation: Reservation, flow: str, *, speech: bool = False
-) -> list[Waveform]:
-    """Decodes every clip once; flows take turns, so that who sends many clips does not hold up the others.
-
-    Args:
-        speech: whether to find how long somebody speaks in them.
-
-    Raises:
-        BadAudio, AudioTooLong: with the index of the clip at fault.
-    """
-    loop = asyncio.get_running_loop()
-    most = context.settings.max_request_seconds
-    total = 0.0  # seconds of audio decoded so far
-
-    async def one(clip: int, content: bytes) -> Waveform:
-        nonlocal total
-        async with context.decoding.turn(flow):
-            try:
-                waveform = await loop.run_in_executor(context.decoders, _decode, context, content, speech)
-                reservation.add(waveform.samples.nbytes)
-                total += waveform.seconds
-                if total > most:
-                    raise AudioTooLong(f"the request's clips are longer than {most:g} s together; send fewer at once")
-            except ServiceError as error:
-                error.clip = clip
-                raise
-            return waveform
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(clip, content)) for clip, content in enumerate(encoded)]
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
-
-
-def _decode(context: Context, content: bytes, speech: bool) -> Waveform:
-    with context.telemetry.decode_seconds.time():
-        waveform = decode(content, DecodeLimits(max_seconds=context.settings.max_audio_seconds))
-    context.telemetry.audio_seconds_total.inc(waveform.seconds)
-    if speech:
-        return replace(waveform, speech_seconds=context.activity.speech_seconds(waveform.samples))
-    return waveform
 
 
 def filled(content: bytes, clip: int = 0) -> bytes:

@@ -17,10 +17,7 @@ from service.access.limits import Gate
 from service.api.bodies import Budget
 from service.api.pools import DISK_THREADS, SPEAKER_PLACES, WRITE_THREADS, Pool
 from service.api.statistics import Statistics
-from service.audio.activity import SpeechActivity
-from service.engine.cores import use_cores
 from service.engine.engine import Engine
-from service.engine.turns import Turns
 from service.errors import NotReady
 from service.model.spec import BackboneSpec
 from service.registry.store import Registry
@@ -67,10 +64,6 @@ class Context:
         self.statistics = Statistics()
         self.keys = Keyring(settings)
         self.gate = Gate()
-        self.decoders = ThreadPoolExecutor(
-            settings.decode_threads, thread_name_prefix="decode", initializer=use_cores, initargs=(1,)
-        )
-        self.decoding = Turns(settings.decode_threads)  # before the decoders
         self.writers = Pool("changes of adapters", WRITE_THREADS)
         self.disk = Pool("reads of the registry", DISK_THREADS)
         self.speaking = Pool("uses of speakers", WRITE_THREADS, SPEAKER_PLACES)
@@ -78,7 +71,6 @@ class Context:
         self._opener = ThreadPoolExecutor(1, thread_name_prefix="open")
         self._runtime: Runtime | None = None
         self._sweeper = Sweeper(timedelta(days=settings.speaker_audit_days))
-        self._activity: SpeechActivity | None = None
         self._closed = False
         self._deadlines: set[asyncio.Timeout] = set()  # of the requests in flight
         self._drained_at = math.inf  # when the last of them has ended, on the clock of time.monotonic
@@ -90,13 +82,6 @@ class Context:
         if self._runtime is None:
             raise NotReady("the backbone is still loading; /readyz answers 200 when it is done", retry_after=1.0)
         return self._runtime
-
-    @property
-    def activity(self) -> SpeechActivity:
-        """Tells where somebody speaks; raises NotReady as `runtime`."""
-        if self._activity is None:
-            raise NotReady("the backbone is still loading; /readyz answers 200 when it is done", retry_after=1.0)
-        return self._activity
 
     def check_ready(self) -> None:
         """Raises NotReady, with the reason, unless new requests would be answered."""
@@ -130,7 +115,6 @@ class Context:
     def open(self, open_runtime: Opener, on_dead: Callable[[Exception], None]) -> Runtime:
         """Opens the runtime and starts its engine; slow. `on_dead` is called if the device is lost for good."""
         runtime = open_runtime(self.settings, self.telemetry)
-        self._activity = SpeechActivity()
         runtime.engine.start(on_dead)
         with self._lock:
             if not self._closed:
@@ -153,7 +137,6 @@ class Context:
             self._sweeper.stop()
             runtime.registry.close()
             runtime.speakers.close()
-        self.decoders.shutdown(wait=False, cancel_futures=True)
         for pool in (self.writers, self.disk, self.speaking, self.scrapes):
             pool.close()
         self._opener.shutdown(wait=False)

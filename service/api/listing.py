@@ -53,7 +53,7 @@ def page(runtime: Runtime, records: Iterable[AdapterRecord], limit: int | None, 
 
 
 def adapter_info(runtime: Runtime, record: AdapterRecord) -> AdapterInfo:
-    places = runtime.engine.residences(record.versions)
+    places = runtime.engine.device.residences(record.versions)
     return AdapterInfo(
         name=record.name,
         task_type=record.task_type,
@@ -66,7 +66,7 @@ def adapter_info(runtime: Runtime, record: AdapterRecord) -> AdapterInfo:
 def version_detail(runtime: Runtime, version: AdapterVersion) -> VersionDetail:
     """One version: where the device has it, and what its manifest says."""
     manifest = version.manifest
-    (place,) = runtime.engine.residences([version])
+    (place,) = runtime.engine.device.residences([version])
     return VersionDetail(
         **dict(_version(runtime, version, place)),
         name=version.name,
@@ -82,7 +82,7 @@ def version_detail(runtime: Runtime, version: AdapterVersion) -> VersionDetail:
 
 
 def residency(runtime: Runtime, version: AdapterVersion) -> Residency:
-    (place,) = runtime.engine.residences([version])
+    (place,) = runtime.engine.device.residences([version])
     return Residency(
         name=version.name, version=version.version, state=place.state, tier=place.tier, pinned=place.is_pinned
     )

@@ -1,18 +1,22 @@
 """From adapters as a request names them, and its clips, to the engine's outputs. Knows no answers and no routes."""
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from starlette.responses import Response
 
-from service.api.clips import decode_clips
 from service.api.lifetime import Admission
-from service.audio.waveform import Waveform
-from service.engine.engine import Outputs
+from service.engine.engine import Outputs, Place
+from service.engine.job import key_of
+from service.engine.prepare import Clip
 from service.errors import InvalidRequest, WrongTask
 from service.model.spec import TaskType
 from service.registry.store import AdapterVersion
+
+_FEW_VALUES: Final = 1024
+ByClip = Sequence[Sequence[Outputs]]  # outputs by clip, then by adapter as asked
 
 ERRORS: Final = (  # what any route that runs the backbone may answer
     *("invalid_request", "bad_audio", "audio_too_long", "payload_too_large", "unknown_adapter", "unknown_version"),
@@ -42,31 +46,32 @@ def resolve(admission: Admission, references: Sequence[str], *tasks: TaskType) -
     return versions
 
 
-async def infer(
-    admission: Admission, encoded: Sequence[bytes], adapters: Sequence[AdapterVersion]
-) -> tuple[list[Waveform], list[list[Outputs]]]:
-    """Every clip decoded once, and what every adapter makes of it: outputs by clip, then by adapter as asked.
-
-    Nothing is decoded that the queue has no room for, and adapters take turns at the decoders.
-    """
-    engine, state = admission.runtime.engine, admission.request.state
-    state.adapters = [f"{adapter.name}@{adapter.version}" for adapter in adapters]
+async def infer(admission: Admission, place: Place, encoded: Sequence[bytes]) -> tuple[list[Clip], ByClip]:
+    """Every clip decoded once, and what every adapter makes of it."""
+    state = admission.request.state
+    state.adapters = [adapter.reference for adapter in place.adapters]
     began = decoded = time.perf_counter_ns()
     failed = True
     try:
-        with engine.place(adapters, len(encoded)) as place:
-            speech = adapters[0].manifest.task_type is not TaskType.CLASSIFICATION
-            clips = await decode_clips(
-                admission.context, encoded, admission.reservation, adapters[0].name, speech=speech
-            )
-            decoded = time.perf_counter_ns()
-            state.audio_seconds = round(sum(clip.seconds for clip in clips), 3)
-            outputs = await engine.infer(clips, adapters, deadline=admission.deadline, place=place)
+        clips = await place.prepare(encoded, admission.reservation.add)
+        decoded = time.perf_counter_ns()
+        state.audio_seconds = round(sum(clip.seconds for clip in clips), 3)
+        outputs = await place.infer(clips, admission.deadline)
         failed = False
         return clips, outputs
     finally:
-        versions = [(adapter.name, adapter.version) for adapter in adapters]
+        versions = [key_of(adapter) for adapter in place.adapters]
         admission.context.statistics.count(versions, len(encoded), began, decoded, failed)
+
+
+async def answered(outputs: ByClip, make: Callable[[], bytes]) -> Response:
+    """The JSON that `make` makes of `outputs`: what is little on the event loop, which a thread would hold longer."""
+    return json_answer(make() if few_values(outputs) else await asyncio.to_thread(make))
+
+
+def few_values(outputs: ByClip) -> bool:
+    """Whether what is made of `outputs` is made faster than a thread is woken."""
+    return sum(output.values.size for of_clip in outputs for output in of_clip) <= _FEW_VALUES
 
 
 def json_answer(content: bytes) -> Response:

@@ -14,10 +14,9 @@ from service.api.answers import finite
 from service.api.auth import caller_of
 from service.api.lifetime import Admission, admitted
 from service.api.outputs import infer, resolve
-from service.audio.quality import quality_warnings
-from service.audio.waveform import Waveform
 from service.deadline import Deadline
-from service.engine.engine import Outputs
+from service.engine.engine import Outputs, Place
+from service.engine.prepare import Clip
 from service.errors import InvalidRequest
 from service.model.spec import TaskType
 from service.registry.store import AdapterVersion
@@ -62,9 +61,9 @@ class Visit:
         """The version of a speaker adapter. Raises UnknownAdapter, UnknownVersion, WrongTask."""
         return resolve(self.admission, [reference], TaskType.VERIFICATION)[0]
 
-    async def listen(self, version: AdapterVersion, encoded: Sequence[bytes]) -> list[Spoken]:
-        """What a version of an adapter makes of clips, as /v1/embed has it."""
-        clips, outputs = await infer(self.admission, encoded, [version])
+    async def listen(self, place: Place, encoded: Sequence[bytes]) -> list[Spoken]:
+        """What the adapter that the request was let in with makes of clips, as /v1/embed has it."""
+        clips, outputs = await infer(self.admission, place, encoded)
         return await asyncio.to_thread(
             lambda: [_spoken(clip, of_clip[0]) for clip, of_clip in zip(clips, outputs, strict=True)]
         )
@@ -102,8 +101,7 @@ def _check_query(request: Request) -> None:
             raise InvalidRequest(f"the parameter {name} is given twice; this call takes one, got {value[:80]!a} too")
 
 
-def _spoken(clip: Waveform, output: Outputs) -> Spoken:
+def _spoken(clip: Clip, output: Outputs) -> Spoken:
     windows = finite(output)
     seconds = clip.speech_seconds or 0.0
-    warnings = quality_warnings(clip.samples) if seconds else ("no_speech",)
-    return Spoken(voiceprint(windows), seconds, warnings)
+    return Spoken(voiceprint(windows), seconds, clip.warnings if seconds else ("no_speech",))

@@ -17,13 +17,11 @@ class Waveform:
         samples: float32 `[N]`, the mean of the channels, nominally within [-1, 1].
         source_rate: sampling rate of the encoded clip, Hz.
         channels: channels of the encoded clip.
-        speech_seconds: how long somebody speaks in it, where that was asked.
     """
 
     samples: NDArray[np.float32]
     source_rate: int
     channels: int
-    speech_seconds: float | None = None
 
     @property
     def seconds(self) -> float:

@@ -80,7 +80,7 @@ def open_runtime(settings: Settings, telemetry: "Telemetry") -> "Runtime":
     """Loads the backbone, opens the registry, registers the bundles of `--adapters` and builds the engine."""
     from service.api.context import Runtime
     from service.engine.engine import Engine
-    from service.engine.smoke import SmokeTest
+    from service.engine.local import LocalDevice
     from service.model.loading import load_backbone
     from service.registry.store import Registry
     from service.speakers.store import open_speakers
@@ -88,21 +88,22 @@ def open_runtime(settings: Settings, telemetry: "Telemetry") -> "Runtime":
     backbone = load_backbone(
         settings.backbone, settings.device, settings.dtype, for_inference=True, weights=settings.weights
     )
+    device = LocalDevice(backbone, settings, telemetry)
     registry = Registry(
         settings.data_dir,
         backbone.spec,
         max_prompt_length=settings.max_prompt_length,
         max_bottleneck_dim=settings.max_bottleneck_dim,
         database_url=settings.database_url,
-        smoke=SmokeTest(backbone, settings.request_timeout, settings.batch_mb * 2**20),
+        smoke=device.try_out,
         grace_seconds=settings.request_timeout + FOLLOW_SECONDS,
         verify=settings.verify_registry,
     )
     if settings.adapters is not None:
         registry.register_directory(settings.adapters)
     speakers = open_speakers(settings)
-    engine = Engine(backbone, registry, settings, telemetry)
-    registry.on_gone(engine.forget)
+    engine = Engine(device, registry, settings, telemetry)
+    registry.on_gone(device.forget)
     registry.follow(FOLLOW_SECONDS, telemetry.registry_up.set)
     dtype = str(backbone.dtype).removeprefix("torch.")
     return Runtime(backbone.spec, str(backbone.device), dtype, registry, engine, speakers)

@@ -54,8 +54,8 @@ def _split(batch: Sequence[Rows], at: int) -> tuple[list[Rows], list[Rows]]:
     first: list[Rows] = []
     for index, part in enumerate(batch):
         if part.count > at:
-            rest = [Rows(part.job, part.slot, part.start + at, part.stop), *batch[index + 1 :]]
-            return ([*first, Rows(part.job, part.slot, part.start, part.start + at)] if at else first), rest
+            rest = [Rows(part.job, part.slot, part.start + at, part.count - at), *batch[index + 1 :]]
+            return ([*first, Rows(part.job, part.slot, part.start, at)] if at else first), rest
         first.append(part)
         at -= part.count
     return first, []

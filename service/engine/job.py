@@ -1,11 +1,10 @@
-"""The one noun that crosses the engine: some windows of one clip, to be read by one adapter. Knows no tensors."""
+"""The one noun that crosses a device: some windows of one clip, to be read by one adapter. Knows no tensors."""
 
 import time
 from collections.abc import Hashable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +14,11 @@ from service.registry.store import AdapterVersion
 FRAME_SECONDS = 0.01  # of `window_frames`
 
 Values = NDArray[np.float32]
-
 AdapterKey = tuple[str, int]  # name and version: never used again for other weights
 
 
 def key_of(version: AdapterVersion) -> AdapterKey:
     return (version.name, version.version)
-
-
-def flow_of(version: AdapterVersion) -> str:
-    """Whom fairness counts: the adapter, whatever its version."""
-    return version.name
 
 
 @dataclass(slots=True, eq=False)
@@ -34,29 +27,27 @@ class Job:
 
     Args:
         version: the adapter that the request was admitted with, and keeps.
+        key: of the version.
+        flow: whom fairness counts: the adapter, whatever its version.
         inputs: the windows `[W, ...]`; shared by identity between adapters that read a clip in the same way.
         rows: W.
         shape: what rows of one forward must have in common.
         frames: work of all rows, in window-frames: the unit of the queue's and the batches' bounds.
-        deadline: on the clock of `time.monotonic`; after it nobody wants the answer.
         nbytes: memory that all rows take on the device.
-        key, flow: of the version.
+        deadline: on the clock of `time.monotonic`; after it nobody wants the answer.
     """
 
     version: AdapterVersion
-    inputs: Any
+    key: AdapterKey
+    flow: str
+    inputs: Values
     rows: int
     shape: Hashable
     frames: int
+    nbytes: int
     deadline: float
-    nbytes: int = 0
-    key: AdapterKey = field(init=False)
-    flow: str = field(init=False)
-    future: "Future[Any]" = field(default_factory=Future)
+    future: "Future[Values]" = field(default_factory=Future)
     admitted: float = field(default_factory=time.monotonic)
-
-    def __post_init__(self) -> None:
-        self.key, self.flow = key_of(self.version), flow_of(self.version)
 
     def abandoned(self, now: float) -> bool:
         """Whether nobody waits for the answer any more."""
@@ -70,22 +61,14 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Some of a job's rows, from `start` to before `stop`, and the slot that its adapter is in."""
+    """So many of a job's rows from `start` on, and the slot that its adapter is in."""
 
     job: Job
     slot: int
     start: int
-    stop: int
+    count: int
 
     @property
-    def count(self) -> int:
-        return self.stop - self.start
-
-    @property
-    def inputs(self) -> Any:
+    def inputs(self) -> Values:
         """Their windows."""
-        return self.job.inputs[self.start : self.stop]
-
-    @property
-    def nbytes(self) -> int:
-        return self.job.nbytes * self.count // self.job.rows
+        return self.job.inputs[self.start : self.start + self.count]

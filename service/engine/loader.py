@@ -1,7 +1,7 @@
 """Brings adapters from the registry into slots, off the worker: disk -> host cache -> device. Knows no audio.
 
 Slots that are full of leased or waited-for adapters make a load wait its turn; nothing else waits with it. Nothing can
-end a load that hangs, as on a disk that does not answer: after `timeout` it is given up, its adapter has failed,
+end a load that hangs, as on a disk that does not answer: after `--load-timeout` it is given up, its adapter has failed,
 another thread takes its place, and what it would still write is thrown away.
 """
 
@@ -26,6 +26,7 @@ from service.model.backbone import Backbone
 from service.model.bank import Bank
 from service.model.folding import fold
 from service.registry.store import AdapterVersion, Registry
+from service.settings import Settings
 from service.telemetry import Telemetry
 
 _AT_ONCE = 2  # loads
@@ -57,7 +58,6 @@ class Loader:
 
     Args:
         changed: the engine's lock; notified whenever an adapter became resident or a load failed.
-        timeout: seconds that a load may take.
         suspect: called when a load met an error of the device's own.
     """
 
@@ -65,25 +65,22 @@ class Loader:
         self,
         backbone: Backbone,
         bank: Bank,
-        registry: Registry,
         slots: Slots,
         scheduler: Scheduler,
         telemetry: Telemetry,
         changed: threading.Condition,
-        host_cache_bytes: int,
-        timeout: float,
+        settings: Settings,
         suspect: Callable[[], None],
     ) -> None:
         self._backbone = backbone
         self._bank = bank
-        self._registry = registry
         self._slots = slots
         self._scheduler = scheduler
         self._telemetry = telemetry
         self._changed = changed
-        self._timeout = timeout
+        self._timeout = settings.load_timeout
         self._suspect = suspect
-        self._cache = HostCache(host_cache_bytes)
+        self._cache = HostCache(settings.host_cache_mb * 2**20)
         self._queue: OrderedDict[AdapterKey, AdapterVersion] = OrderedDict()  # loads that wait for a slot
         self._running: dict[AdapterKey, _Load] = {}
         self._hung: dict[AdapterKey, _Load] = {}  # given up, and not back yet
@@ -92,8 +89,9 @@ class Loader:
         self._placed: SimpleQueue[_Load | None] = SimpleQueue()  # None ends a thread
         self._closed = threading.Event()
 
-    def start(self) -> None:
-        """Starts the threads that load, and the one that watches them."""
+    def start(self, registry: Registry) -> None:
+        """Starts the threads that load from `registry`, and the one that watches them."""
+        self._registry = registry
         for _ in range(_AT_ONCE):
             self._start_thread()
         threading.Thread(target=self._watch, name="loads", daemon=True).start()
@@ -116,7 +114,7 @@ class Loader:
         return future
 
     def check(self, version: AdapterVersion) -> None:
-        """Raises AdapterFailed while a load of `version` hangs, or failed a moment ago."""
+        """Raises AdapterFailed while a load of `version` hangs, or failed a moment ago. Needs no lock."""
         key = key_of(version)
         if self._slots.state(key) is State.FAILED and (
             key in self._hung or time.monotonic() - self._failed_at.get(key, -math.inf) < _RETRY_SECONDS

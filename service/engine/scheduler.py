@@ -13,13 +13,13 @@ cost, so that a light flow's request waits for short batches; bulk alone gets wh
 import heapq
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
+from service.engine.cost import Cost
 from service.engine.headroom import Headroom
 from service.engine.job import AdapterKey, Job
 from service.engine.pace import Pace
-from service.engine.room import Room
 
 _CREDIT_SECONDS = 1.0  # of the whole device, that a flow which idled may catch up
 _OVERHEAD = 0.2  # share of a batch's time that its fixed cost may be where only bulk is left to run
@@ -30,6 +30,7 @@ _FLOWS_KEPT = 1024  # tags kept before those that say nothing any more are forgo
 @dataclass(slots=True, eq=False)
 class _Flow:
     tag: int = 0  # virtual time: window-frames served, lifted when it idled
+    queued: int = 0  # window-frames of all its jobs
     runnable: int = 0  # its jobs in lanes that are not parked
 
 
@@ -57,7 +58,6 @@ class Scheduler:
 
     Args:
         batch_frames: most window-frames in a batch; a single larger job still runs, alone.
-        queue_frames: most window-frames admitted and not yet running.
         batch_bytes: most memory that a batch's rows may take, before the device runs out of it for the first time.
         batch_seconds: most time that a batch should take beyond its fixed cost, as far as batches so far tell: what
             arrives meanwhile waits for so long. None for no such bound.
@@ -66,13 +66,11 @@ class Scheduler:
     def __init__(
         self,
         batch_frames: int,
-        queue_frames: int,
         batch_seconds: float | None = None,
         batch_bytes: float = math.inf,
     ) -> None:
         self.headroom = Headroom(batch_bytes)
-        self._pace = Pace()
-        self._room = Room(queue_frames, self._pace)
+        self.pace = Pace()
         self._batch_frames = batch_frames
         self._batch_seconds = batch_seconds
         self._flows: dict[str, _Flow] = {}
@@ -86,16 +84,15 @@ class Scheduler:
         self._bulk_batches = 0  # in a row
 
     @property
-    def admitted_frames(self) -> int:
-        """Window-frames admitted and neither running nor given back."""
-        return self._room.held
-
-    @property
     def batch_frames(self) -> int:
         """Most window-frames in the next batch."""
         if self._batch_seconds is None:
             return self._batch_frames
-        return max(1, int(min(self._batch_frames, self._pace.frames_within(self._batch_seconds))))
+        return max(1, int(min(self._batch_frames, self.pace.frames_within(self._batch_seconds))))
+
+    def rows_at_once(self, cost: Cost) -> int:
+        """How many rows of such a cost the next batch may hold, at least one."""
+        return max(1, int(min(self.batch_frames / cost.frames, self.headroom.nbytes / cost.nbytes)))
 
     def __contains__(self, key: object) -> bool:
         """Whether jobs of this adapter version are queued."""
@@ -105,32 +102,15 @@ class Scheduler:
         """The adapter versions that have jobs queued."""
         return list(self._queued)
 
-    def check(self, wanted: Mapping[str, int]) -> None:
-        """Whether a request of so many window-frames of each flow would be admitted now; raises as `admit` does."""
-        self._room.check(wanted)
-
-    def admit(self, wanted: Mapping[str, int]) -> None:
-        """Reserves room for so many window-frames of each flow, to be pushed or withdrawn.
-
-        Raises:
-            PayloadTooLarge: more than the whole queue holds.
-            Overloaded: the queue, or a flow's share of it, is full now; carries when to try again.
-        """
-        self._room.take(wanted)
-
-    def withdraw(self, wanted: Mapping[str, int]) -> None:
-        """Gives back what `admit` reserved and nobody pushed."""
-        for flow, frames in wanted.items():
-            self._room.give_back(flow, frames)
-
     def push(self, job: Job) -> None:
-        """Queues a job whose window-frames were admitted."""
+        """Queues a job."""
         lanes = self._lanes.setdefault(job.key, {})
         lane = lanes.get(job.shape)
         if lane is None:
             lane = lanes[job.shape] = _Lane(job.key, job.shape, self._flows.setdefault(job.flow, _Flow()))
         self._sequence += 1
         lane.jobs[job] = self._sequence
+        lane.flow.queued += job.frames
         self._queued[job.key] += 1
         if not lane.parked:
             self._compete(lane, 1)
@@ -158,12 +138,12 @@ class Scheduler:
         self._virtual = max(self._virtual, least)
         batch: list[Job] = []
         frames, most, nbytes = 0, self.batch_frames, 0
-        enough = most if self._bulk_batches > _QUIET_BATCHES else min(most, self._pace.frames_for(_OVERHEAD))
+        enough = most if self._bulk_batches > _QUIET_BATCHES else min(most, self.pace.frames_for(_OVERHEAD))
         self._bulk_batches += 1
         while (top := self._top(shape, now, ready)) is not None:
             lane = top[2]
             job = next(iter(lane.jobs))
-            bulk = self._room.held_by(job.flow) > most
+            bulk = lane.flow.queued > most
             if batch and (
                 frames + job.frames > (enough if bulk else most) or nbytes + job.nbytes > self.headroom.nbytes
             ):
@@ -195,15 +175,11 @@ class Scheduler:
         self.wake(key)
         return removed
 
-    def observe(self, frames: int, seconds: float) -> None:
-        """Learns how fast the device is: a batch of so many window-frames took `seconds`."""
-        self._pace.observe(frames, seconds)
-
     def _compete(self, lane: _Lane, jobs: int) -> None:
         """Counts jobs in that can run from now on, and sees to it that their lane has its entry."""
         flow = lane.flow
         if not flow.runnable:
-            flow.tag = max(flow.tag, self._virtual - int(_CREDIT_SECONDS * self._pace.rate))
+            flow.tag = max(flow.tag, self._virtual - int(_CREDIT_SECONDS * self.pace.rate))
         flow.runnable += jobs
         if not lane.entered:
             lane.entered = True
@@ -217,7 +193,7 @@ class Scheduler:
         self._queued[job.key] -= 1
         if not self._queued[job.key]:
             del self._queued[job.key]
-        self._room.give_back(job.flow, job.frames)
+        lane.flow.queued -= job.frames
 
     def _top(self, shape: Hashable, now: float, ready: Callable[[Job], bool]) -> _Entry | None:
         """The entry of the first lane of `shape` that can run, its first job alive; puts right what it meets."""

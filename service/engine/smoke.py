@@ -10,6 +10,7 @@ so do uploads; if not, only a restart helps, and what is served meanwhile is ser
 """
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 
@@ -36,13 +37,14 @@ class SmokeTest:
 
     Args:
         seconds: how long an upload waits for its turn and its inference.
-        most_bytes: memory that one row may take.
+        suspect: called when it met an error of the device's own.
     """
 
-    def __init__(self, backbone: Backbone, seconds: float, most_bytes: int) -> None:
+    def __init__(self, backbone: Backbone, seconds: float, costs: Costs, suspect: Callable[[], None]) -> None:
         self._backbone = backbone
         self._seconds = seconds
-        self._costs = Costs(backbone, most_bytes)
+        self._costs = costs
+        self._suspect = suspect
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="smoke", initializer=use_cores, initargs=(1,))
         self._overdue: Future[Tensor] | None = None  # what nobody waits for any more
 
@@ -103,7 +105,9 @@ class SmokeTest:
                 "the device has no memory left for the adapter's first inference; try again when it is less busy"
             )
         try:
-            if fault is not Fault.DEVICE:
+            if fault is Fault.DEVICE:
+                self._suspect()
+            else:
                 self._backbone.forward(silence, Bank.of(self._backbone, []), [NULL_SLOT])
                 return
         except Exception:

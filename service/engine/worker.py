@@ -61,8 +61,18 @@ class Worker:
         self._cold: list[AdapterVersion] = []  # whose jobs had their turn and could not run
         self.stopping = False
         self.suspected = False
+        self._thread = threading.Thread(target=self._work, name="device", daemon=True)
 
-    def work(self) -> None:
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self, timeout: float) -> bool:
+        """Waits for the end of the last batch, if the worker was ever started; whether it has come."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
         """The worker: takes batches and runs them until the engine stops."""
         use_cores(self._cores)
         try:
@@ -99,7 +109,6 @@ class Worker:
                     continue
                 if self.stopping:
                     return None
-                self._changed.notify_all()  # `stop` may be waiting for an empty queue
                 self._changed.wait()
 
     def _is_resident(self, job: Job) -> bool:
@@ -135,7 +144,8 @@ class Worker:
         with self._changed:
             self._running = ()
             if batch and not ran.faults:  # what ran in pieces would teach a pace that no whole batch has
-                self._scheduler.observe(sum(rows.job.frames for rows in batch), time.monotonic() - ran.started)
+                frames = sum(rows.job.frames for rows in batch)
+                self._scheduler.pace.observe(frames, time.monotonic() - ran.started)
                 self._scheduler.headroom.fitted(_bytes(batch))
             self.suspected |= Fault.DEVICE in ran.faults or (bool(batch) and len(failed) == len(batch))
             for rows in batch:
@@ -192,4 +202,4 @@ def _error(fault: Fault) -> ServiceError:
 
 
 def _bytes(batch: Sequence[Rows]) -> int:
-    return sum(rows.nbytes for rows in batch)
+    return sum(rows.job.nbytes * rows.count // rows.job.rows for rows in batch)

@@ -1,7 +1,7 @@
 """What the registry lets in, and what the live backbone can run. Knows no SQL, and where nothing lies."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from service.errors import AdapterFailed, BackboneMismatch, InvalidBundle
 from service.model.spec import BackboneSpec
@@ -19,6 +19,7 @@ class Fit:
 
     backbone: BackboneSpec
     limits: ManifestLimits
+    fitting: set[str] = field(default_factory=set)  # digests of versions that were found to run here
 
     def check_config(self, name: str, config: bytes) -> Manifest:
         """The manifest of an upload, its weights not looked at yet.
@@ -38,9 +39,12 @@ class Fit:
         Raises:
             BackboneMismatch: another backbone. AdapterFailed: larger than the bank's slots.
         """
+        if version.digest in self.fitting:
+            return
         try:
             check_backbone(version.manifest, self.backbone)
             check_limits(version.manifest, self.limits)
+            self.fitting.add(version.digest)
         except BackboneMismatch as error:
             raise BackboneMismatch(error.detail, adapter=version.reference) from None
         except InvalidBundle as error:

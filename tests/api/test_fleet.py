@@ -44,7 +44,7 @@ def test_servers_see_each_others_changes(pair: tuple[Live, Live], tmp_path: Path
     one.http.delete("/v1/adapters/shared")
     status_within_a_second(other, clip, "shared", 404)
     deadline = time.monotonic() + 1
-    while other.context.runtime.engine._slots.resident:  # its slot is free again
+    while other.context.runtime.engine.device._slots.resident:  # its slot is free again
         assert time.monotonic() < deadline
     assert one.http.get("/v1/adapters/shared/history").json() == other.http.get("/v1/adapters/shared/history").json()
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from service.audio.decode import DecodeLimits, decode
 from service.audio.features import ClipFeatures
-from service.engine.runner import answer
+from service.engine.engine import answer
 from service.model.adapter import AdapterWeights
 from service.model.backbone import Backbone
 from service.model.bank import Bank

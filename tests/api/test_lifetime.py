@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from service.api.context import Runtime
-from service.engine.engine import Engine
+from service.engine.engine import Place
 from service.engine.runner import Runner
 from service.model.loading import load_backbone
 from service.registry.store import Registry
@@ -22,6 +22,7 @@ from service.settings import Settings
 from service.speakers.store import open_speakers
 from service.telemetry import Telemetry
 from tests.api.live import Live, running, settings_for
+from tests.engine.asking import open_engine
 from tests.engine.faults import Hang, faulty
 from tests.synthesis import encode, noise
 
@@ -45,7 +46,7 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             events.append("cancelled")
             raise
 
-    monkeypatch.setattr(Engine, "infer", infer)
+    monkeypatch.setattr(Place, "infer", infer)
     return events
 
 
@@ -172,7 +173,7 @@ def test_a_device_that_hangs_turns_readiness_off(tiny_ast_dir: Path, tmp_path: P
             "cpu",
             "float32",
             registry,
-            Engine(backbone, registry, settings, telemetry),
+            open_engine(backbone, registry, settings, telemetry),
             open_speakers(settings),
         )
 
@@ -213,7 +214,7 @@ class Brake:
 
 
 def queued_frames(live: Live) -> int:
-    return live.context.runtime.engine._scheduler.admitted_frames
+    return live.context.runtime.engine.room.held
 
 
 def wait_for_queue(live: Live, frames: int) -> None:
@@ -238,14 +239,14 @@ def test_what_clients_abandon_in_the_queue_never_reaches_the_device(
         gone = [http.client.HTTPConnection(place.hostname or "", place.port) for _ in range(4)]
         for connection in gone:
             connection.request("POST", "/v1/classify?adapter=alpha", short)
-        wait_for_queue(live, 4 * ROW)
+        wait_for_queue(live, 5 * ROW)  # with the one that runs
         late = httpx.post(path, content=short, headers={"X-Request-Timeout-Ms": "200"})
         assert refused(late) == (504, "deadline_exceeded")
         last = pool.submit(httpx.post, path, content=short, timeout=30)
-        wait_for_queue(live, 5 * ROW)
+        wait_for_queue(live, 6 * ROW)
         for connection in gone:
             connection.close()
-        wait_for_queue(live, ROW)
+        wait_for_queue(live, 2 * ROW)
         brake.released.set()
         assert (first.result().status_code, last.result().status_code) == (200, 200)
     assert brake.rows == [1, 1]
@@ -256,7 +257,7 @@ def test_a_full_queue_refuses_before_anything_is_decoded(
     tiny_ast_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One adapter's flood is refused without its bodies being read, and the other adapter is let in."""
-    with running(settings_for(tiny_ast_dir, tmp_path / "data", queue_seconds=ROW * 4 / 100)) as service:
+    with running(settings_for(tiny_ast_dir, tmp_path / "data", queue_seconds=ROW * 6 / 100)) as service:
         for name in ("busy", "quiet"):
             service.publish(tmp_path, name)
         short, place = encode(noise(0.5)), urlsplit(service.url)
@@ -265,11 +266,12 @@ def test_a_full_queue_refuses_before_anything_is_decoded(
             path = f"{service.url}/v1/classify?adapter="
             accepted = [pool.submit(httpx.post, path + "busy", content=short, timeout=30)]
             assert brake.running.wait(10)
-            wait_for_queue(service, 0)
+            wait_for_queue(service, ROW)
             for queued in (1, 2):
                 accepted.append(pool.submit(httpx.post, path + "busy", content=short, timeout=30))
-                wait_for_queue(service, queued * ROW)
-            decoded = decoded_clips(service)
+                wait_for_queue(service, (1 + queued) * ROW)
+            while not (decoded := decoded_clips(service)).endswith(" 3.0"):
+                time.sleep(0.01)
             for _ in range(5):
                 with socket.create_connection((place.hostname, place.port)) as connection:
                     connection.sendall(
@@ -279,7 +281,7 @@ def test_a_full_queue_refuses_before_anything_is_decoded(
                     assert connection.recv(100).startswith(b"HTTP/1.1 429 ")
             assert decoded_clips(service) == decoded
             accepted.append(pool.submit(httpx.post, path + "quiet", content=short, timeout=30))
-            wait_for_queue(service, 3 * ROW)
+            wait_for_queue(service, 4 * ROW)
             brake.released.set()
             assert [answer.result().status_code for answer in accepted] == [200] * 4
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from service.engine.engine import Engine
 from service.registry.store import AdapterVersion
 from tests.benchmarks.tenants import clip, milliseconds, open_tenants, quantile, show, write_json
+from tests.engine.asking import infer
 
 SLOTS = 16
 RESIDENTS = 4
@@ -66,11 +67,11 @@ async def _bystanders(
     """Requests to pinned adapters, in turns of a second with and without loads of the others, so as to share noise."""
     residents, others = versions[:RESIDENTS], versions[SLOTS:]
     for version in residents:
-        await engine.pin(version)
-        await engine.infer([clip()], [version])
+        await engine.device.pin(version)
+        await infer(engine, [clip()], [version])
     if source != "disk":
         for version in others:
-            await engine.load(version)
+            await engine.device.load(version)
     rate = await _rate(engine, residents)
     quiet = figures.times.setdefault(f"residents, others from {source}: nothing loads", [])
     noisy = figures.times.setdefault(f"residents, others from {source}: {LOADS_A_SECOND} loads a second", [])
@@ -86,7 +87,7 @@ async def _rate(engine: Engine, residents: Sequence[AdapterVersion], tries: int 
     """Requests a second that keep the device as busy as wanted; never so few that there is no p99."""
     started = time.perf_counter()
     for i in range(tries):
-        await engine.infer([clip()], [residents[i % len(residents)]])
+        await infer(engine, [clip()], [residents[i % len(residents)]])
     return max(10, round(BUSY * tries / (time.perf_counter() - started)))
 
 
@@ -96,7 +97,7 @@ async def _ask(engine: Engine, residents: Sequence[AdapterVersion], rate: int, t
     async def one(at: float, version: AdapterVersion) -> None:
         await asyncio.sleep(at)
         started = time.perf_counter()
-        await engine.infer([clip()], [version])
+        await infer(engine, [clip()], [version])
         times.append(milliseconds(started))
 
     moments = random.Random(len(times)).sample(range(1000), rate)
@@ -107,7 +108,7 @@ async def _load(engine: Engine, versions: Sequence[AdapterVersion]) -> None:
     """Loads spread over a second."""
     for version in versions:
         asleep = asyncio.create_task(asyncio.sleep(1 / LOADS_A_SECOND))
-        await engine.load(version)
+        await engine.device.load(version)
         await asleep
 
 
@@ -120,7 +121,7 @@ async def _hot(engine: Engine, versions: Sequence[AdapterVersion], seconds: floa
         turn = first
         while time.perf_counter() < end:
             started = time.perf_counter()
-            await engine.infer([clip()], [versions[turn % len(versions)]])
+            await infer(engine, [clip()], [versions[turn % len(versions)]])
             times.append(milliseconds(started))
             turn += 5
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from service.engine.job import Job
 from service.engine.scheduler import Scheduler
 from service.model.backbone import Backbone
 from service.model.loading import load_backbone
@@ -106,9 +105,9 @@ async def _load_in_turns(few: Tenants, many: Tenants) -> tuple[list[float], list
         chosen = [many.versions[(i * 37 + at * step) % len(many.versions)] for at in range(FEW)]
         for tenants, versions, taken in ((few, few.versions, times[0]), (many, chosen, times[1])):
             for version in versions:
-                await tenants.engine.unload(version)
+                await tenants.engine.device.unload(version)
                 started = time.perf_counter()
-                await tenants.engine.load(version)
+                await tenants.engine.device.load(version)
                 taken.append(milliseconds(started))
     return times
 
@@ -124,21 +123,16 @@ def _page(served: Served) -> float:
 
 def _batch_microseconds(lanes: int, batches: int = 200) -> float:
     """Time to take a batch while every adapter has a job queued, and takes its place again."""
-    scheduler = Scheduler(8 * 128, 10**9)
-
-    def push(one: Job) -> None:
-        scheduler.admit({one.flow: one.frames})
-        scheduler.push(one)
-
+    scheduler = Scheduler(8 * 128)
     for i in range(lanes):
-        push(job(f"adapter-{i}", 128))
+        scheduler.push(job(f"adapter-{i}", 128))
     spent = 0.0
     for _ in range(batches):
         started = time.perf_counter()
         batch = scheduler.next_batch(0.0, lambda _: True)
         spent += time.perf_counter() - started
         for one in batch:
-            push(job(one.version.name, 128))
+            scheduler.push(job(one.flow, 128))
     return spent / batches * 1e6
 
 

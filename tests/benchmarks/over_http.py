@@ -25,6 +25,7 @@ from tests.benchmarks.geometry import checkpoint
 from tests.benchmarks.served import Connection, Served, post, serving
 from tests.benchmarks.tenants import show, write_json
 from tests.bundles import random_bundle
+from tests.engine.asking import infer, open_engine
 from tests.synthesis import encode, noise
 
 CLIENTS = 8
@@ -74,7 +75,7 @@ def measure(name: str, checkpoint: str, seconds: float) -> Share:
         served = stack.enter_context(
             serving(place / "served", backbone=checkpoint, adapters=place / "bundles", adapter_slots=ADAPTERS)
         )
-        engine = Engine(backbone, registry, Settings(adapter_slots=ADAPTERS), Telemetry())
+        engine = open_engine(backbone, registry, Settings(adapter_slots=ADAPTERS), Telemetry())
         engine.start()
         stack.callback(engine.stop, 5.0)
         versions = [registry.resolve(f"adapter-{i}") for i in range(ADAPTERS)]
@@ -89,7 +90,7 @@ async def _in_turns(
 
     async def ask_engine(client: int) -> None:
         waveform = await asyncio.get_running_loop().run_in_executor(decoders, decode, clip)
-        await engine.infer([waveform], [versions[client]])
+        await infer(engine, [waveform], [versions[client]])
 
     async def ask_http(client: int) -> None:
         status = await connections[client].ask(post(f"/v1/classify?adapter=adapter-{client}", clip))

@@ -21,6 +21,7 @@ from service.registry.store import AdapterVersion, Registry
 from service.settings import EMBEDDED, Settings
 from service.telemetry import Telemetry
 from tests.bundles import random_bundle
+from tests.engine.asking import open_engine
 
 OUTPUT = Path("runs/bench")
 
@@ -46,7 +47,7 @@ def open_tenants(directory: Path, count: int, backbone: Backbone | None = None, 
         if (name := f"adapter-{i:05}") not in known:
             registry.publish(name, json.dumps(config | {"name": name}).encode(), files.weights)
     versions = [registry.resolve(f"adapter-{i:05}") for i in range(count)]
-    engine = Engine(backbone, registry, Settings(**settings), Telemetry())
+    engine = open_engine(backbone, registry, Settings(**settings), Telemetry())
     return Tenants(backbone, registry, engine, versions)
 
 

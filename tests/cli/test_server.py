@@ -90,32 +90,6 @@ def test_what_was_admitted_is_finished(tiny_ast_dir: Path, tmp_path: Path, bundl
     assert "Traceback" not in errors
 
 
-def test_a_process_whose_threads_hang_ends_by_its_deadline(
-    tiny_ast_dir: Path, tmp_path: Path, bundle: BundleFiles
-) -> None:
-    """Two loads and a download hang on a disk that does not answer, which FIFOs stand for."""
-    with serving(tiny_ast_dir, tmp_path / "data", shutdown_timeout=1.0) as served:
-        parts = {"config": bundle.config, "weights": bundle.weights}
-        assert httpx.post(f"{served.url}/v1/adapters/alpha/versions", files=parts).status_code == 201
-        [weights] = (tmp_path / "data" / "objects").rglob("adapter_model.safetensors")
-        weights.parent.chmod(0o755)
-        weights.unlink()
-        os.mkfifo(weights)
-        place = urlsplit(served.url)
-        heads = ("POST /v1/adapters/alpha/load", "GET /v1/adapters/alpha/versions/1/weights", "GET /readyz")
-        connections = [socket.create_connection((place.hostname, place.port), timeout=20) for _ in heads]
-        for connection, head in zip(connections, heads, strict=True):
-            connection.sendall(f"{head} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode())
-        assert connections[-1].recv(100).startswith(b"HTTP/1.1 200")
-        time.sleep(0.5)
-        started = time.monotonic()
-        served.process.send_signal(signal.SIGTERM)
-        served.end()
-        assert time.monotonic() - started < 1.0 + 3.0 + 2.0
-        for connection in connections:
-            connection.close()
-
-
 def test_readiness_turns_off_before_the_port_closes(tiny_ast_dir: Path, tmp_path: Path, bundle: BundleFiles) -> None:
     with serving(tiny_ast_dir, tmp_path / "data", shutdown_delay=2.0) as served, half_asked(served, bundle) as first:
         served.process.send_signal(signal.SIGINT)
@@ -197,31 +171,75 @@ def dying(*args):
 Backbone._embeddings = dying
 run(Settings())
 """
+HUNG_DISK = """
+import sys, time
+from pathlib import Path
+from service.cli.serving import run
+from service.registry.store import Registry
+from service.settings import Settings
+
+def hung(*args):
+    Path(sys.argv[1]).touch()
+    time.sleep(3600)
+
+Registry.load = Registry.card_bytes = hung
+run(Settings())
+"""
+
+
+@contextmanager
+def broken(script: str, marker: Path, backbone: Path, data_dir: Path, **settings: object) -> Iterator[Served]:
+    """`ipet serve` in a process of its own, in which something is broken."""
+    given = {"backbone": backbone, "data_dir": data_dir, "port": 0, "device": "cpu", "dtype": "float32"} | settings
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(marker)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT | {f"IPET_{name.upper()}": str(value) for name, value in given.items()},
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield Served(process, process.stdout.readline().split()[4])
+        finally:
+            process.kill()
+
+
+def publish(served: Served, bundle: BundleFiles) -> None:
+    parts = {"config": bundle.config, "weights": bundle.weights, "card": b"# A card"}
+    assert httpx.post(f"{served.url}/v1/adapters/alpha/versions", files=parts).status_code == 201
 
 
 def test_a_process_whose_device_is_dead_ends(tiny_ast_dir: Path, tmp_path: Path, bundle: BundleFiles) -> None:
     """As CUDA's context dies: those who wait are told, then the process ends for an orchestrator to start another."""
-    settings = {"backbone": tiny_ast_dir, "data_dir": tmp_path / "data", "port": 0, "device": "cpu", "dtype": "float32"}
-    environment = {f"IPET_{name.upper()}": str(value) for name, value in settings.items()}
     dead = tmp_path / "dead"
-    with subprocess.Popen(
-        [sys.executable, "-c", DEAD_DEVICE, str(dead)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT | environment,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            url = process.stdout.readline().split()[4]
-            parts = {"config": bundle.config, "weights": bundle.weights}
-            assert httpx.post(f"{url}/v1/adapters/alpha/versions", files=parts).status_code == 201
-            assert httpx.post(f"{url}/v1/classify?adapter=alpha", content=CLIP).status_code == 200
-            dead.touch()
-            told = httpx.post(f"{url}/v1/classify?adapter=alpha", content=CLIP)
-            assert told.status_code in (500, 503)
-            _, errors = process.communicate(timeout=20)
-        finally:
-            process.kill()
-    assert process.returncode == 1
+    with broken(DEAD_DEVICE, dead, tiny_ast_dir, tmp_path / "data") as served:
+        publish(served, bundle)
+        assert httpx.post(f"{served.url}/v1/classify?adapter=alpha", content=CLIP).status_code == 200
+        dead.touch()
+        assert httpx.post(f"{served.url}/v1/classify?adapter=alpha", content=CLIP).status_code in (500, 503)
+        errors = served.end()
+    assert served.process.returncode == 1
     assert "error: the device's context is dead" in errors
+
+
+def test_a_process_whose_threads_hang_ends_by_its_deadline(
+    tiny_ast_dir: Path, tmp_path: Path, bundle: BundleFiles
+) -> None:
+    """A load and a download hang on a disk that does not answer."""
+    hangs = tmp_path / "hangs"
+    with broken(HUNG_DISK, hangs, tiny_ast_dir, tmp_path / "data", shutdown_timeout=1.0) as served:
+        publish(served, bundle)
+        place = urlsplit(served.url)
+        heads = ("POST /v1/adapters/alpha/load", "GET /v1/adapters/alpha/versions/1/card", "GET /readyz")
+        connections = [socket.create_connection((place.hostname, place.port), timeout=20) for _ in heads]
+        for connection, head in zip(connections, heads, strict=True):
+            connection.sendall(f"{head} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode())
+        assert connections[-1].recv(100).startswith(b"HTTP/1.1 200")
+        wait_until(hangs.exists)
+        started = time.monotonic()
+        served.process.send_signal(signal.SIGTERM)
+        served.end()
+        assert time.monotonic() - started < 1.0 + 3.0 + 3.0
+        for connection in connections:
+            connection.close()

@@ -16,6 +16,7 @@ from service.engine.slots import State
 from service.model.backbone import Backbone
 from service.registry.store import AdapterVersion
 from tests.benchmarks.tenants import clip, open_tenants, resident_mib
+from tests.engine.asking import infer
 
 ADAPTERS, SLOTS = 96, 8
 MOST_MIB = 16.0  # that memory may grow after the first loads
@@ -76,10 +77,10 @@ async def _churn(engine: Engine, versions: Sequence[AdapterVersion], loads: int)
     """So many loads; every second adapter is unloaded by hand, the others are evicted. Each hundredth is asked."""
     for i in range(loads):
         version = versions[i % len(versions)]
-        await engine.load(version)
+        await engine.device.load(version)
         if i % 100 == 0:
-            await engine.infer([clip()], [version])
+            await infer(engine, [clip()], [version])
         if i % 2:
-            await engine.unload(version)
-            [place] = engine.residences([version])
+            await engine.device.unload(version)
+            [place] = engine.device.residences([version])
             assert place.state is State.REGISTERED

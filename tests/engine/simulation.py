@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from service.engine.job import Job
+from service.engine.room import Room
 from service.engine.scheduler import Scheduler
 from service.errors import Overloaded
 
@@ -17,7 +20,7 @@ ADAPTERS, REQUESTS = 500, 10_000
 
 def job(name: str = "a", frames: int = 100, *, shape: int = 1, version: int = 1, deadline: float = 1e9) -> Job:
     adapter: Any = SimpleNamespace(name=name, version=version)
-    return Job(adapter, None, 1, shape, frames, deadline)
+    return Job(adapter, (name, version), name, np.empty(0, np.float32), 1, shape, frames, 10 * frames, deadline)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +59,18 @@ def simulate(device: Device, load: float, abuse: float = 0.0, queue_seconds: flo
     Args:
         load, abuse: what the neighbours and the abuser send, as shares of the device's capacity.
     """
-    scheduler = Scheduler(device.batch_rows * FRAMES, round(queue_seconds * 100), batch_seconds=0.2)
+    scheduler = Scheduler(device.batch_rows * FRAMES, batch_seconds=0.2)
+    room = Room(round(queue_seconds * 100), lambda: scheduler.pace.rate)
     arrivals = _arrivals(device, load, abuse)
     outcome, arrived, now = Outcome(), {}, 0.0
-    while arrivals or scheduler.admitted_frames:
-        if not scheduler.admitted_frames:
+    while arrivals or room.held:
+        if not room.held:
             now = max(now, arrivals[0][0])
         while arrivals and arrivals[0][0] <= now:
             at, name = heapq.heappop(arrivals)
             one = job(name, FRAMES)
             try:
-                scheduler.admit({name: FRAMES})
+                room.take({name: FRAMES})
             except Overloaded:
                 outcome.refused += name != ABUSER
                 outcome.abuser_refused += name == ABUSER
@@ -75,11 +79,13 @@ def simulate(device: Device, load: float, abuse: float = 0.0, queue_seconds: flo
             scheduler.push(one)
         batch = scheduler.next_batch(now, lambda _: True)
         seconds = device.fixed + len(batch) * device.marginal
-        scheduler.observe(len(batch) * FRAMES, seconds)
+        scheduler.pace.observe(len(batch) * FRAMES, seconds)
         now += seconds
-        outcome.waits += [now - arrived[one] for one in batch if one.version.name != ABUSER]
+        for one in batch:
+            room.give_back({one.flow: FRAMES})
+        outcome.waits += [now - arrived[one] for one in batch if one.flow != ABUSER]
         if arrivals:  # the backlog left at the end is nobody's concern
-            outcome.abuser_served += sum(one.version.name == ABUSER for one in batch)
+            outcome.abuser_served += sum(one.flow == ABUSER for one in batch)
             outcome.seconds = now
         elif len(outcome.waits) + outcome.refused == REQUESTS:
             break

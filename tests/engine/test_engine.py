@@ -13,8 +13,7 @@ import torch
 
 from service.audio.features import ClipFeatures
 from service.audio.waveform import Waveform
-from service.engine.engine import Engine
-from service.engine.runner import answer
+from service.engine.engine import Engine, answer
 from service.engine.slots import State
 from service.errors import AdapterFailed, DeadlineExceeded, NoFreeSlot, NotReady, Overloaded, PayloadTooLarge
 from service.model.backbone import Backbone
@@ -24,6 +23,7 @@ from service.registry.store import AdapterVersion, Registry
 from service.settings import Settings
 from service.telemetry import Telemetry
 from tests.bundles import random_bundle
+from tests.engine.asking import infer, open_engine
 
 
 class Bench:
@@ -35,8 +35,7 @@ class Bench:
         self.registry = Registry(directory / "data", backbone.spec, grace_seconds=60)
         self.telemetry = Telemetry()
         defaults = {"adapter_slots": 3, "max_prompt_length": 16, "max_bottleneck_dim": 16, "batch_ms": 60_000}
-        self.engine = Engine(backbone, self.registry, Settings(**{**defaults, **settings}), self.telemetry)
-        self.registry.on_gone(self.engine.forget)
+        self.engine = open_engine(backbone, self.registry, Settings(**{**defaults, **settings}), self.telemetry)
 
     def adapter(self, name: str, seed: int = 0, **fields: Any) -> AdapterVersion:
         files = random_bundle(self.directory, self.backbone.spec, name, seed, **fields)
@@ -75,7 +74,7 @@ class Bench:
 
 
 def state_of(engine: Engine, version: AdapterVersion) -> State:
-    [place] = engine.residences([version])
+    [place] = engine.device.residences([version])
     return place.state
 
 
@@ -105,7 +104,7 @@ def test_mixed_requests_equal_each_adapter_alone(backbone: Backbone, tmp_path: P
     bench.engine.start()
 
     async def ask_all() -> list[Any]:
-        requests = [bench.engine.infer(clips, adapters[i:] + adapters[:i]) for i in range(4)]
+        requests = [infer(bench.engine, clips, adapters[i:] + adapters[:i]) for i in range(4)]
         return await asyncio.gather(*requests)
 
     try:
@@ -124,7 +123,7 @@ def test_mixed_requests_equal_each_adapter_alone(backbone: Backbone, tmp_path: P
 
 def test_a_request_keeps_its_version(bench: Bench) -> None:
     first, second = bench.adapter("moving", seed=1), bench.adapter("moving", seed=2)
-    [[old]], [[new]] = (asyncio.run(bench.engine.infer([clip()], [version])) for version in (first, second))
+    [[old]], [[new]] = (asyncio.run(infer(bench.engine, [clip()], [version])) for version in (first, second))
     assert np.allclose(old.values, bench.alone(clip(), first), atol=1e-6)
     assert np.allclose(new.values, bench.alone(clip(), second), atol=1e-6)
     assert not np.allclose(old.values, new.values, atol=1e-3)
@@ -137,17 +136,17 @@ def test_a_damaged_adapter_fails_alone(bench: Bench) -> None:
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
 
     async def ask() -> list[Any]:
-        requests = [bench.engine.infer([clip()], [version]) for version in (good, bad, good)]
+        requests = [infer(bench.engine, [clip()], [version]) for version in (good, bad, good)]
         return await asyncio.gather(*requests, return_exceptions=True)
 
     first, failure, last = asyncio.run(ask())
     assert isinstance(failure, AdapterFailed)
     assert failure.adapter == "bad@1"
     assert state_of(bench.engine, bad) is State.FAILED
-    assert bench.engine.failure(bad)
+    assert bench.engine.device.residences([bad])[0].failure
     assert np.array_equal(first[0][0].values, last[0][0].values)
     with pytest.raises(AdapterFailed):
-        asyncio.run(bench.engine.infer([clip()], [bad]))
+        asyncio.run(infer(bench.engine, [clip()], [bad]))
 
 
 def test_load_pin_unload(bench: Bench) -> None:
@@ -156,16 +155,16 @@ def test_load_pin_unload(bench: Bench) -> None:
     async def walk() -> None:
         engine = bench.engine
         for version in adapters[:3]:
-            await engine.pin(version)
+            await engine.device.pin(version)
         assert [state_of(engine, version) for version in adapters] == [*([State.RESIDENT] * 3), State.REGISTERED]
         with pytest.raises(NoFreeSlot):
-            await engine.load(adapters[3])
+            await engine.device.load(adapters[3])
         with pytest.raises(NoFreeSlot):
-            await engine.infer([clip()], [adapters[3]])
-        await engine.unpin(adapters[0])
-        await engine.load(adapters[3])
+            await infer(engine, [clip()], [adapters[3]])
+        await engine.device.unpin(adapters[0])
+        await engine.device.load(adapters[3])
         assert state_of(engine, adapters[0]) is State.REGISTERED
-        await engine.unload(adapters[3])
+        await engine.device.unload(adapters[3])
         assert state_of(engine, adapters[3]) is State.REGISTERED
 
     asyncio.run(walk())
@@ -191,13 +190,13 @@ class Brake:
 
 def test_what_gathers_while_the_device_is_busy_runs_as_one_batch(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     adapters = bench.adapters(3)
-    asyncio.run(bench.engine.infer([clip(0.6)], adapters))
+    asyncio.run(infer(bench.engine, [clip(0.6)], adapters))
     brake = Brake(bench, monkeypatch)
 
     async def ask() -> None:
-        first = asyncio.create_task(bench.engine.infer([clip(0.6)], adapters[:1]))
+        first = asyncio.create_task(infer(bench.engine, [clip(0.6)], adapters[:1]))
         await asyncio.to_thread(brake.running.wait, 5)
-        others = [asyncio.create_task(bench.engine.infer([clip(0.6, i)], [adapters[i % 3]])) for i in range(6)]
+        others = [asyncio.create_task(infer(bench.engine, [clip(0.6, i)], [adapters[i % 3]])) for i in range(6)]
         await asyncio.sleep(0.2)
         brake.released.set()
         await asyncio.gather(first, *others)
@@ -208,16 +207,16 @@ def test_what_gathers_while_the_device_is_busy_runs_as_one_batch(bench: Bench, m
 
 def test_abandoned_and_late_requests_never_reach_the_device(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     [adapter] = bench.adapters(1)
-    asyncio.run(bench.engine.infer([clip(0.6)], [adapter]))
+    asyncio.run(infer(bench.engine, [clip(0.6)], [adapter]))
     brake = Brake(bench, monkeypatch)
 
     async def ask() -> None:
-        first = asyncio.create_task(bench.engine.infer([clip(0.6)], [adapter]))
+        first = asyncio.create_task(infer(bench.engine, [clip(0.6)], [adapter]))
         await asyncio.to_thread(brake.running.wait, 5)
-        gone = asyncio.create_task(bench.engine.infer([clip(0.6)], [adapter]))
+        gone = asyncio.create_task(infer(bench.engine, [clip(0.6)], [adapter]))
         started = time.monotonic()
         with pytest.raises(DeadlineExceeded):
-            await bench.engine.infer([clip(0.6)], [adapter], deadline=started + 0.1)
+            await infer(bench.engine, [clip(0.6)], [adapter], deadline=started + 0.1)
         assert time.monotonic() - started < 1.0
         gone.cancel()
         await asyncio.gather(gone, return_exceptions=True)
@@ -225,31 +224,31 @@ def test_abandoned_and_late_requests_never_reach_the_device(bench: Bench, monkey
         await first
 
     asyncio.run(ask())
-    asyncio.run(bench.engine.infer([clip(0.6)], [adapter]))
+    asyncio.run(infer(bench.engine, [clip(0.6)], [adapter]))
     assert brake.rows == [1, 1]
 
 
 def test_overload(tiny_wav2vec2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench(tiny_wav2vec2, tmp_path, queue_seconds=4.0)
+    bench = Bench(tiny_wav2vec2, tmp_path, queue_seconds=5.6)
     [adapter] = bench.adapters(1)
     with pytest.raises(NotReady):
-        asyncio.run(bench.engine.infer([clip()], [adapter]))
+        asyncio.run(infer(bench.engine, [clip()], [adapter]))
     bench.engine.start()
     brake = Brake(bench, monkeypatch)
 
     async def ask() -> None:
         with pytest.raises(PayloadTooLarge):
-            await bench.engine.infer([clip(30)], [adapter])
-        first = asyncio.create_task(bench.engine.infer([clip(0.6)], [adapter]))
+            await infer(bench.engine, [clip(30)], [adapter])
+        first = asyncio.create_task(infer(bench.engine, [clip(0.6)], [adapter]))
         await asyncio.to_thread(brake.running.wait, 5)
-        queued = [asyncio.create_task(bench.engine.infer([clip(0.6)], [adapter])) for _ in range(3)]
+        queued = [asyncio.create_task(infer(bench.engine, [clip(0.6)], [adapter])) for _ in range(3)]
         await asyncio.sleep(0.1)
         with pytest.raises(Overloaded) as refused:
-            await bench.engine.infer([clip(0.6)], [adapter])
+            await infer(bench.engine, [clip(0.6)], [adapter])
         assert refused.value.retry_after
         queued[0].cancel()  # makes room at once
         await asyncio.gather(queued[0], return_exceptions=True)
-        replacement = asyncio.create_task(bench.engine.infer([clip(0.6)], [adapter]))
+        replacement = asyncio.create_task(infer(bench.engine, [clip(0.6)], [adapter]))
         await asyncio.sleep(0.1)
         brake.released.set()
         await asyncio.gather(first, replacement, *queued[1:])
@@ -259,7 +258,7 @@ def test_overload(tiny_wav2vec2: Backbone, tmp_path: Path, monkeypatch: pytest.M
     finally:
         bench.engine.stop(1.0)
     with pytest.raises(NotReady):
-        asyncio.run(bench.engine.infer([clip()], [adapter]))
+        asyncio.run(infer(bench.engine, [clip()], [adapter]))
 
 
 def test_stopping_finishes_what_was_admitted(tiny_wav2vec2: Backbone, tmp_path: Path) -> None:
@@ -268,7 +267,7 @@ def test_stopping_finishes_what_was_admitted(tiny_wav2vec2: Backbone, tmp_path: 
     bench.engine.start()
 
     async def ask() -> list[Any]:
-        requests = [asyncio.create_task(bench.engine.infer([clip(0.6, i)], adapters)) for i in range(8)]
+        requests = [asyncio.create_task(infer(bench.engine, [clip(0.6, i)], adapters)) for i in range(8)]
         await asyncio.sleep(0.05)
         await asyncio.to_thread(bench.engine.stop, 10.0)
         return await asyncio.gather(*requests)

@@ -17,7 +17,7 @@ from tests.engine.simulation import job
 def batch_of(counts: Sequence[int]) -> list[Rows]:
     jobs = [job(f"adapter-{i}", frames=count) for i, count in enumerate(counts)]
     for at, (one, count) in enumerate(zip(jobs, counts, strict=True)):
-        one.rows, one.inputs, one.nbytes = count, np.arange(count) + 100 * at, 10 * count
+        one.rows, one.inputs = count, np.arange(count, dtype=np.float32) + 100 * at
     return [Rows(one, slot, 0, one.rows) for slot, one in enumerate(jobs, start=1)]
 
 

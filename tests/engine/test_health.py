@@ -17,6 +17,7 @@ from service.engine.health import Watch
 from service.errors import NotReady, ServiceError
 from service.model.backbone import Backbone
 from service.registry.store import AdapterVersion
+from tests.engine.asking import infer
 from tests.engine.faults import Cuda, Hang, Memory, faulty
 from tests.engine.test_engine import Bench, clip
 
@@ -33,7 +34,7 @@ def bench(tiny_wav2vec2: Backbone, tmp_path: Path) -> Iterator[Bench]:
 
 
 def ask(bench: Bench, version: AdapterVersion) -> Any:
-    [[outputs]] = asyncio.run(bench.engine.infer([clip(0.6)], [version]))
+    [[outputs]] = asyncio.run(infer(bench.engine, [clip(0.6)], [version]))
     return outputs.values
 
 
@@ -43,9 +44,9 @@ def ask_at_once(bench: Bench, version: AdapterVersion, count: int, fault: Callab
     bench.backbone.fault = brake
 
     async def gather() -> list[Any]:
-        first = asyncio.create_task(bench.engine.infer([clip(0.6)], [version]))
+        first = asyncio.create_task(infer(bench.engine, [clip(0.6)], [version]))
         await asyncio.to_thread(brake.begun.wait, 5)
-        requests = [asyncio.create_task(bench.engine.infer([clip(0.6, i)], [version])) for i in range(count)]
+        requests = [asyncio.create_task(infer(bench.engine, [clip(0.6, i)], [version])) for i in range(count)]
         while sample(bench, "ipet_adapter_requests_total", adapter=version.name) < before + 1 + count:
             await asyncio.sleep(0.01)
         bench.backbone.fault = fault
@@ -95,9 +96,9 @@ def test_a_batch_that_does_not_fit_is_halved_down_to_one_row_and_that_is_kept(be
 
 def test_the_windows_of_one_clip_are_run_apart_where_they_do_not_fit_together(bench: Bench) -> None:
     adapter, long = bench.adapter("one"), clip(5.0)
-    [[whole]] = asyncio.run(bench.engine.infer([long], [adapter]))
+    [[whole]] = asyncio.run(infer(bench.engine, [long], [adapter]))
     bench.backbone.fault = memory = Memory(rows=1)
-    [[apart]] = asyncio.run(bench.engine.infer([long], [adapter]))
+    [[apart]] = asyncio.run(infer(bench.engine, [long], [adapter]))
     assert memory.refused
     assert len(whole.values) > 4
     assert np.abs(apart.values - whole.values).max() <= 1e-5
@@ -116,7 +117,7 @@ def test_one_row_that_does_not_fit_is_no_internal_error(bench: Bench) -> None:
 def test_batches_that_failed_do_not_teach_the_pace(bench: Bench) -> None:
     adapter = bench.adapter("one")
     ask(bench, adapter)
-    scheduler = bench.engine._scheduler
+    scheduler = bench.engine.device._scheduler
     before = scheduler.batch_frames
     ask_at_once(bench, adapter, 4, Memory(rows=1))  # it fails in no time
     bench.backbone.fault = lambda rows: Memory(rows=0)(0 if set(bench.backbone.slots) == {0} else rows)
@@ -175,9 +176,9 @@ def test_a_device_that_hangs(bench: Bench) -> None:
     hang = bench.backbone.fault = Hang()
 
     async def gather() -> list[Any]:
-        first = asyncio.create_task(bench.engine.infer([clip(0.6)], [adapter]))
+        first = asyncio.create_task(infer(bench.engine, [clip(0.6)], [adapter]))
         await asyncio.to_thread(hang.begun.wait, 5)
-        queued = [asyncio.create_task(bench.engine.infer([clip(0.6)], [adapter])) for _ in range(3)]
+        queued = [asyncio.create_task(infer(bench.engine, [clip(0.6)], [adapter])) for _ in range(3)]
         return await asyncio.gather(first, *queued, return_exceptions=True)
 
     started = time.monotonic()
@@ -188,7 +189,7 @@ def test_a_device_that_hangs(bench: Bench) -> None:
     with pytest.raises(NotReady, match="has not returned"):
         ask(bench, adapter)
     with pytest.raises(NotReady, match="has not returned"):
-        asyncio.run(bench.engine.load(bench.adapter("two")))
+        asyncio.run(bench.engine.device.load(bench.adapter("two")))
     assert sample(bench, "ipet_device_broken") == 1
     assert sample(bench, "ipet_device_faults_total", kind="hang") == 1
     bench.backbone.fault = lambda rows: None
@@ -205,9 +206,9 @@ def test_an_engine_that_hangs_still_stops(tiny_wav2vec2: Backbone, tmp_path: Pat
     bench.backbone.fault = hang
 
     async def gather() -> list[Any]:
-        first = asyncio.create_task(bench.engine.infer([clip(0.6)], [adapter]))
+        first = asyncio.create_task(infer(bench.engine, [clip(0.6)], [adapter]))
         await asyncio.to_thread(hang.begun.wait, 5)
-        queued = asyncio.create_task(bench.engine.infer([clip(0.6)], [adapter]))
+        queued = asyncio.create_task(infer(bench.engine, [clip(0.6)], [adapter]))
         await asyncio.sleep(0.1)
         stopped = await asyncio.to_thread(bench.engine.stop, 0.1)
         first.cancel()

@@ -1,7 +1,7 @@
-"""Loads that hang, and adapters deleted while they are loaded; a FIFO stands for a disk that does not answer."""
+"""Loads that hang, and adapters that are deleted while they are loaded."""
 
 import asyncio
-import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,8 +10,10 @@ import pytest
 
 from service.engine.slots import State, Tier
 from service.errors import AdapterFailed, UnknownVersion
+from service.model.adapter import AdapterWeights
 from service.model.backbone import Backbone
 from service.registry.store import AdapterVersion
+from tests.engine.asking import infer
 from tests.engine.test_engine import Bench, clip
 
 TIMEOUT = 0.5  # seconds; a load of the tiny adapters takes milliseconds
@@ -26,21 +28,21 @@ def bench(tiny_wav2vec2: Backbone, tmp_path: Path) -> Iterator[Bench]:
 
 
 class SlowDisk:
-    """An adapter's weights that come when they are let go."""
+    """One that has an adapter's weights only once it answers."""
 
     def __init__(self, bench: Bench, version: AdapterVersion) -> None:
-        self._path = bench.registry.weights_path(version)
-        self._content = self._path.read_bytes()
-        self._path.parent.chmod(0o755)
-        self._path.unlink()
-        os.mkfifo(self._path)
+        self._answered = threading.Event()
+        load = bench.registry.load
+
+        def slow(asked: AdapterVersion) -> AdapterWeights:
+            if asked == version:
+                self._answered.wait(60)
+            return load(asked)
+
+        bench.registry.load = slow  # type: ignore[method-assign]
 
     def answer(self) -> None:
-        """Gives the bytes to whoever waits for them; later ones find the file again."""
-        with open(self._path, "wb") as waiting:
-            self._path.unlink()
-            self._path.write_bytes(self._content)
-            waiting.write(self._content)
+        self._answered.set()
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -59,16 +61,16 @@ def test_loads_that_hang_fail_and_stop_no_others(bench: Bench) -> None:
     disks = [SlowDisk(bench, version) for version in stuck]
 
     async def ask() -> list[BaseException | None]:
-        waiting = [asyncio.create_task(bench.engine.infer([clip()], [version])) for version in stuck[:2]]
-        waiting += [asyncio.create_task(bench.engine.load(version)) for version in stuck[2:]]
+        waiting = [asyncio.create_task(infer(bench.engine, [clip()], [version])) for version in stuck[:2]]
+        waiting += [asyncio.create_task(bench.engine.device.load(version)) for version in stuck[2:]]
         await asyncio.sleep(0.1)
-        await asyncio.wait_for(bench.engine.infer([clip()], [fine]), 10 * TIMEOUT)
+        await asyncio.wait_for(infer(bench.engine, [clip()], [fine]), 10 * TIMEOUT)
         return await asyncio.gather(*waiting, return_exceptions=True)
 
     errors = asyncio.run(ask())
     assert {type(error) for error in errors} == {AdapterFailed}
     assert "the disk has not given its weights within 0.5 s" in str(errors[0])
-    for place in bench.engine.residences(stuck):
+    for place in bench.engine.device.residences(stuck):
         assert place.state is State.FAILED
         assert "within 0.5 s" in (place.failure or "")
     assert hung(bench) == 4
@@ -76,16 +78,16 @@ def test_loads_that_hang_fail_and_stop_no_others(bench: Bench) -> None:
     time.sleep(1.1)  # past the moment for which a failed load is not tried again
     for version in stuck:  # while a load hangs there is no second one, and nobody waits for it
         with pytest.raises(AdapterFailed):
-            asyncio.run(bench.engine.infer([clip()], [version]))
+            asyncio.run(infer(bench.engine, [clip()], [version]))
         with pytest.raises(AdapterFailed):
-            asyncio.run(bench.engine.load(version))
+            asyncio.run(bench.engine.device.load(version))
     assert time.monotonic() - started < 1.1 + TIMEOUT
     assert hung(bench) == 4
     for disk in disks:
         disk.answer()
     until(lambda: hung(bench) == 0)
     for version in stuck:
-        asyncio.run(bench.engine.infer([clip()], [version]))
+        asyncio.run(infer(bench.engine, [clip()], [version]))
 
 
 def test_a_pin_that_races_a_deletion_keeps_no_slot(bench: Bench) -> None:
@@ -94,12 +96,12 @@ def test_a_pin_that_races_a_deletion_keeps_no_slot(bench: Bench) -> None:
         if round_number % 2:  # the deletion comes before the pin, after its route has found the version
             bench.registry.delete_adapter(version.name)
             with pytest.raises(UnknownVersion):
-                asyncio.run(bench.engine.pin(version))
+                asyncio.run(bench.engine.device.pin(version))
         else:  # it comes amid the load
             disk = SlowDisk(bench, version)
 
             async def pin(version: AdapterVersion = version, disk: SlowDisk = disk) -> None:
-                pinning = asyncio.create_task(bench.engine.pin(version))
+                pinning = asyncio.create_task(bench.engine.device.pin(version))
                 await asyncio.sleep(0.05)
                 bench.registry.delete_adapter(version.name)
                 await asyncio.to_thread(disk.answer)
@@ -107,20 +109,20 @@ def test_a_pin_that_races_a_deletion_keeps_no_slot(bench: Bench) -> None:
 
             with pytest.raises(UnknownVersion):
                 asyncio.run(pin())
-        [place] = bench.engine.residences([version])
+        [place] = bench.engine.device.residences([version])
         assert not place.is_pinned
         assert (place.state, place.tier) == (State.REGISTERED, Tier.DISK)  # not in host memory either
     others = [bench.adapter(f"other-{i}") for i in range(4)]
     for version in others:
-        asyncio.run(bench.engine.pin(version))
-    assert [place.state for place in bench.engine.residences(others)] == [State.RESIDENT] * 4
+        asyncio.run(bench.engine.device.pin(version))
+    assert [place.state for place in bench.engine.device.residences(others)] == [State.RESIDENT] * 4
 
 
 def test_a_pin_that_fails_is_none(bench: Bench) -> None:
     version = bench.adapter("slow")
     disk = SlowDisk(bench, version)
     with pytest.raises(AdapterFailed):
-        asyncio.run(bench.engine.pin(version))
+        asyncio.run(bench.engine.device.pin(version))
     disk.answer()
     until(lambda: hung(bench) == 0)
-    assert not bench.engine.residences([version])[0].is_pinned
+    assert not bench.engine.device.residences([version])[0].is_pinned

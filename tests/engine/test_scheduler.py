@@ -10,13 +10,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from service.engine.job import Job
 from service.engine.scheduler import Scheduler
-from service.errors import Overloaded, PayloadTooLarge
 from tests.engine.simulation import job
 
 
 def push(scheduler: Scheduler, *jobs: Job) -> None:
     for one in jobs:
-        scheduler.admit({one.flow: one.frames})
         scheduler.push(one)
 
 
@@ -25,17 +23,17 @@ def take(scheduler: Scheduler, now: float = 0.0, loading: frozenset[str] = froze
 
 
 def test_mixes_adapters_of_one_shape() -> None:
-    scheduler = Scheduler(1000, 10_000)
+    scheduler = Scheduler(1000)
     jobs = [job("a"), job("b"), job("c", shape=2), job("a", version=2)]
     push(scheduler, *jobs)
     assert take(scheduler) == [jobs[0], jobs[1], jobs[3]]
     assert take(scheduler) == [jobs[2]]
     assert take(scheduler) == []
-    assert scheduler.admitted_frames == 0
+    assert not scheduler.waiting()
 
 
 def test_batches_are_bounded_and_a_larger_job_runs_alone() -> None:
-    scheduler = Scheduler(250, 10_000)
+    scheduler = Scheduler(250)
     jobs = [job("a"), job("b"), job("c", 900), job("d")]
     push(scheduler, *jobs)
     assert take(scheduler) == jobs[:2]
@@ -43,36 +41,18 @@ def test_batches_are_bounded_and_a_larger_job_runs_alone() -> None:
     assert take(scheduler) == [jobs[3]]
 
 
-def test_a_full_queue_says_when_to_come_back() -> None:
-    scheduler = Scheduler(100, 250)
-    push(scheduler, job("a"), job("b"))
-    with pytest.raises(Overloaded) as refused:
-        scheduler.check({"c": 100})
-    assert refused.value.retry_after == 1
-    with pytest.raises(PayloadTooLarge, match=r"3 s of windows"):
-        scheduler.admit({"c": 251})
-    scheduler.observe(frames=50, seconds=1.0)
-    with pytest.raises(Overloaded) as refused:
-        scheduler.admit({"c": 100})
-    assert refused.value.retry_after == 4  # 200 frames queued at 50 a second
-    take(scheduler)
-    scheduler.admit({"c": 100})
-
-
 def test_abandoned_jobs_never_run_and_make_room_at_once() -> None:
-    scheduler = Scheduler(1000, 1000)
+    scheduler = Scheduler(1000)
     gone, late, alive = job("a"), job("a", deadline=5.0), job("a")
     push(scheduler, job("a"), gone, late, alive)
     scheduler.discard(gone)  # in the middle of its lane
-    assert scheduler.admitted_frames == 300
     scheduler.discard(gone)
-    assert scheduler.admitted_frames == 300
     assert take(scheduler, now=6.0)[1:] == [alive]
-    assert scheduler.admitted_frames == 0
+    assert not scheduler.waiting()
 
 
 def test_a_deadline_that_passes_behind_others_costs_no_device_time() -> None:
-    scheduler = Scheduler(100, 1000)  # one job a batch
+    scheduler = Scheduler(100)  # one job a batch
     first, late, last = job("a"), job("a", deadline=2.0), job("a")
     push(scheduler, first, late, last)
     assert take(scheduler, now=1.0) == [first]
@@ -80,7 +60,7 @@ def test_a_deadline_that_passes_behind_others_costs_no_device_time() -> None:
 
 
 def test_abandoned_work_does_not_count_against_its_flow() -> None:
-    scheduler = Scheduler(100, 10**6)
+    scheduler = Scheduler(100)
     abandoned = [job("unlucky") for _ in range(50)]
     push(scheduler, *abandoned)
     for one in abandoned:
@@ -90,17 +70,17 @@ def test_abandoned_work_does_not_count_against_its_flow() -> None:
 
 
 def test_batches_are_bounded_in_time_as_soon_as_the_device_is_known() -> None:
-    scheduler = Scheduler(10_000, 10**6, batch_seconds=0.5)
+    scheduler = Scheduler(10_000, batch_seconds=0.5)
     assert scheduler.batch_frames == 10_000
-    scheduler.observe(100, 0.2 + 0.1)
-    scheduler.observe(400, 0.2 + 0.4)  # 1 ms a frame and a fixed cost, which does not count
+    scheduler.pace.observe(100, 0.2 + 0.1)
+    scheduler.pace.observe(400, 0.2 + 0.4)  # 1 ms a frame and a fixed cost, which does not count
     assert scheduler.batch_frames == pytest.approx(500, abs=2)
     push(scheduler, *(job(f"adapter-{i}", 90) for i in range(20)))
     assert [len(take(scheduler)) for _ in range(4)] == [5, 5, 5, 5]
 
 
 def test_a_request_over_several_adapters_waits_only_for_the_busy_one() -> None:
-    scheduler = Scheduler(200, 10**6)
+    scheduler = Scheduler(200)
     push(scheduler, *(job("busy") for _ in range(20)))
     spanning = [job("busy"), job("quiet"), job("other")]
     push(scheduler, *spanning)
@@ -110,7 +90,7 @@ def test_a_request_over_several_adapters_waits_only_for_the_busy_one() -> None:
 
 
 def test_loading_adapters_do_not_hold_up_others() -> None:
-    scheduler = Scheduler(1000, 10_000)
+    scheduler = Scheduler(1000)
     cold, hot = job("cold"), job("hot", shape=2)
     push(scheduler, cold, hot)
     assert take(scheduler, loading=frozenset({"cold"})) == [hot]
@@ -121,7 +101,7 @@ def test_loading_adapters_do_not_hold_up_others() -> None:
 
 
 def test_a_quiet_adapter_overtakes_a_busy_ones_backlog() -> None:
-    scheduler = Scheduler(100, 10**6)
+    scheduler = Scheduler(100)
     push(scheduler, *(job("busy") for _ in range(50)))
     for _ in range(10):
         take(scheduler)
@@ -132,12 +112,11 @@ def test_a_quiet_adapter_overtakes_a_busy_ones_backlog() -> None:
 
 
 def test_removing_an_adapter_takes_all_its_jobs() -> None:
-    scheduler = Scheduler(1000, 10_000)
+    scheduler = Scheduler(1000)
     jobs = [job("a"), job("a", shape=2), job("a", version=2), job("b")]
     push(scheduler, *jobs)
     assert scheduler.remove(("a", 1)) == jobs[:2]
     assert set(scheduler.waiting()) == {("a", 2), ("b", 1)}
-    assert scheduler.admitted_frames == 200
 
 
 def served_in_a_row(credit_frames: int, idle_jobs: int = 60) -> list[str]:
@@ -146,11 +125,11 @@ def served_in_a_row(credit_frames: int, idle_jobs: int = 60) -> list[str]:
     Args:
         credit_frames: what the device does in the second that a flow may catch up.
     """
-    scheduler = Scheduler(100, 10**6)
+    scheduler = Scheduler(100)
     push(scheduler, *(job("busy") for _ in range(200)))
     for _ in range(100):
         take(scheduler)
-        scheduler.observe(credit_frames, 1.0)
+        scheduler.pace.observe(credit_frames, 1.0)
     push(scheduler, *(job("idle") for _ in range(idle_jobs)))
     return [take(scheduler)[0].flow for _ in range(80)]
 
@@ -167,7 +146,7 @@ def test_a_flow_that_idled_catches_up_one_second_of_the_device_and_no_more(credi
 
 def test_a_flow_that_never_idled_owes_nothing_to_those_that_did() -> None:
     """Virtual time goes on with whoever is served: a newcomer starts there, not where the queue began."""
-    scheduler = Scheduler(100, 10**6)
+    scheduler = Scheduler(100)
     for round_number in range(20):  # each newcomer finds a backlog of those before it
         push(scheduler, *(job(f"flow-{round_number}") for _ in range(6)))
         served = [take(scheduler)[0].flow for _ in range(5)]
@@ -177,13 +156,13 @@ def test_a_flow_that_never_idled_owes_nothing_to_those_that_did() -> None:
 
 def test_emptying_the_queue_costs_what_is_in_it() -> None:
     """Every adapter's jobs taken out, as when the device fails: 3,000 took half a second under the lock."""
-    scheduler = Scheduler(1000, 10**9)
+    scheduler = Scheduler(1000)
     push(scheduler, *(job(f"adapter-{i}") for i in range(3000)))
     started = time.thread_time()
     for key in scheduler.waiting():
         assert len(scheduler.remove(key)) == 1
     assert time.thread_time() - started < 0.2
-    assert scheduler.admitted_frames == 0
+    assert not scheduler.waiting()
 
 
 jobs_of = st.lists(
@@ -194,7 +173,7 @@ jobs_of = st.lists(
 @settings(max_examples=40, deadline=None)
 @given(jobs_of, st.integers(50, 500))
 def test_every_live_job_runs_exactly_once_within_bounds(descriptions: Any, batch_frames: int) -> None:
-    scheduler = Scheduler(batch_frames, 10**9)
+    scheduler = Scheduler(batch_frames)
     alive = []
     for name, frames, shape, cancelled in descriptions:
         one = job(name, frames, shape=shape)
@@ -210,7 +189,7 @@ def test_every_live_job_runs_exactly_once_within_bounds(descriptions: Any, batch
         served += batch
     assert len(served) == len(alive)
     assert {id(one) for one in served} == {id(one) for one in alive}
-    assert scheduler.admitted_frames == 0
+    assert not scheduler.waiting()
     for name in "abcde":  # first come, first served within an adapter and shape
         for shape in (1, 2, 3):
             mine = [one for one in served if (one.version.name, one.shape) == (name, shape)]
@@ -221,7 +200,7 @@ def test_every_live_job_runs_exactly_once_within_bounds(descriptions: Any, batch
 @given(st.lists(st.integers(1, 200), min_size=2, max_size=5))
 def test_backlogged_adapters_share_equally(sizes: list[int]) -> None:
     """Start-time fair queueing's bound: the service of two backlogged flows differs by at most their largest jobs."""
-    scheduler = Scheduler(1, 10**9)  # one job a batch
+    scheduler = Scheduler(1)  # one job a batch
     names = [f"adapter-{i}" for i in range(len(sizes))]
     for _ in range(100):
         push(scheduler, *(job(name, size) for name, size in zip(names, sizes, strict=True)))
@@ -239,9 +218,8 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = Scheduler(self.BATCH, 3000)
+        self.scheduler = Scheduler(self.BATCH)
         self.queued: list[Job] = []
-        self.reserved: list[tuple[str, int]] = []
         self.resident: set[str] = set()
         self.served: set[Job] = set()
         self.gone: set[Job] = set()
@@ -250,27 +228,8 @@ class Machine(RuleBasedStateMachine):
     @rule(name=st.sampled_from("abcd"), frames=st.integers(1, 400), shape=st.integers(1, 2), lasts=st.integers(1, 9))
     def arrive(self, name: str, frames: int, shape: int, lasts: int) -> None:
         one = job(name, frames, shape=shape, deadline=self.now + lasts)
-        try:
-            self.scheduler.admit({name: frames})
-        except Overloaded:
-            assert self.scheduler.admitted_frames + frames > 1500 - frames
-        else:
-            self.scheduler.push(one)
-            self.queued.append(one)
-
-    @rule(name=st.sampled_from("abcd"), frames=st.integers(1, 200))
-    def reserve(self, name: str, frames: int) -> None:
-        try:
-            self.scheduler.admit({name: frames})
-        except Overloaded:
-            return
-        self.reserved.append((name, frames))
-
-    @precondition(lambda self: self.reserved)
-    @rule()
-    def withdraw(self) -> None:
-        name, frames = self.reserved.pop()
-        self.scheduler.withdraw({name: frames})
+        self.scheduler.push(one)
+        self.queued.append(one)
 
     @precondition(lambda self: self.queued)
     @rule(at=st.integers(0, 99))
@@ -322,12 +281,9 @@ class Machine(RuleBasedStateMachine):
         self.queued = [one for one in self.queued if one not in self.served]
 
     @invariant()
-    def no_frame_is_lost(self) -> None:
+    def no_job_is_lost(self) -> None:
         """Jobs past their deadline may leave the queue before anybody says so."""
         alive = [one for one in self.queued if not one.abandoned(self.now)]
-        reserved = sum(frames for _, frames in self.reserved)
-        least, most = (sum(one.frames for one in some) + reserved for some in (alive, self.queued))
-        assert least <= self.scheduler.admitted_frames <= most
         waiting = set(self.scheduler.waiting())
         assert {one.key for one in alive} <= waiting <= {one.key for one in self.queued}
 
@@ -338,7 +294,7 @@ class Machine(RuleBasedStateMachine):
         while any(not one.abandoned(self.now) for one in self.queued):
             self.run()
         assert not self.scheduler.next_batch(self.now, lambda _: True)
-        assert self.scheduler.admitted_frames == sum(frames for _, frames in self.reserved)
+        assert not self.scheduler.waiting()
 
 
 TestScheduler = Machine.TestCase

@@ -1,7 +1,7 @@
 """The first inference of an adapter: what it lets in, what it refuses, and for how long anyone waits for it."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from service.engine.cost import Costs
 from service.engine.smoke import SmokeTest
 from service.errors import DeadlineExceeded, InvalidBundle, NotReady
 from service.model.adapter import AdapterWeights, random_adapter
@@ -27,6 +28,10 @@ def candidate(backbone: Backbone, **fields: Any) -> Candidate:
     """An adapter with weights that are fine."""
     manifest = build_manifest(config_of(backbone.spec, "candidate", **fields))
     return manifest, random_adapter(manifest.adapter_spec(), backbone.spec)
+
+
+def smoke_test(backbone: Backbone, seconds: float, suspect: Callable[[], None] = lambda: None) -> SmokeTest:
+    return SmokeTest(backbone, seconds, Costs(backbone, MOST_BYTES), suspect)
 
 
 @pytest.fixture
@@ -51,7 +56,7 @@ def until_let_in(smoke: SmokeTest, fine: Candidate) -> None:
 def test_finite_outputs_pass(name: str, task: TaskType, request: pytest.FixtureRequest) -> None:
     backbone: Backbone = request.getfixturevalue(name)
     rows: list[int] = []
-    SmokeTest(faulty(backbone, rows.append), 30, MOST_BYTES)(*candidate(backbone, task=task))
+    smoke_test(faulty(backbone, rows.append), 30)(*candidate(backbone, task=task))
     assert rows == [1, 1]  # noise and silence
 
 
@@ -63,7 +68,7 @@ def test_outputs_that_are_not_finite_are_refused(part: str, tiny_ast: Backbone) 
         for name, tensor in weights.tensors.items()
     }
     with pytest.raises(InvalidBundle, match="not finite in float32; its weights or its scales are too large"):
-        SmokeTest(tiny_ast, 30, MOST_BYTES)(manifest, replace(weights, tensors=tensors))
+        smoke_test(tiny_ast, 30)(manifest, replace(weights, tensors=tensors))
 
 
 def test_what_the_backbone_cannot_run_is_refused(tiny_ast: Backbone) -> None:
@@ -75,7 +80,7 @@ def test_what_the_backbone_cannot_run_is_refused(tiny_ast: Backbone) -> None:
 
     backbone.fault = fault
     with pytest.raises(InvalidBundle, match="the backbone cannot run the adapter: mat1 and mat2"):
-        SmokeTest(backbone, 30, MOST_BYTES)(*candidate(tiny_ast))
+        smoke_test(backbone, 30)(*candidate(tiny_ast))
 
 
 def test_what_the_bare_backbone_fails_on_too_is_no_fault_of_the_adapter(tiny_ast: Backbone) -> None:
@@ -83,7 +88,7 @@ def test_what_the_bare_backbone_fails_on_too_is_no_fault_of_the_adapter(tiny_ast
         raise RuntimeError("could not create a primitive")
 
     with pytest.raises(NotReady, match="nothing can be said of the adapter"):
-        SmokeTest(faulty(tiny_ast, fault), 30, MOST_BYTES)(*candidate(tiny_ast))
+        smoke_test(faulty(tiny_ast, fault), 30)(*candidate(tiny_ast))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +103,7 @@ def test_what_the_bare_backbone_fails_on_too_is_no_fault_of_the_adapter(tiny_ast
 )
 def test_a_device_that_fails_is_no_fault_of_the_adapter(error: Exception, tiny_ast: Backbone) -> None:
     with pytest.raises(NotReady, match=r"no memory left|the device fails"):
-        SmokeTest(faulty(tiny_ast, Memory(rows=0, error=error)), 30, MOST_BYTES)(*candidate(tiny_ast))
+        smoke_test(faulty(tiny_ast, Memory(rows=0, error=error)), 30)(*candidate(tiny_ast))
 
 
 def test_it_runs_at_the_adapters_own_window(tiny_wav2vec2: Backbone) -> None:
@@ -113,7 +118,7 @@ def test_it_runs_at_the_adapters_own_window(tiny_wav2vec2: Backbone) -> None:
     backbone = Measured.__new__(Measured)
     vars(backbone).update(vars(tiny_wav2vec2))
     window = {"sampling_rate": 16000, "window_frames": 700}
-    SmokeTest(backbone, 30, MOST_BYTES)(*candidate(tiny_wav2vec2, input=window))
+    smoke_test(backbone, 30)(*candidate(tiny_wav2vec2, input=window))
     assert lengths == [700 * 160] * 2
 
 
@@ -124,13 +129,13 @@ def test_a_row_that_cannot_fit_is_refused_by_arithmetic(tiny_ast: Backbone) -> N
     with pytest.raises(
         InvalidBundle, match=r"input.window_frames: a window of 30000 frames is 23,994 tokens .* 8,833 MiB"
     ):
-        SmokeTest(faulty(tiny_ast, rows.append), 30, MOST_BYTES)(*candidate(tiny_ast, input=window))
+        smoke_test(faulty(tiny_ast, rows.append), 30)(*candidate(tiny_ast, input=window))
     assert not rows
     assert time.monotonic() - started < 1.0
 
 
 def test_one_that_hangs_costs_its_upload_its_time_and_the_next_ones_none(tiny_ast: Backbone, hang: Hang) -> None:
-    smoke, fine = SmokeTest(faulty(tiny_ast, hang), SECONDS, MOST_BYTES), candidate(tiny_ast)
+    smoke, fine = smoke_test(faulty(tiny_ast, hang), SECONDS), candidate(tiny_ast)
     begun = time.monotonic()
     with pytest.raises(DeadlineExceeded, match=r"was not done within 0\.5 s"):
         smoke(*fine)
@@ -144,7 +149,7 @@ def test_one_that_hangs_costs_its_upload_its_time_and_the_next_ones_none(tiny_as
 
 def test_one_that_comes_back_lets_others_in(tiny_ast: Backbone, hang: Hang) -> None:
     backbone = faulty(tiny_ast, hang)
-    smoke, fine = SmokeTest(backbone, SECONDS, MOST_BYTES), candidate(tiny_ast)
+    smoke, fine = smoke_test(backbone, SECONDS), candidate(tiny_ast)
     with pytest.raises(DeadlineExceeded):
         smoke(*fine)
     hang.released.set()
@@ -159,7 +164,7 @@ def test_the_wait_for_a_turn_counts(tiny_ast: Backbone, hang: Hang) -> None:
         rows.append(count)
         hang(count)
 
-    smoke, fine = SmokeTest(faulty(tiny_ast, fault), 3 * SECONDS, MOST_BYTES), candidate(tiny_ast)
+    smoke, fine = smoke_test(faulty(tiny_ast, fault), 3 * SECONDS), candidate(tiny_ast)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(smoke, *fine)
         assert hang.begun.wait(10)

@@ -22,7 +22,7 @@ from service.api.problems import problem
 from service.api.schemas import AdapterInfo, AdapterList, AliasRequest, History, Residency, Uploaded, VersionDetail
 from service.api.uploads import receive_bundle
 from service.deadline import Deadline
-from service.engine.engine import Engine
+from service.engine.local import LocalDevice
 from service.engine.slots import State
 from service.errors import Forbidden
 from service.model.spec import TaskType
@@ -236,7 +236,7 @@ async def delete_adapter(request: Request, name: str) -> None:
 @router.post("/v1/adapters/{name}/load", **_WRITE)
 async def load(request: Request, name: str) -> Residency:
     """Loads a version (`name`, `name@2`, `name@alias`) into a slot now rather than at its first request."""
-    return await _reside(request, name, Engine.load)
+    return await _reside(request, name, LocalDevice.load)
 
 
 @router.post("/v1/adapters/{name}/unload", **_WRITE)
@@ -244,26 +244,26 @@ async def unload(request: Request, name: str) -> Residency:
     """Frees the version's slot; the next request for it loads it again. Of a pinned version, only `admin` may."""
     runtime = context_of(request).runtime
     _require_unpinned(request, runtime, [runtime.registry.resolve(name)])
-    return await _reside(request, name, Engine.unload)
+    return await _reside(request, name, LocalDevice.unload)
 
 
 @router.post("/v1/adapters/{name}/pin", **_PIN)
 async def pin(request: Request, name: str) -> Residency:
     """Loads the version and keeps it in its slot."""
-    return await _reside(request, name, Engine.pin)
+    return await _reside(request, name, LocalDevice.pin)
 
 
 @router.post("/v1/adapters/{name}/unpin", **_PIN)
 async def unpin(request: Request, name: str) -> Residency:
     """Lets the version be evicted again."""
-    return await _reside(request, name, Engine.unpin)
+    return await _reside(request, name, LocalDevice.unpin)
 
 
 def _require_unpinned(request: Request, runtime: Runtime, versions: Sequence[AdapterVersion]) -> None:
     """Raises Forbidden where a caller without `admin` would end a pin, which is an administrator's."""
     if caller_of(request).grant.allows(Scope.ADMIN):
         return
-    for version, place in zip(versions, runtime.engine.residences(versions), strict=True):
+    for version, place in zip(versions, runtime.engine.device.residences(versions), strict=True):
         if place.is_pinned:
             raise Forbidden(
                 f"{version.reference} is pinned, and only a key with the scope admin may end that",
@@ -284,10 +284,10 @@ async def writing(request: Request) -> AsyncIterator[tuple[Admission, Pool]]:
 
 
 async def _reside(
-    request: Request, reference: str, change: Callable[[Engine, AdapterVersion], Awaitable[None]]
+    request: Request, reference: str, change: Callable[[LocalDevice, AdapterVersion], Awaitable[None]]
 ) -> Residency:
     async with admitted(request) as admission:
         runtime = admission.runtime
         version = runtime.registry.resolve(reference)
-        await change(runtime.engine, version)
+        await change(runtime.engine.device, version)
         return listing.residency(runtime, version)

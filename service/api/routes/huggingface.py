@@ -13,7 +13,7 @@ from service.api.clips import filled, read_clips
 from service.api.lifetime import Admission, admitted, while_connected
 from service.api.long_json import set_aside
 from service.api.openapi import HUB_BODY, errors
-from service.api.outputs import ERRORS, infer, json_answer, resolve
+from service.api.outputs import ERRORS, answered, infer, resolve
 from service.api.schemas import HubParameters, HubRequest, LabelScore
 from service.errors import InvalidRequest
 from service.model.spec import TaskType
@@ -36,14 +36,11 @@ async def huggingface(request: Request, adapter: str) -> Response:
     """
     async with admitted(request) as admission:
         version = resolve(admission, [adapter], TaskType.CLASSIFICATION)[0]
-        clip, parameters = await _read(admission)
-        _check(version, parameters)
-
-        async def run() -> bytes:
-            _, ((output,),) = await infer(admission, [clip], [version])
-            return await asyncio.to_thread(answers.labels, output, parameters.top_k or 0)
-
-        return json_answer(await while_connected(request, run()))
+        async with admission.runtime.engine.admit([version]) as place:
+            clip, parameters = await _read(admission)
+            _check(version, parameters)
+            _, outputs = await while_connected(request, infer(admission, place, [clip]))
+        return await answered(outputs, lambda: answers.labels(outputs[0][0], parameters.top_k or 0))
 
 
 async def _read(admission: Admission) -> tuple[bytes, HubParameters]:

@@ -14,7 +14,7 @@ from service.api.clips import read_clips, read_trial
 from service.api.lifetime import admitted, while_connected
 from service.api.long_json import MAX_PARSED_BYTES, PARSED_SIZE, parse_json
 from service.api.openapi import AUDIO_BODY, TRIAL_BODY, errors
-from service.api.outputs import ERRORS, infer, json_answer, resolve
+from service.api.outputs import ERRORS, answered, infer, json_answer, resolve
 from service.api.schemas import ClassifyAnswer, EmbedAnswer, ScoreAnswer, ScoreRequest
 from service.errors import InvalidRequest
 from service.model.spec import TaskType
@@ -42,14 +42,10 @@ async def classify(request: Request, adapter: References, top_k: TopK = 5, windo
     """Labels of one or more clips by one or more adapters; results by clip, then by adapter as asked."""
     async with admitted(request) as admission:
         adapters = resolve(admission, adapter, TaskType.CLASSIFICATION)
-        admission.runtime.engine.check(adapters)  # an overload is told before the body is read
-        encoded = await read_clips(admission)
-
-        async def run() -> bytes:
-            clips, outputs = await infer(admission, encoded, adapters)
-            return await asyncio.to_thread(answers.classification, clips, outputs, top_k, windows)
-
-        return json_answer(await while_connected(request, run()))
+        async with admission.runtime.engine.admit(adapters) as place:  # an overload is told before the body is read
+            encoded = await read_clips(admission)
+            clips, outputs = await while_connected(request, infer(admission, place, encoded))
+        return await answered(outputs, lambda: answers.classification(clips, outputs, top_k, windows))
 
 
 @router.post(
@@ -63,14 +59,10 @@ async def embed(request: Request, adapter: References) -> Response:
     """Voiceprints of one or more clips, of length 1; what adapters without a head pooled is answered as it is."""
     async with admitted(request) as admission:
         adapters = resolve(admission, adapter, TaskType.VERIFICATION, TaskType.FEATURES)
-        admission.runtime.engine.check(adapters)  # an overload is told before the body is read
-        encoded = await read_clips(admission)
-
-        async def run() -> bytes:
-            clips, outputs = await infer(admission, encoded, adapters)
-            return await asyncio.to_thread(answers.embeddings, clips, outputs)
-
-        return json_answer(await while_connected(request, run()))
+        async with admission.runtime.engine.admit(adapters) as place:  # an overload is told before the body is read
+            encoded = await read_clips(admission)
+            clips, outputs = await while_connected(request, infer(admission, place, encoded))
+        return await answered(outputs, lambda: answers.embeddings(clips, outputs))
 
 
 @router.post(
@@ -93,14 +85,10 @@ async def score(request: Request, adapter: References) -> Response:
             body = await read_body(request, MAX_PARSED_BYTES, admission.reservation)
             admission.reservation.add(PARSED_SIZE * len(body))
             return json_answer(await asyncio.to_thread(_score_vectors, version, body))
-        admission.runtime.engine.check([version])
-        encoded, names = await read_trial(admission)
-
-        async def run() -> bytes:
-            clips, outputs = await infer(admission, encoded, [version])
-            return answers.trial(version, clips, [of_clip[0] for of_clip in outputs], names)
-
-        return json_answer(await while_connected(request, run()))
+        async with admission.runtime.engine.admit([version]) as place:
+            encoded, names = await read_trial(admission)
+            clips, outputs = await while_connected(request, infer(admission, place, encoded))
+        return await answered(outputs, lambda: answers.trial(version, clips, [one[0] for one in outputs], names))
 
 
 def _score_vectors(version: AdapterVersion, body: bytes) -> bytes:

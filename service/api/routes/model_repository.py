@@ -175,7 +175,7 @@ def _index(context: Context, grant: Grant, only_ready: bool) -> list[IndexEntry]
     for record in runtime.registry.walk(""):
         if not grant.covers(record.name):
             continue
-        for version, place in zip(record.versions, runtime.engine.residences(record.versions), strict=True):
+        for version, place in zip(record.versions, runtime.engine.device.residences(record.versions), strict=True):
             reason = runtime.registry.problem(version) or place.failure
             if not (reason and only_ready):
                 state = "UNAVAILABLE" if reason else "READY"

@@ -14,7 +14,7 @@ from service.api.context import context_of
 from service.api.lifetime import Admission, admitted, while_connected
 from service.api.long_json import set_aside
 from service.api.openapi import INFER_BODY, errors
-from service.api.outputs import ERRORS, infer, json_answer
+from service.api.outputs import ERRORS, few_values, infer, json_answer
 from service.api.tensor_bytes import JSON_LENGTH, inflate, split
 from service.errors import AdapterFailed, PayloadTooLarge
 from service.registry.store import AdapterVersion
@@ -125,7 +125,8 @@ def _metadata(request: Request, model: str, version: AdapterVersion) -> protocol
 async def _readiness(request: Request, model: str, reference: str) -> protocol.ModelReady:
     version, context = _resolved(request, reference), context_of(request)
     runtime = context.runtime
-    if fault := await context.disk.once(runtime.registry.problem, version) or runtime.engine.failure(version):
+    fault = await context.disk.once(runtime.registry.problem, version)
+    if fault := fault or runtime.engine.device.residences([version])[0].failure:
         raise AdapterFailed(fault, adapter=reference)
     return protocol.ModelReady(name=model, ready=True)
 
@@ -133,13 +134,14 @@ async def _readiness(request: Request, model: str, reference: str) -> protocol.M
 async def _infer(request: Request, model: str, reference: str) -> Response:
     async with admitted(request) as admission:
         version = _resolved(request, reference)
-        asked, encoded = await _read(admission, version)
-
-        async def run() -> tuple[bytes, int | None]:
-            _, outputs = await infer(admission, encoded, [version])
-            return await asyncio.to_thread(protocol.answer, asked, model, [of_clip[0] for of_clip in outputs])
-
-        content, json_length = await while_connected(request, run())
+        async with admission.runtime.engine.admit([version]) as place:
+            asked, encoded = await _read(admission, version)
+            _, outputs = await while_connected(request, infer(admission, place, encoded))
+        told = [of_clip[0] for of_clip in outputs]
+        if few_values(outputs):
+            content, json_length = protocol.answer(asked, model, told)
+        else:
+            content, json_length = await asyncio.to_thread(protocol.answer, asked, model, told)
         answered = json_answer(content)
         if json_length is not None:
             answered.headers[JSON_LENGTH] = str(json_length)

@@ -164,37 +164,37 @@ async def enrol_speaker(
     async with visiting(request, domain, speaker) as visit:
         version, store = visit.resolve(adapter), visit.store
         needs_consent = visit.admission.context.settings.require_consent
-        visit.admission.runtime.engine.check([version])
-        encoded = await read_clips(visit.admission)
-        attempt = Attempt.of(key, b"enrol", speaker.encode(), adapter.encode(), *encoded)
-        if (known := await visit.run(store.recall, visit.by, attempt)) is not None:
-            return _told(known, 201)
-        check_may_enrol(await visit.run(store.look, visit.by.domain, speaker), needs_consent)
-        number = await visit.run(store.number, visit.by.domain, speaker)
-        voice = shown.voice_of(version)
+        async with visit.admission.runtime.engine.admit([version]) as place:
+            encoded = await read_clips(visit.admission)
+            attempt = Attempt.of(key, b"enrol", speaker.encode(), adapter.encode(), *encoded)
+            if (known := await visit.run(store.recall, visit.by, attempt)) is not None:
+                return _told(known, 201)
+            check_may_enrol(await visit.run(store.look, visit.by.domain, speaker), needs_consent)
+            number = await visit.run(store.number, visit.by.domain, speaker)
+            voice = shown.voice_of(version)
 
-        async def work() -> Told:
-            clips = await visit.listen(version, encoded)
+            async def work() -> Told:
+                clips = await visit.listen(place, encoded)
 
-            def tell(after: Speaker, added: list[Enrolment | None]) -> str:
-                told = [_enrolled(clip, one) for clip, one in zip(clips, added, strict=True)]
-                return shown.enrolled(after, voice, told, store.now()).model_dump_json()
+                def tell(after: Speaker, added: list[Enrolment | None]) -> str:
+                    told = [_enrolled(clip, one) for clip, one in zip(clips, added, strict=True)]
+                    return shown.enrolled(after, voice, told, store.now()).model_dump_json()
 
-            told: Told = await visit.change(
-                lambda deadline: store.enrol(
-                    visit.by,
-                    speaker,
-                    voice,
-                    clips,
-                    tell,
-                    number=number,
-                    needs_consent=needs_consent,
-                    terms=Terms(deadline, attempt),
+                told: Told = await visit.change(
+                    lambda deadline: store.enrol(
+                        visit.by,
+                        speaker,
+                        voice,
+                        clips,
+                        tell,
+                        number=number,
+                        needs_consent=needs_consent,
+                        terms=Terms(deadline, attempt),
+                    )
                 )
-            )
-            return told
+                return told
 
-        return _told(await while_connected(request, work()), 201)
+            return _told(await while_connected(request, work()), 201)
 
 
 @router.post("/v1/speakers/{speaker}/verify", response_model=shown.VerifyAnswer, **_LISTEN)
@@ -216,29 +216,29 @@ async def verify_speaker(
         judge, voice = verifying.threshold_of(version.manifest, threshold), shown.voice_of(version)
         if prior is not None and version.manifest.calibration is None:
             raise InvalidRequest(f"{version.reference} has no calibration, so a prior makes no probability")
-        visit.admission.runtime.engine.check([version])
-        encoded = await read_clips(visit.admission)
+        async with visit.admission.runtime.engine.admit([version]) as place:
+            encoded = await read_clips(visit.admission)
 
-        async def work() -> str:
-            found = await visit.run(store.look, visit.by.domain, speaker)
-            clips: Sequence[Spoken] = ()
-            if verifying.standing(found, voice, store.now()) is None:
-                clips = await visit.listen(version, encoded)
-            seconds = sum(clip.speech_seconds for clip in clips)
+            async def work() -> str:
+                found = await visit.run(store.look, visit.by.domain, speaker)
+                clips: Sequence[Spoken] = ()
+                if verifying.standing(found, voice, store.now()) is None:
+                    clips = await visit.listen(place, encoded)
+                seconds = sum(clip.speech_seconds for clip in clips)
 
-            def decide(now: Speaker, references: list[Reference]) -> tuple[Verdict, str]:
-                reason = verifying.standing(now, voice, store.now())
-                if reason is None and clips:
-                    test = mean_of([clip.vector for clip in clips])
-                    verdict = verifying.compare(version.manifest, references, test, seconds, judge)
-                else:
-                    verdict = Verdict(reason or "speaker_not_enrolled")
-                return verdict, verdict.decision
+                def decide(now: Speaker, references: list[Reference]) -> tuple[Verdict, str]:
+                    reason = verifying.standing(now, voice, store.now())
+                    if reason is None and clips:
+                        test = mean_of([clip.vector for clip in clips])
+                        verdict = verifying.compare(version.manifest, references, test, seconds, judge)
+                    else:
+                        verdict = Verdict(reason or "speaker_not_enrolled")
+                    return verdict, verdict.decision
 
-            verdict = await visit.change(lambda deadline: store.judge(visit.by, speaker, voice, decide, deadline))
-            return _verified(speaker, version, judge, verdict, clips, prior)
+                verdict = await visit.change(lambda deadline: store.judge(visit.by, speaker, voice, decide, deadline))
+                return _verified(speaker, version, judge, verdict, clips, prior)
 
-        return json_answer((await while_connected(request, work())).encode())
+            return json_answer((await while_connected(request, work())).encode())
 
 
 async def _opt(
