@@ -9,7 +9,9 @@ from service.cli.connection import told
 
 
 def import_(
-    directory: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="What PEFT saved.")],
+    directory: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="What PEFT saved, or one file of IPET's authors.")
+    ],
     base: Annotated[str, typer.Option(help="Model that it was trained on: a directory or Hub id.")],
     out: Annotated[Path, typer.Option(file_okay=False, help="Directory to write; made if need be.")],
     name: Annotated[str | None, typer.Option(help="Of the adapter; the directory's unless given.")] = None,
@@ -20,7 +22,7 @@ def import_(
         int | None, typer.Option(min=3, help="Length of windows, 10 ms each; whole clips unless given.")
     ] = None,
 ) -> None:
-    """Make a bundle of a LoRA, DoRA or IA3 directory that PEFT saved."""
+    """Make a bundle of a LoRA, DoRA or IA3 directory that PEFT saved, or of a state dict of IPET's authors."""
     with told():
         from service.exchange.bundles import import_bundle
 

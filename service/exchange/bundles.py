@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import InvalidBundle
+from service.exchange.authors import find_state, read_authors
 from service.exchange.base import Base
 from service.exchange.peft import is_peft, read_peft
 from service.registry.bundle import read_weights, write_bundle
-from service.registry.manifest import Manifest, build_manifest, is_name
+from service.registry.manifest import CONFIG_FILE, Manifest, build_manifest, is_name
 
 _log = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ def import_bundle(
     labels: Sequence[str] | None = None,
     window_frames: int | None = None,
 ) -> Manifest:
-    """Make a bundle of a PEFT directory.
+    """Make a bundle of a directory: of PEFT, or with one file of IPET's authors.
 
     Args:
         base_name: directory or Hub id of the model that the adapter was trained on.
@@ -34,12 +35,18 @@ def import_bundle(
         InvalidBundle: what cannot be served exactly, by name; nothing is written then.
         OSError, ValueError: the base cannot be read.
     """
-    if not is_peft(source):
-        raise InvalidBundle(f"{source.name}: expected a directory that PEFT saved, with its adapter_config.json")
+    state = None if (source / CONFIG_FILE).exists() else find_state(source)
+    if state is None and not is_peft(source):
+        raise InvalidBundle(
+            f"{source.name}: expected a directory that PEFT saved, or one file with a state dict of IPET's authors"
+        )
     base = Base.load(base_name)
     if base.around.assumed:
         _log.warning("%s has no preprocessor_config.json: its architecture's defaults are taken", base_name)
-    fields, tensors = read_peft(source, base, labels)
+    fields, tensors = read_peft(source, base, labels) if state is None else read_authors(state, base, labels)
+    window = base.input_fields(window_frames)
+    if state is not None and base.model_type.reads_samples:
+        window["normalize"] = False  # the authors read samples as they are
     called = name or source.resolve().name.lower()
     if not is_name(called):
         raise InvalidBundle(f"{called!r} is no name for an adapter; give one by --name")
@@ -55,7 +62,7 @@ def import_bundle(
             "num_hidden_layers": spec.num_hidden_layers,
             "fingerprint": spec.fingerprint,
         },
-        "input": base.input_fields(window_frames),
+        "input": window,
     }
     manifest = build_manifest(common | fields)
     files = write_bundle(out, manifest, tensors)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig
+from transformers.modeling_utils import load_state_dict
 from transformers.utils.logging import disable_progress_bar
 
 from service.model.spec import ModelType
@@ -122,6 +123,15 @@ def load_checkpoint(name: str) -> Checkpoint:
         raise ValueError(f"backbone {name!r} lacks tensors or has them in another shape: {missing[:5]}")
     module.eval().requires_grad_(False)
     return Checkpoint(model_type, config, module, published_tensors(model_type, module.state_dict()))
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """A file's tensors, safetensors or torch's own read for weights alone, which runs nothing. Raises ValueError."""
+    try:
+        state: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
+    except Exception as error:  # whatever a file can make the two readers raise, UnpicklingError among it
+        raise ValueError(f"{path.name} holds no tensors that can be read safely: {str(error)[:200]}") from None
+    return state
 
 
 def _read_module(name: str, config: PretrainedConfig) -> tuple[nn.Module, dict[str, Any]]:
