@@ -6,7 +6,6 @@ import time
 import uuid
 from typing import Any, Final
 
-from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,16 +22,16 @@ EXPECTED: Final = frozenset({200, 503})  # of those; anything else is logged
 TWO_CALLERS: Final = "a request has one Authorization header; a proxy and the service could each believe another one"
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_HEADERS: Final = {  # of every answer that does not say otherwise itself, as the pages do
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
+_HEADERS: Final = (  # of every answer that does not say otherwise itself, as the pages do
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+)
 _log = logging.getLogger("service.requests")
 
 
@@ -63,14 +62,14 @@ class Surroundings:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = request_id
+                headers = message["headers"]
+                said = {name for name, _ in headers}
+                headers += [field for field in _HEADERS if field[0] not in said]
+                headers.append((b"x-request-id", request_id.encode()))
                 if self.context.draining:
-                    headers["Connection"] = "close"  # the next request is for another server
+                    headers.append((b"connection", b"close"))  # the next request is for another server
                 for name, value in _state(scope).get("answer_headers", {}).items():
-                    headers[name] = value
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
+                    headers.append((name.lower().encode(), value.encode()))
             await send(message)
 
         self.telemetry.requests_in_flight.inc()
