@@ -21,7 +21,7 @@ LENIENT = re.compile(
 
 def path_of(route: APIRoute) -> str:
     """A path that the route answers."""
-    return PAGES.get(route.path) or route.path.format(**GIVEN)
+    return PAGES.get(route.path) or route.path.format_map(defaultdict(lambda: "1", GIVEN))
 
 
 def refused(answer: httpx.Response) -> tuple[int, str]:
