@@ -72,7 +72,7 @@ class Served:
     """One method of one path: what it asks of its caller, what it takes and who answers it.
 
     Args:
-        names: of its query; None where any is let pass.
+        is_strict: whether its query has no parameters but these, each once unless it is a list.
         form: of what the function returns, unless that is a Response.
     """
 
@@ -80,7 +80,7 @@ class Served:
     requirement: Requirement
     takes_request: bool
     parameters: tuple[Parameter, ...]
-    names: frozenset[str] | None
+    is_strict: bool
     function: Callable[..., Awaitable[object]]
     form: TypeAdapter[Any]
 
@@ -97,8 +97,6 @@ class Served:
         requirement = route.dependencies[0].dependency
         if not isinstance(requirement, Requirement):
             raise TypeError(f"{route.path} does not say what it requires of its caller")
-        is_checked = requirement.asks_for_key and not route.path.startswith(UNCHECKED)
-        names = frozenset(one.alias for one in parameters if one.place == "query")
         returned = hints["return"]
         is_response = isinstance(returned, type) and issubclass(returned, Response)
         return cls(
@@ -106,7 +104,7 @@ class Served:
             requirement,
             "request" in declared,
             parameters,
-            names if is_checked else None,
+            requirement.asks_for_key and not route.path.startswith(UNCHECKED),
             route.endpoint,
             TypeAdapter(Any if is_response else returned),
         )
@@ -115,15 +113,21 @@ class Served:
         """What the function answers. Raises what it, or its requirement, raises."""
         self.requirement.enter(request)
         try:
-            if self.names is not None:
-                for name in request.query_params:
-                    if name not in self.names:
-                        known = f"; it takes {', '.join(sorted(self.names))}" if self.names else " and takes none"
-                        raise InvalidRequest(f"query.{shown(name)}: this call has no such parameter{known}")
+            if request.query_params and self.is_strict:
+                self._check_query(request)
             values = {one.name: one.of(request) for one in self.parameters}
             return self._response(await self.function(*((request,) if self.takes_request else ()), **values))
         finally:
             self.requirement.leave(request)
+
+    def _check_query(self, request: Request) -> None:
+        known = {one.alias: one for one in self.parameters if one.place == "query"}
+        for name in request.query_params:
+            if name not in known:
+                told = f"; it takes {', '.join(sorted(known))}" if known else " and takes none"
+                raise InvalidRequest(f"query.{shown(name)}: this call has no such parameter{told}")
+            if not known[name].is_list and len(request.query_params.getlist(name)) > 1:
+                raise InvalidRequest(f"query.{name} is given twice; this call takes one")
 
     def _response(self, result: object) -> Response:
         if isinstance(result, Response):
@@ -192,10 +196,11 @@ class Dispatch:
 def _parameter(name: str, hint: Any, default: object, path: str) -> Parameter:
     markers = typing.get_args(hint)[1:] if typing.get_origin(hint) is typing.Annotated else ()
     bare = typing.get_args(hint)[0] if markers else hint
-    if any(isinstance(marker, Header) for marker in markers):
-        return Parameter(name, name.replace("_", "-"), "header", False, default, TypeAdapter(hint))
-    is_query = any(isinstance(marker, Query) for marker in markers)
-    if not is_query and f"{{{name}}}" not in path:
+    marker = next((one for one in markers if isinstance(one, Query | Header)), None)
+    if marker is None and f"{{{name}}}" not in path:
         raise TypeError(f"{path}: where {name} comes from is not declared")
-    is_list = typing.get_origin(bare) is list
-    return Parameter(name, name, "query" if is_query else "path", is_list, default, TypeAdapter(hint))
+    place: Literal["path", "query", "header"]
+    place = "path" if marker is None else "header" if isinstance(marker, Header) else "query"
+    alias = marker.alias if marker is not None else None
+    alias = alias or (name.replace("_", "-") if place == "header" else name)
+    return Parameter(name, alias, place, typing.get_origin(bare) in (list, tuple), default, TypeAdapter(hint))

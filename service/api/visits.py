@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from fastapi import Request
 
@@ -17,15 +17,12 @@ from service.api.outputs import infer, resolve
 from service.deadline import Deadline
 from service.engine.engine import Outputs, Place
 from service.engine.prepare import Clip
-from service.errors import InvalidRequest
 from service.model.spec import TaskType
 from service.registry.store import AdapterVersion
 from service.scoring.score import voiceprint
 from service.speakers.journal import By
 from service.speakers.speaker import Speaker, require_speaker
 from service.speakers.store import SpeakerStore, Spoken
-
-REPEATED: Final = frozenset({"among"})  # parameters that may be given several times
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +75,6 @@ async def visiting(request: Request, domain: str | None, speaker: str | None = N
         InvalidRequest: what is no domain, or no speaker's id.
         Overloaded: too many are under way.
     """
-    _check_query(request)
     caller = caller_of(request)
     if domain is not None and domain != caller.grant.domain:
         caller.require_scope(Scope.ADMIN)
@@ -88,17 +84,6 @@ async def visiting(request: Request, domain: str | None, speaker: str | None = N
     async with admitted(request) as admission:
         with admission.context.speaking.place():
             yield Visit(admission, By(domain or caller.grant.domain, caller.actor))
-
-
-def _check_query(request: Request) -> None:
-    """Raises InvalidRequest for a parameter that the route does not know, or one given twice that it takes once."""
-    fields = {field.alias: field for field in request.scope["route"].dependant.query_params}
-    for name, value in request.query_params.multi_items():
-        if name not in fields:
-            known = ", ".join(sorted(fields)) or "none"
-            raise InvalidRequest(f"the parameter {name[:80]!a} is not one of this call's: {known}")
-        if len(request.query_params.getlist(name)) > 1 and name not in REPEATED:
-            raise InvalidRequest(f"the parameter {name} is given twice; this call takes one, got {value[:80]!a} too")
 
 
 def _spoken(clip: Clip, output: Outputs) -> Spoken:

@@ -67,7 +67,13 @@ def test_an_unknown_parameter_is_named(live: Live, route: APIRoute) -> None:
 
 def test_a_query_has_an_end(live: Live) -> None:
     assert refused(live.http.get("/v1/adapters?" + "&q=" * 1000)) == (422, "invalid_request")
-    assert live.http.get("/v1/adapters?" + "&q=" * 200).status_code == 200
+    assert live.http.get("/v1/adapters?" + "&" * 200).status_code == 200
+
+
+def test_what_is_taken_once_is_given_once(live: Live) -> None:
+    answer = live.http.get("/v1/adapters?q=a&q=b")
+    assert refused(answer) == (422, "invalid_request")
+    assert "q is given twice" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
