@@ -1,12 +1,13 @@
 """`ipet adapters`: what a running server holds, and changing it."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from service.cli import at_rest
-from service.cli.connection import DEFAULT_URL, AsJson, Key, Url, connected, fail, print_json, print_table
+from service.cli.connection import DEFAULT_URL, AsJson, Key, Url, connected, fail, print_json, print_table, told
 
 if TYPE_CHECKING:
     from service.client_answers import Change
@@ -46,11 +47,21 @@ def push(
     bundle: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Directory of the bundle.")],
     name: Annotated[str | None, typer.Option(help="The bundle's own name unless given.")] = None,
     activate: Annotated[bool, typer.Option(help="Make it live at once.")] = True,
+    base: Annotated[str | None, typer.Option(help="Model that another library's adapter was trained on.")] = None,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
-    """Upload a bundle as its adapter's next version; the server goes on serving."""
-    with connected(url, key) as client:
+    """Upload a bundle as its adapter's next version; the server goes on serving.
+
+    With --base what PEFT or IPET's authors saved becomes a bundle on the way, as by `ipet import`.
+    """
+    with TemporaryDirectory() as made, connected(url, key) as client:
+        if base is not None:
+            with told():
+                from service.exchange.bundles import import_bundle
+
+                import_bundle(bundle, Path(made) / "bundle", base, name=name)
+            bundle = Path(made) / "bundle"
         answer = client.push(bundle, name, activate)
     state = "live" if answer["live"] else "not live"
     typer.echo(f"{answer['name']}@{answer['version']} {state} {answer['digest']}")

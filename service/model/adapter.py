@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from service.model.parts.head import Head, hold_head, read_head
 from service.model.spec import AdapterSpec, BackboneSpec, expected_shapes
 
 if TYPE_CHECKING:
@@ -37,10 +36,6 @@ class AdapterWeights:
         """The weights on a device."""
         return AdapterWeights(self.spec, {name: tensor.to(device) for name, tensor in self.tensors.items()})
 
-    def head(self, embeddings: Tensor, backbone: BackboneSpec) -> Tensor:
-        """Embeddings `[B, E]` -> the head's outputs `[B, C]`, of this adapter alone."""
-        return read_head(hold_head(self.spec.find(Head) or Head(), self.tensors, backbone), embeddings)
-
     def to_tensors(self) -> dict[str, Tensor]:
         """The tensors under the contract's names, detached, on the CPU."""
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
@@ -49,11 +44,6 @@ class AdapterWeights:
         """What reads the bare backbone: the head, with its layer weights, and nothing that changes the backbone."""
         spec = AdapterSpec(tuple(part for part in self.spec.parts if part.counted_as == "head"))
         return AdapterWeights(spec, {name: t for name, t in self.tensors.items() if name.startswith("head.")})
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
 class TrainableAdapter(nn.Module):

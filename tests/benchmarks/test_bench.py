@@ -14,7 +14,7 @@ from tests.benchmarks.contestants import AUTHORS, BARE, ENGINE, REQUESTS, SWAP_E
 from tests.benchmarks.document import DOCUMENT, with_results
 from tests.benchmarks.geometry import Cell, bare_flops
 from tests.benchmarks.measure import measure
-from tests.benchmarks.plan import Plan, read_plan
+from tests.benchmarks.plan import COMPARED, Plan, read_plan
 from tests.benchmarks.plots import draw
 from tests.benchmarks.results import Results, describe_machine, failures, read_json, write_json
 from tests.benchmarks.table import WIDTH, show
@@ -23,7 +23,7 @@ from tests.benchmarks.timing import Spread, ratios, take_turns
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.fixture(scope="module", params=list(ModelType))
+@pytest.fixture(scope="module", params=COMPARED)
 def results(request: pytest.FixtureRequest) -> Results:
     """One cell on a tiny backbone, one round."""
     short = {ModelType.AST: "ast", ModelType.WAV2VEC2: "wav2vec2"}[request.param]

@@ -98,7 +98,7 @@ def test_folded_equals_prepended(directory: Path, backbone: Backbone, spec: Adap
     tensors = weights.to_tensors()
     expected = Reference(directory).embeddings(inputs, tensors, *scale_and_residual(spec))
     assert relative_error(embeddings, expected) < 1e-5
-    assert relative_error(weights.head(embeddings, backbone.spec), head(tensors, expected)) < 1e-4
+    assert relative_error(backbone.answer(inputs, Bank.of(backbone, [weights]), [1, 1]), head(tensors, expected)) < 1e-4
 
 
 def test_mixed_batch_equals_each_row_alone(backbone: Backbone) -> None:
@@ -134,7 +134,7 @@ def test_gradients_reach_prompt_and_adapter_and_nothing_else(backbone: Backbone)
             if "up__weight" in name:
                 parameter.normal_(std=0.1)
     weights = adapter.weights()
-    logits = weights.head(backbone.forward(inputs, Bank.of(backbone, [weights]), [1, 1]), backbone.spec)
+    logits = backbone.answer(inputs, Bank.of(backbone, [weights]), [1, 1])
     logits.square().sum().backward()
     still = {
         name.replace("__", ".")

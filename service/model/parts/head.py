@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from service.model.groups import Group, Groups, RowSubset
+from service.model.groups import Group, Groups
 from service.model.parts.part import Holding, Part, Shapes, model_type_of, pad, problem, size_class
 from service.model.spec import BackboneSpec, ModelType, TaskType
 
@@ -122,22 +122,6 @@ def hold_head(part: Head, tensors: Mapping[str, Tensor], backbone: BackboneSpec)
         held |= {"norm_weight": scale[None], "norm_bias": tensors["head.norm.bias"][None]}
         held["norm_eps"] = scale.new_full((1, 1), backbone.norm_eps if part.head == "ast" else NORM_EPS)
     return Holding(PLACE, Kind(width, norm), held, size=len(weight), exact=True)
-
-
-def read_head(held: Holding, embeddings: Tensor) -> Tensor:
-    """The outputs `[B, C]` of one head for all of a batch's embeddings `[B, E]`."""
-    batch = len(embeddings)
-    numbers = torch.zeros(batch, dtype=torch.long, device=embeddings.device)
-    group = Group(
-        held.kind,
-        {name: tensor[:, None] for name, tensor in held.tensors.items()},
-        [0] * batch,
-        numbers,
-        [held.size] * batch,
-        numbers,
-        RowSubset(range(batch), None),
-    )
-    return _outputs(group, embeddings.float())
 
 
 def read_heads(groups: Groups | None, embeddings: Tensor) -> Tensor:

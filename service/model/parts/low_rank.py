@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -149,6 +149,3 @@ class LowRank(Part):
             if name.endswith(".magnitude"):
                 _, layer, _, target, _ = name.split(".")
                 parameter.copy_(torch.linalg.vector_norm(backbone.exact_linear(int(layer), target)[0], dim=1))
-
-    def to_fields(self) -> dict[str, Any]:
-        return {"lora": self.section.model_dump(exclude_defaults=True)}

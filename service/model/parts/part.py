@@ -93,10 +93,6 @@ class Part(BaseModel):
         defaults = type(self).model_fields
         return max((v for name, v in self.since.items() if getattr(self, name) != defaults[name].default), default=1)
 
-    def to_fields(self) -> dict[str, Any]:
-        """The manifest's fields: those that every manifest has, and of the others what is not the default."""
-        return self.model_dump(include=set(self.always)) | self.model_dump(exclude_defaults=True)
-
     def shapes(self, backbone: BackboneSpec) -> Shapes:
         """Names and shapes of its tensors (contract, sections 2 and 5)."""
         raise NotImplementedError
