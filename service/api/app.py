@@ -19,6 +19,7 @@ from service.api.middleware import Surroundings
 from service.api.routes import (
     adapters,
     backbone,
+    changes,
     console,
     health,
     huggingface,
@@ -38,6 +39,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     model_repository.router,  # before the models, one of which could be called stats
     open_inference.router,
     adapters.router,
+    changes.router,
     backbone.router,
     key.router,
     speakers.router,

@@ -1,51 +1,62 @@
-"""Adapters, their versions and aliases: what the registry holds and what the device does."""
+"""Adapters, their versions and files, as the registry holds them and the device has them; nothing is changed here."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import FileResponse, Response
 
-from service.access.keys import Scope
-from service.access.quotas import Quota
-from service.api import listing
-from service.api.auth import ADMIN, READ, WRITE, caller_of
-from service.api.bodies import read_body
+from service.api.auth import READ, caller_of
 from service.api.context import Runtime, context_of
-from service.api.lifetime import Admission, admitted
-from service.api.listing import Search
-from service.api.long_json import parse_json
-from service.api.openapi import ALIAS_BODY, BUNDLE_BODY, errors
-from service.api.pools import Pool
+from service.api.openapi import errors
 from service.api.problems import problem
-from service.api.schemas import AdapterInfo, AdapterList, AliasRequest, History, Residency, Uploaded, VersionDetail
-from service.api.uploads import receive_bundle
-from service.deadline import Deadline
-from service.engine.local import LocalDevice
-from service.engine.slots import State
-from service.errors import Forbidden
+from service.api.schemas import (
+    AdapterInfo,
+    AdapterList,
+    Change,
+    History,
+    Residency,
+    VersionDetail,
+    VersionInfo,
+)
+from service.engine.slots import Residence, State
 from service.model.spec import TaskType
-from service.registry.store import AdapterVersion
+from service.registry.audit import Event
+from service.registry.store import AdapterRecord, AdapterVersion
 
 router: Final = APIRouter(tags=["adapters"])
 
-MAX_ALIAS_BYTES: Final = 2**17
 _READ_CODES: Final = (
     *("unknown_adapter", "unknown_version", "invalid_request", "unauthorized", "forbidden", "not_ready"),
     *("adapter_failed", "registry_unavailable", "overloaded"),
 )
 _READ: Final[dict[str, Any]] = {"dependencies": [Depends(READ)], "responses": errors(*_READ_CODES)}
 _CARD: Final[dict[str, Any]] = _READ | {"responses": errors(*_READ_CODES, "not_found")}
-_WRITE: Final[dict[str, Any]] = {
-    "dependencies": [Depends(WRITE)],
-    "responses": errors(
-        *("unknown_adapter", "unknown_version", "invalid_request", "version_is_live", "no_free_slot"),
-        *("adapter_failed", "backbone_mismatch", "unauthorized", "forbidden", "not_ready", "storage_full"),
-        *("payload_too_large", "deadline_exceeded", "registry_unavailable", "overloaded"),
-    ),
-}
-_PIN: Final[dict[str, Any]] = _WRITE | {"dependencies": [Depends(ADMIN)]}  # takes a slot from everyone
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Which adapters are wanted; None is any.
+
+    Args:
+        text: part of the name or of a version's description, upper or lower case.
+        state: of any of the versions.
+    """
+
+    text: str | None = None
+    task: TaskType | None = None
+    state: State | None = None
+
+    def wants(self, record: AdapterRecord) -> bool:
+        """As far as that shows without the device."""
+        if self.task is not None and record.task_type is not self.task:
+            return False
+        return self.text is None or _mentions(record, self.text.lower())
+
+    def wants_info(self, info: AdapterInfo) -> bool:
+        return self.state is None or any(version.state is self.state for version in info.versions)
 
 
 @router.get("/v1/adapters", response_model=AdapterList, **_READ)
@@ -61,7 +72,7 @@ async def list_adapters(
     context, grant = context_of(request), caller_of(request).grant
     runtime = context.runtime
     records = (record for record in runtime.registry.walk(after) if grant.covers(record.name))
-    content = await context.disk.once(listing.page, runtime, records, limit, Search(q, task, state))
+    content = await context.disk.once(page, runtime, records, limit, Search(q, task, state))
     return Response(content, media_type="application/json")
 
 
@@ -70,7 +81,7 @@ async def get_adapter(request: Request, name: str) -> AdapterInfo:
     """One adapter, its versions and aliases."""
     context = context_of(request)
     runtime = context.runtime
-    return await context.disk.once(listing.adapter_info, runtime, runtime.registry.record(name))
+    return await context.disk.once(adapter_info, runtime, runtime.registry.record(name))
 
 
 @router.get("/v1/adapters/{name}/history", **_READ)
@@ -83,64 +94,7 @@ async def get_history(
     """Who changed the adapter, when and what, newest first; also of a deleted adapter."""
     context = context_of(request)
     events = await context.disk.once(context.runtime.registry.history, name, limit + 1, after)
-    return listing.history(events, limit)
-
-
-@router.post(
-    "/v1/adapters/{name}/versions",
-    dependencies=[Depends(WRITE)],
-    status_code=201,
-    response_model=Uploaded,
-    responses={
-        200: {"description": "These bytes were uploaded before; nothing changed.", "model": Uploaded},
-        **errors(
-            *("invalid_request", "invalid_bundle", "backbone_mismatch", "wrong_task", "payload_too_large"),
-            *("unknown_adapter", "unauthorized", "forbidden", "not_ready", "storage_full", "deadline_exceeded"),
-            *("registry_unavailable", "overloaded"),
-        ),
-    },
-    openapi_extra=BUNDLE_BODY,
-)
-async def upload_version(
-    request: Request,
-    name: str,
-    activate: Annotated[bool, Query(description="Make the version live; a first version always is.")] = True,
-    idempotency_key: Annotated[
-        str | None,
-        Header(description="Of the caller's choice: a retry with it is answered as the first try was, for a week."),
-    ] = None,
-) -> Response:
-    """Stores a bundle as the adapter's next version, once it is whole, fits the backbone and has run on it."""
-    async with writing(request) as (admission, writers):
-        registry, disk = admission.runtime.registry, admission.context.disk
-        upload = registry.receive(name)
-        try:
-            await receive_bundle(admission, upload)
-            caller = caller_of(request)
-            published = await writers.change(
-                admission.deadline,
-                lambda deadline: registry.publish_upload(
-                    upload,
-                    activate=activate,
-                    actor=caller.actor,
-                    key=idempotency_key,
-                    domain=caller.grant.domain,
-                    quota=Quota.of(caller.grant, admission.context.settings),
-                    deadline=deadline,
-                ),
-            )
-        except BaseException:
-            await disk.run(upload.discard)
-            raise
-        # Nothing is waited for once a change is made: a deadline that fell into it would deny what has happened.
-    version = published.version
-    answer = Uploaded(name=version.name, version=version.version, digest=version.digest, live=published.live)
-    headers = (
-        {"Location": f"/v1/adapters/{version.name}/versions/{version.version}/config"} if published.created else {}
-    )
-    if published.replayed:
-        headers["Idempotency-Replayed"] = "true"
-    return Response(answer.model_dump_json(), 201 if published.created else 200, headers, media_type="application/json")
+    return history(events, limit)
 
 
 @router.get("/v1/adapters/{name}/versions/{version}", **_READ)
@@ -148,7 +102,7 @@ async def get_version(request: Request, name: str, version: int) -> VersionDetai
     """What one version is, where the device has it and, where it failed, why."""
     context = context_of(request)
     runtime = context.runtime
-    return await context.disk.once(listing.version_detail, runtime, runtime.registry.version(name, version))
+    return await context.disk.once(version_detail, runtime, runtime.registry.version(name, version))
 
 
 @router.get("/v1/adapters/{name}/versions/{version}/config", response_class=Response, **_READ)
@@ -185,109 +139,103 @@ async def download_card(request: Request, name: str, version: int) -> Response:
     return Response(card, headers={"ETag": f'"{found.digest}"', "Content-Type": "text/markdown; charset=utf-8"})
 
 
-@router.put("/v1/adapters/{name}/aliases/{alias}", openapi_extra=ALIAS_BODY, **_WRITE)
-async def set_alias(request: Request, name: str, alias: str) -> AdapterInfo:
-    """Points an alias at a version. `live` is what the bare name means: this rolls forward or back at once."""
-    async with writing(request) as (admission, writers):
-        # As a parameter, the body would be read whole, before any key is asked.
-        body = await read_body(request, MAX_ALIAS_BYTES, admission.reservation)
-        wanted = parse_json(body, AliasRequest)
-        runtime, actor = admission.runtime, caller_of(request).actor
+def page(runtime: Runtime, records: Iterable[AdapterRecord], limit: int | None, search: Search) -> bytes:
+    """The first `limit` adapters that are wanted, and where the next page begins: an AdapterList as JSON.
 
-        def move(deadline: Deadline) -> AdapterInfo:
-            record = runtime.registry.set_alias(name, alias, wanted.version, actor, deadline)
-            return listing.adapter_info(runtime, record)
-
-        return await writers.change(admission.deadline, move)
-
-
-@router.delete("/v1/adapters/{name}/aliases/{alias}", status_code=204, **_WRITE)
-async def delete_alias(request: Request, name: str, alias: str) -> None:
-    """Removes an alias; `live` cannot be removed."""
-    async with writing(request) as (admission, writers):
-        registry, actor = admission.runtime.registry, caller_of(request).actor
-        await writers.change(admission.deadline, lambda deadline: registry.delete_alias(name, alias, actor, deadline))
-
-
-@router.delete("/v1/adapters/{name}/versions/{version}", status_code=204, **_WRITE)
-async def delete_version(request: Request, name: str, version: int) -> None:
-    """Deletes a version that is not live, for good: its number is never used again."""
-    async with writing(request) as (admission, writers):
-        runtime, actor = admission.runtime, caller_of(request).actor
-        _require_unpinned(
-            request, runtime, [one for one in runtime.registry.record(name).versions if one.version == version]
-        )
-        await writers.change(
-            admission.deadline, lambda deadline: runtime.registry.delete_version(name, version, actor, deadline)
-        )
-
-
-@router.delete("/v1/adapters/{name}", status_code=204, **_WRITE)
-async def delete_adapter(request: Request, name: str) -> None:
-    """Deletes an adapter with all its versions and aliases; requests admitted before finish."""
-    async with writing(request) as (admission, writers):
-        runtime, actor = admission.runtime, caller_of(request).actor
-        _require_unpinned(request, runtime, runtime.registry.record(name).versions)
-        await writers.change(
-            admission.deadline, lambda deadline: runtime.registry.delete_adapter(name, actor, deadline)
-        )
-
-
-@router.post("/v1/adapters/{name}/load", **_WRITE)
-async def load(request: Request, name: str) -> Residency:
-    """Loads a version (`name`, `name@2`, `name@alias`) into a slot now rather than at its first request."""
-    return await _reside(request, name, LocalDevice.load)
-
-
-@router.post("/v1/adapters/{name}/unload", **_WRITE)
-async def unload(request: Request, name: str) -> Residency:
-    """Frees the version's slot; the next request for it loads it again. Of a pinned version, only `admin` may."""
-    runtime = context_of(request).runtime
-    _require_unpinned(request, runtime, [runtime.registry.resolve(name)])
-    return await _reside(request, name, LocalDevice.unload)
-
-
-@router.post("/v1/adapters/{name}/pin", **_PIN)
-async def pin(request: Request, name: str) -> Residency:
-    """Loads the version and keeps it in its slot."""
-    return await _reside(request, name, LocalDevice.pin)
-
-
-@router.post("/v1/adapters/{name}/unpin", **_PIN)
-async def unpin(request: Request, name: str) -> Residency:
-    """Lets the version be evicted again."""
-    return await _reside(request, name, LocalDevice.unpin)
-
-
-def _require_unpinned(request: Request, runtime: Runtime, versions: Sequence[AdapterVersion]) -> None:
-    """Raises Forbidden where a caller without `admin` would end a pin, which is an administrator's."""
-    if caller_of(request).grant.allows(Scope.ADMIN):
-        return
-    for version, place in zip(versions, runtime.engine.device.residences(versions), strict=True):
-        if place.is_pinned:
-            raise Forbidden(
-                f"{version.reference} is pinned, and only a key with the scope admin may end that",
-                adapter=version.reference,
-            )
-
-
-@asynccontextmanager
-async def writing(request: Request) -> AsyncIterator[tuple[Admission, Pool]]:
-    """A request that changes adapters: until its deadline, with a place among the writers.
-
-    Raises:
-        Overloaded: too many write already; told before the body is read.
+    It may be thousands: each is written by itself, so that no one call keeps the interpreter from everybody else.
     """
-    async with admitted(request) as admission:
-        with admission.context.writers.place():
-            yield admission, admission.context.writers
+    found: list[bytes] = []
+    last: str | None = None
+    more: str | None = None
+    for info in _found(runtime, records, search):
+        if limit is not None and len(found) == limit:
+            more = last
+            break
+        found.append(info.model_dump_json().encode())
+        last = info.name
+    return b'{"adapters":[' + b",".join(found) + b'],"next":' + json.dumps(more).encode() + b"}"
 
 
-async def _reside(
-    request: Request, reference: str, change: Callable[[LocalDevice, AdapterVersion], Awaitable[None]]
-) -> Residency:
-    async with admitted(request) as admission:
-        runtime = admission.runtime
-        version = runtime.registry.resolve(reference)
-        await change(runtime.engine.device, version)
-        return listing.residency(runtime, version)
+def adapter_info(runtime: Runtime, record: AdapterRecord) -> AdapterInfo:
+    places = runtime.engine.device.residences(record.versions)
+    return AdapterInfo(
+        name=record.name,
+        task_type=record.task_type,
+        live=record.live,
+        aliases=dict(record.aliases),
+        versions=[_version(runtime, *pair) for pair in zip(record.versions, places, strict=True)],
+    )
+
+
+def version_detail(runtime: Runtime, version: AdapterVersion) -> VersionDetail:
+    """One version: where the device has it, and what its manifest says."""
+    manifest = version.manifest
+    (place,) = runtime.engine.device.residences([version])
+    return VersionDetail(
+        **dict(_version(runtime, version, place)),
+        name=version.name,
+        task_type=manifest.task_type,
+        description=manifest.description,
+        labels=None if manifest.labels is None else list(manifest.labels),
+        input=manifest.input.model_dump(exclude_unset=True),
+        parts=manifest.adapter_spec().sizes,
+        metrics=manifest.metrics,
+        license=manifest.license,
+        bytes=len(version.config) + version.weights_bytes,
+    )
+
+
+def residency(runtime: Runtime, version: AdapterVersion) -> Residency:
+    (place,) = runtime.engine.device.residences([version])
+    return Residency(
+        name=version.name, version=version.version, state=place.state, tier=place.tier, pinned=place.is_pinned
+    )
+
+
+def history(events: Sequence[Event], limit: int) -> History:
+    """One page of at most `limit` events, of which there may be one more than that."""
+    return History(
+        history=[
+            Change(
+                id=event.id or 0,
+                at=event.at,
+                actor=event.actor,
+                action=event.action,
+                version=event.version,
+                alias=event.alias,
+                previous=event.previous,
+                digest=event.digest,
+            )
+            for event in events[:limit]
+        ],
+        next=str(events[limit - 1].id) if len(events) > limit else None,
+    )
+
+
+def _found(runtime: Runtime, records: Iterable[AdapterRecord], search: Search) -> Iterator[AdapterInfo]:
+    for record in records:
+        if search.wants(record):
+            info = adapter_info(runtime, record)
+            if search.wants_info(info):
+                yield info
+
+
+def _mentions(record: AdapterRecord, text: str) -> bool:
+    if text in record.name:
+        return True
+    return any(text in (version.manifest.description or "").lower() for version in record.versions)
+
+
+def _version(runtime: Runtime, version: AdapterVersion, place: Residence) -> VersionInfo:
+    """A version that cannot run on this backbone, or whose files are damaged, has failed before any load."""
+    problem = runtime.registry.problem(version) if place.state is State.REGISTERED else None
+    return VersionInfo(
+        version=version.version,
+        digest=version.digest,
+        created=version.created,
+        state=State.FAILED if problem else place.state,
+        verified=version.verified,
+        tier=place.tier,
+        pinned=place.is_pinned,
+        reason=problem or place.failure,
+    )

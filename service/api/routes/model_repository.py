@@ -14,7 +14,7 @@ from service.api.context import Context, context_of
 from service.api.lifetime import admitted
 from service.api.long_json import parse_json
 from service.api.openapi import errors
-from service.api.routes import adapters
+from service.api.routes import changes
 from service.api.schemas import Residency
 from service.api.statistics import Asked, Tally
 from service.errors import InvalidRequest
@@ -123,14 +123,14 @@ async def repository_index(request: Request) -> list[IndexEntry]:
 async def repository_load(request: Request, model: Model) -> Residency:
     """As /v1/adapters/{name}/load; a bundle comes by upload, not here."""
     await _check(request)
-    return await adapters.load(request, model)
+    return await changes.load(request, model)
 
 
 @router.post("/v2/repository/models/{model}/unload", **_WRITE)
 async def repository_unload(request: Request, model: Model) -> Residency:
     """As /v1/adapters/{name}/unload: the next request loads it again."""
     await _check(request)
-    return await adapters.unload(request, model)
+    return await changes.unload(request, model)
 
 
 @router.get("/v2/models/{model}/config", **_READ)
