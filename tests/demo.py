@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import httpx
 from rich.console import Console
 from rich.table import Table
 
@@ -41,6 +42,14 @@ TRIALS: Final = (  # what is compared, the clips, and what the shipped adapter d
     ("score, the same voice", "speaker-cora-1.ogg", "speaker-cora-2.m4a", "accept"),
     ("score, another voice", "speaker-ann-1.ogg", "speaker-cora-1.ogg", "reject"),
     ("score, another voice", "speaker-ann-1.ogg", "speaker-brian-1.mp3", "accept"),  # wrongly
+)
+PEOPLE: Final = (  # of speakers: what is done, the call, the clip, what is told
+    ("enrol", "POST", "/ann/enrolments?adapter=speaker", "speaker-ann-1.ogg", "status"),
+    ("verify, the same voice", "POST", "/ann/verify?adapter=speaker", "speaker-ann-2.opus", "decision"),
+    ("verify, another voice", "POST", "/ann/verify?adapter=speaker", "speaker-cora-1.ogg", "decision"),
+    ("identify, somebody known", "POST", "/identify?adapter=speaker", "speaker-ann-1.ogg", "decision"),
+    ("identify, a stranger", "POST", "/identify?adapter=speaker", "speaker-cora-1.ogg", "decision"),
+    ("opt out", "POST", "/ann/opt-out", "", "status"),
 )
 TOLERANCE: Final = {"float32": 1e-4}  # between an answer alone and in a mixed batch, by the backbone's precision
 COARSE: Final = 3e-2
@@ -174,6 +183,18 @@ class Demo:
             said = f"{told['decision']}: {told['score']:.3f} against {told['threshold']:.3f}"
             self.row(what, f"{enrolment} : {test}", "speaker", said, time.perf_counter() - begin)
 
+    def people(self) -> None:
+        """Enrols somebody, verifies and identifies them and a stranger, and lets them opt out."""
+        with httpx.Client(base_url=f"{self.url}/v1/speakers", headers={"Authorization": f"Bearer {self.key}"}) as http:
+            for what, method, path, file, told in PEOPLE:
+                begin = time.perf_counter()
+                audio = (EXAMPLES / file).read_bytes() if file else None
+                answer = http.request(method, path, content=audio)
+                if answer.is_error:
+                    raise DemoError(f"{what} was answered {answer.text}")
+                said = f"{answer.json()[told]}, {path.partition('?')[0]}"
+                self.row(what, file, "speaker" if file else "", said, time.perf_counter() - begin)
+
     def swap(self) -> None:
         """Uploads a newcomer, replaces it while requests run, and rolls back; no request may fail."""
         first = self.bundle("first", [str(digit) for digit in range(10)])
@@ -254,6 +275,7 @@ def main() -> int:
                 demo.classify("digits", "digit-three.wav", "digit-five.opus", "digit-seven.m4a", "digit-eight.flac")
                 demo.several("digit-three.wav", "digits", "keywords", "sound-events")
                 demo.speakers()
+                demo.people()
                 status.update("uploading, swapping, rolling back while requests run")
                 demo.swap()
         except (DemoError, ClientError) as error:

@@ -84,6 +84,23 @@ def test_curl_prints_what_the_readme_says(url: str, command: str, printed: str) 
         same(json.loads(done.stdout), json.loads(printed.replace("\n", "")), "the answer")
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+def test_the_life_of_a_speaker_is_what_its_page_says(url: str) -> None:
+    """The page's calls, in their order, and what comes of each."""
+    told = []
+    for command, _ in commands(ROOT / "docs/SPEAKERS.md"):
+        words = shlex.split(command.replace(ADDRESS, url), comments=True)
+        curl = [words[0], "-sS", "--fail-with-body", *words[1:]]
+        done = subprocess.run(curl, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        answer = json.loads(done.stdout) if done.stdout else {}
+        told.append(next((answer[name] for name in ("decision", "status", "speaker") if name in answer), len(answer)))
+    assert told == [
+        *("pending", "enrolled", "accept", "reject", "identified", "unknown"),
+        *(2, "ann", "opted_out", "pending", 0),  # list, export, opt-out, opt-in, deletion
+    ]
+
+
 def same(found: Any, told: Any, where: str) -> None:
     """Same members in the same order, same words, figures near one another."""
     if isinstance(told, dict):

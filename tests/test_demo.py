@@ -35,7 +35,8 @@ def bundles(tmp_path: Path, tiny_ast: Backbone, tiny_ast_dir: Path, monkeypatch:
 def test_demo_shows_every_task_and_the_swap(bundles: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert demo.main() == 0
     shown = capsys.readouterr().out
-    for step in ("classify", "one request", "embed", "score", "upload", "hot swap to", "rollback to", "failed: 0"):
+    steps = ("classify", "one request", "embed", "score", "enrol", "verify", "identify", "opt out", "upload")
+    for step in (*steps, "hot swap to", "rollback to", "failed: 0"):
         assert step in shown, f"{step!r} is not in the table:\n{shown}"
 
 

@@ -1,6 +1,6 @@
 """From the engine's outputs to the contract's answers, as JSON. Pure; runs beside the event loop."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,14 +50,17 @@ def clip_embedding(output: Outputs) -> NDArray[np.float32]:
     return voiceprint(finite(output))
 
 
-def embeddings(clips: Sequence[Clip], outputs: Sequence[Sequence[Outputs]]) -> bytes:
-    """Answer of /v1/embed; `outputs` are by clip, then by adapter."""
+def embeddings(
+    clips: Sequence[Clip], outputs: Sequence[Sequence[Outputs]], seal: Callable[[Outputs], str] | None = None
+) -> bytes:
+    """Answer of /v1/embed; `outputs` are by clip, then by adapter. Where they are to be sealed, `seal` does it."""
     results = [
         Embedding(
             clip=clip,
             adapter=output.adapter.name,
             version=output.adapter.version,
-            embedding=clip_embedding(output).tolist(),
+            embedding=None if seal else clip_embedding(output).tolist(),
+            sealed=seal(output) if seal else None,
             speech_seconds=clips[clip].speech_seconds or 0.0,
             heard=_heard(output),
         )

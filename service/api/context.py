@@ -22,6 +22,7 @@ from service.errors import NotReady
 from service.model.spec import BackboneSpec
 from service.registry.store import Registry
 from service.settings import Settings
+from service.speakers.galleries import Galleries
 from service.speakers.store import SpeakerStore
 from service.speakers.sweeper import Sweeper
 from service.telemetry import Telemetry
@@ -42,6 +43,7 @@ class Runtime:
     registry: Registry
     engine: Engine
     speakers: SpeakerStore
+    galleries: Galleries
 
 
 Opener = Callable[[Settings, Telemetry], Runtime]

@@ -93,7 +93,8 @@ class Embedding(Answer):
     clip: int
     adapter: str
     version: int
-    embedding: list[float] = Field(description="Of length 1.")
+    embedding: list[float] | None = Field(None, description="Of length 1; not there where `sealed` is asked for.")
+    sealed: str | None = Field(None, description="With `sealed=true`: opaque, for /v1/score of the same domain.")
     speech_seconds: float = Field(description="How long somebody speaks; it never changes the embedding.")
     heard: list[tuple[float, float]] = Field(description=HEARD)
 
@@ -103,16 +104,19 @@ class EmbedAnswer(Answer):
     audio: list[ClipInfo]
 
 
-Vector = Annotated[list[FiniteFloat], Field(min_length=1), FailFast()]  # thousands of faults cost more than one
+Vector = Annotated[list[FiniteFloat], Field(min_length=1, fail_fast=True)]  # thousands of faults cost more than one
+
+
+Sealed = Annotated[str, Field(max_length=2**15, description="As /v1/embed answers it with `sealed=true`.")]
 
 
 class ScoreRequest(BaseModel):
-    """Embeddings to compare, as /v1/embed answers them."""
+    """Embeddings or sealed voiceprints to compare, as /v1/embed answers them."""
 
     model_config = ConfigDict(extra="forbid")
 
-    enrolment: Annotated[list[Vector], Field(min_length=1), FailFast()]
-    test: Vector
+    enrolment: Annotated[list[Vector | Sealed], Field(min_length=1), FailFast()]
+    test: Vector | Sealed
 
 
 class SpeechSeconds(Answer):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,10 +11,11 @@ from service.api.context import Runtime
 from service.api.schemas import Answer
 from service.errors import ServiceError
 from service.registry.store import AdapterVersion
+from service.speakers.gallery import Found
 from service.speakers.journal import Use
 from service.speakers.speaker import Consent, Enrolment, Speaker, Status, Voice
 from service.speakers.vault import Vector
-from service.speakers.verifying import Decision
+from service.speakers.verifying import Decision, identification_threshold, ratio_of
 
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 
@@ -152,6 +153,58 @@ class VerifyAnswer(Answer):
     probability: float | None = Field(None, description="Where a `prior` was given.")
     speech_seconds: float | None = Field(description="Null where the decision was made without listening.")
     warnings: list[str]
+
+
+class Candidate(Answer):
+    speaker: str
+    score: float = Field(description="Cosine.")
+    log_likelihood_ratio: float | None
+
+
+class IdentifyAnswer(Answer):
+    adapter: str
+    version: int
+    digest: str
+    decision: Literal["identified", "unknown", "not_enough_speech"]
+    candidates: list[Candidate] = Field(description="Best first, whatever the decision; none without enough speech.")
+    margin: float | None = Field(description="Of the best score over the second best; null without a second.")
+    threshold: float = Field(description="Of the best cosine, for the number searched.")
+    threshold_name: str
+    searched: int = Field(description="Speakers that the voice was compared with.")
+    extrapolated: bool = Field(description="Whether the threshold is a bound of the calibration, not a measured rate.")
+    speech_seconds: float
+    warnings: list[str]
+
+
+def identification(
+    version: AdapterVersion, found: Found | None, seconds: float, warnings: Sequence[str]
+) -> IdentifyAnswer:
+    """What came of a search; `found` None where too little was heard to search."""
+    searched = 0 if found is None else found.searched
+    threshold = identification_threshold(version.manifest, searched)
+    scores = [] if found is None else [score for _, _, score in found.candidates]
+    decision: Literal["identified", "unknown", "not_enough_speech"] = "unknown"
+    if found is None:
+        decision = "not_enough_speech"
+    elif scores and scores[0] >= threshold.value:
+        decision = "identified"
+    return IdentifyAnswer(
+        adapter=version.name,
+        version=version.version,
+        digest=version.digest,
+        decision=decision,
+        candidates=[
+            Candidate(speaker=one, score=score, log_likelihood_ratio=ratio_of(version.manifest, score))
+            for _, one, score in (found.candidates if found else ())
+        ],
+        margin=scores[0] - scores[1] if len(scores) > 1 else None,
+        threshold=threshold.value,
+        threshold_name=threshold.name or "",
+        searched=searched,
+        extrapolated=True,
+        speech_seconds=round(seconds, 6),
+        warnings=list(warnings),
+    )
 
 
 def voice_of(version: AdapterVersion) -> Voice:

@@ -21,8 +21,8 @@ from service.model.spec import TaskType
 from service.registry.store import AdapterVersion
 from service.scoring.score import voiceprint
 from service.speakers.journal import By
-from service.speakers.speaker import Speaker, require_speaker
-from service.speakers.store import SpeakerStore, Spoken
+from service.speakers.speaker import Speaker, Spoken, require_speaker
+from service.speakers.store import SpeakerStore
 
 
 @dataclass(frozen=True, slots=True)

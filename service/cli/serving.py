@@ -83,6 +83,7 @@ def open_runtime(settings: Settings, telemetry: "Telemetry") -> "Runtime":
     from service.engine.local import LocalDevice
     from service.model.loading import load_backbone
     from service.registry.store import Registry
+    from service.speakers.galleries import Galleries
     from service.speakers.store import open_speakers
 
     backbone = load_backbone(
@@ -102,11 +103,12 @@ def open_runtime(settings: Settings, telemetry: "Telemetry") -> "Runtime":
     if settings.adapters is not None:
         registry.register_directory(settings.adapters)
     speakers = open_speakers(settings)
+    galleries = Galleries(speakers.database, speakers.vault)
     engine = Engine(device, registry, settings, telemetry)
     registry.on_gone(device.forget)
     registry.follow(FOLLOW_SECONDS, telemetry.registry_up.set)
     dtype = str(backbone.dtype).removeprefix("torch.")
-    return Runtime(backbone.spec, str(backbone.device), dtype, registry, engine, speakers)
+    return Runtime(backbone.spec, str(backbone.device), dtype, registry, engine, speakers, galleries)
 
 
 def run(settings: Settings) -> None:

@@ -71,3 +71,14 @@ def fit_logistic(scores: ArrayLike, targets: ArrayLike) -> tuple[float, float]:
             break
     slope = float(solution[0]) / spread
     return slope, float(solution[1]) - slope * centre
+
+
+def open_set_threshold(slope: float, intercept: float, searched: int, rate: float) -> float:
+    """Raw score that the best of `searched` others reaches with probability `rate` at most, for somebody unknown.
+
+    A calibrated log-likelihood ratio exceeds t on a different speaker with probability exp(-t) at most (Markov's
+    inequality: the mean of the likelihood ratio is 1 there), the best of N with N exp(-t) at most.
+    """
+    if not (slope > 0 and searched >= 1 and 0 < rate < 1):
+        raise ValueError(f"no threshold for slope {slope}, {searched} searched, rate {rate}")
+    return float((np.log(searched / rate) - intercept) / slope)

@@ -67,6 +67,8 @@ def use(connection: Connection, speaker: Speaker, now: datetime) -> None:
     """Begin the time anew after which the voiceprints expire."""
     expires = None if speaker.lifetime is None else now + speaker.lifetime
     set_fields(connection, speaker.domain, speaker.id, used=now, expires=expires)
+    if expires is not None:
+        touch(connection, speaker.domain, speaker.id)
 
 
 def add_enrolment(connection: Connection, vault: Vault, speaker: Speaker, enrolment: Enrolment, vector: Vector) -> None:

@@ -4,9 +4,10 @@ import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from service.errors import InvalidRequest
+from service.speakers.vault import Vector
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 RESERVED: Final = frozenset({"identify", "jobs"})  # paths beside the ids
@@ -45,6 +46,21 @@ class Voice:
     digest: str
     enrol_seconds: float
     dimension: int
+
+
+class Spoken(NamedTuple):
+    """One clip of somebody, embedded."""
+
+    vector: Vector
+    speech_seconds: float
+    warnings: tuple[str, ...]
+
+
+class Reference(NamedTuple):
+    """What a voice is compared with."""
+
+    vector: Vector
+    speech_seconds: float
 
 
 @dataclass(frozen=True, slots=True)

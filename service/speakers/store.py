@@ -16,7 +16,7 @@ from service.errors import Conflict, ConsentRequired, InvalidRequest, SpeakerOpt
 from service.settings import Settings
 from service.speakers import journal, rows, upkeep
 from service.speakers.journal import Action, Attempt, By, Use
-from service.speakers.speaker import Consent, Enrolment, Speaker, Voice
+from service.speakers.speaker import Consent, Enrolment, Reference, Speaker, Spoken, Voice
 from service.speakers.tables import metadata, speakers
 from service.speakers.traces import scrub
 from service.speakers.vault import Vault, Vector
@@ -33,14 +33,6 @@ class Told(NamedTuple):
     replayed: bool
 
 
-class Spoken(NamedTuple):
-    """One clip of somebody, embedded."""
-
-    vector: Vector
-    speech_seconds: float
-    warnings: tuple[str, ...]
-
-
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What holds of any change: until when, and under which key of its caller's."""
@@ -49,30 +41,23 @@ class Terms:
     attempt: Attempt | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """What a voice is compared with."""
-
-    vector: Vector
-    speech_seconds: float
-
-
 class SpeakerStore:
     """The speakers of one database. Thread-safe; several processes may share one.
 
     Args:
+        vault: what the voiceprints are encrypted with.
         now: the clock, in UTC.
     """
 
     def __init__(self, database: Database, vault: Vault, now: Callable[[], datetime] = lambda: datetime.now(UTC)):
-        self._database = database
-        self._vault = vault
+        self.database = database
+        self.vault = vault
         self._now = now
         self._is_unscrubbed = True  # something may have been deleted whose traces are still in the files
         database.prepare(metadata)
 
     def close(self) -> None:
-        self._database.close()
+        self.database.close()
 
     # Reading
 
@@ -85,18 +70,18 @@ class SpeakerStore:
 
     def look(self, domain: str, speaker: str) -> Speaker:
         """One speaker; an empty one where there is none of that id."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return rows.find(connection, domain, speaker)
 
     def number(self, domain: str, speaker: str) -> int | None:
         """What tells a speaker from a later one of the same id, for `enrol`."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return rows.number_of(connection, domain, speaker)
 
     def walk(self, domain: str, after: str = "") -> Iterator[Speaker]:
         """The speakers of a domain by their ids, those behind `after`."""
         while True:
-            with self._database.read() as connection:
+            with self.database.read() as connection:
                 ids = rows.ids_after(connection, domain, after, rows.AT_ONCE)
                 found = rows.load(connection, domain, ids)
             yield from found
@@ -108,7 +93,7 @@ class SpeakerStore:
         """What an attempt was answered before. Raises InvalidRequest, Conflict."""
         if attempt is None:
             return None
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             answer = journal.recall(connection, by, attempt, self._now())
         return None if answer is None else Told(answer, True)
 
@@ -133,6 +118,7 @@ class SpeakerStore:
                 seconds = int(lifetime.total_seconds()) if isinstance(lifetime, timedelta) else None
                 until = None if seconds is None else (before.used or now) + timedelta(seconds=seconds)
                 rows.set_fields(connection, *_place(before), lifetime=seconds, expires=until)
+                rows.touch(connection, *_place(before))
             return rows.find(connection, *_place(before))
 
         return self._change(by, speaker, Action.PUT, terms, change, tell)
@@ -168,7 +154,7 @@ class SpeakerStore:
             heard = [clip for clip in clips if clip.speech_seconds > 0]
             if not heard:
                 return before, [None] * len(clips)
-            upkeep.require_keys(connection, self._vault)
+            upkeep.require_keys(connection, self.vault)
             if before.has_expired(now):  # the old ones may not be kept, so they do not count
                 rows.delete_enrolments(connection, *_place(before))
             elif len(before.enrolments) + len(heard) > MAX_ENROLMENTS:
@@ -242,25 +228,47 @@ class SpeakerStore:
             decide: answers what came out, and its word for the journal. Where the word is a decision on a voice
                 (not on the speaker's standing), the voiceprints count as used.
         """
-        with self._database.write(deadline) as connection:
+        with self.database.write(deadline) as connection:
             now = self._now()
             found = rows.find(connection, by.domain, speaker)
             seconds = {enrolment.id: enrolment.speech_seconds for enrolment in found.of(voice.digest)}
-            vectors = rows.vectors(connection, self._vault, found, voice.digest) if seconds else {}
+            vectors = rows.vectors(connection, self.vault, found, voice.digest) if seconds else {}
             outcome, word = decide(found, [Reference(vectors[one], seconds[one]) for one in seconds])
             if word in ("accept", "reject"):
                 rows.use(connection, found, now)
             journal.record(connection, by, speaker, Action.VERIFY, now, voice, word)
         return outcome
 
+    def identified(
+        self, by: By, found: tuple[int, str] | None, voice: Voice, word: str, deadline: Deadline | None = None
+    ) -> None:
+        """Note an identification, which uses the voiceprints of who was found.
+
+        Args:
+            found: number and id; None for nobody.
+
+        Raises:
+            Conflict: who was found has been deleted or has opted out meanwhile.
+        """
+        with self.database.write(deadline) as connection:
+            now = self._now()
+            if found is not None:
+                number, speaker = found
+                current = rows.find(connection, by.domain, speaker)
+                if current.opted_out is not None or rows.number_of(connection, by.domain, speaker) != number:
+                    raise Conflict("who was found was deleted or opted out while the search was under way; try again")
+                rows.use(connection, current, now)
+            named = "" if found is None else found[1]
+            journal.record(connection, by, named, Action.IDENTIFY, now, voice, word)
+
     def export(self, by: By, speaker: str) -> tuple[Speaker, dict[int, Vector], list[Use]]:
         """All that is stored of a person: the speaker, the vectors by enrolment, the uses. Raises UnknownSpeaker."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             found = rows.find(connection, by.domain, speaker)
             if not _is_known(found):
                 raise _unknown(speaker)
             journal.record(connection, by, speaker, Action.EXPORT, self._now())
-            vectors = rows.vectors(connection, self._vault, found)
+            vectors = rows.vectors(connection, self.vault, found)
             return found, vectors, journal.uses_of(connection, by.domain, speaker)
 
     def now(self) -> datetime:
@@ -270,16 +278,16 @@ class SpeakerStore:
 
     def sweep(self, uses_kept: timedelta) -> None:
         """Remove what has expired or was kept for long enough, then what the files still hold of it."""
-        if upkeep.sweep(self._database, self._now(), uses_kept) or self._is_unscrubbed:
+        if upkeep.sweep(self.database, self._now(), uses_kept) or self._is_unscrubbed:
             self.scrub()
 
     def scrub(self) -> None:
         """Overwrite what was deleted in the database's files, as far as the database can."""
-        self._is_unscrubbed = not scrub(self._database)
+        self._is_unscrubbed = not scrub(self.database)
 
     def rewrite(self) -> int:
         """Encrypt everything anew that is not under the current key; how many voiceprints that were."""
-        count = upkeep.rewrite(self._database, self._vault)
+        count = upkeep.rewrite(self.database, self.vault)
         self.scrub()
         return count
 
@@ -297,7 +305,7 @@ class SpeakerStore:
     ) -> Told:
         """One change of one speaker, in the journal, and answered once for each attempt."""
         terms = terms or Terms()
-        with self._database.write(terms.deadline) as connection:
+        with self.database.write(terms.deadline) as connection:
             now = self._now()
             if terms.attempt is not None:
                 known = journal.recall(connection, by, terms.attempt, now)
@@ -310,7 +318,7 @@ class SpeakerStore:
                 journal.remember(connection, by, terms.attempt, named, answer, now)
         if action in (Action.DELETE, Action.DELETE_ENROLMENT, Action.OPT_OUT):
             self._is_unscrubbed = True
-            if self._database.is_sqlite:  # a vacuum may take its time: the sweeper's
+            if self.database.is_sqlite:  # a vacuum may take its time: the sweeper's
                 self.scrub()
         return Told(answer, False)
 
@@ -332,7 +340,7 @@ class SpeakerStore:
             enrolment = Enrolment(
                 number, voice.adapter, voice.version, voice.digest, clip.speech_seconds, clip.warnings, now
             )
-            rows.add_enrolment(connection, self._vault, speaker, enrolment, clip.vector)
+            rows.add_enrolment(connection, self.vault, speaker, enrolment, clip.vector)
             added.append(enrolment)
         rows.set_fields(connection, *_place(speaker), last_enrolment=number, expired=None)
         return added

@@ -10,10 +10,9 @@ import numpy as np
 
 from service.errors import InvalidRequest
 from service.registry.manifest import Manifest
-from service.scoring.calibration import log_likelihood_ratio
+from service.scoring.calibration import log_likelihood_ratio, open_set_threshold
 from service.scoring.score import cosine, decide, enrol
-from service.speakers.speaker import Speaker, Status, Voice
-from service.speakers.store import Reference
+from service.speakers.speaker import Reference, Speaker, Status, Voice
 from service.speakers.vault import Vector
 
 Decision = Literal[
@@ -25,6 +24,8 @@ Decision = Literal[
     "voiceprint_expired",
     "voiceprint_stale",
 ]
+FPIR: Final = 1e-2  # share of strangers who are taken for somebody, at most
+FPIR_NAME: Final = "fpir_1e-2"
 DEFAULT: Final = "default"  # the name of the manifest's own threshold
 _STANDINGS: Final[dict[Status, Decision]] = {
     Status.OPTED_OUT: "speaker_opted_out",
@@ -95,6 +96,23 @@ def merged(references: Sequence[Reference]) -> Vector:
     return enrol([reference.vector for reference in references], [one.speech_seconds for one in references])
 
 
+def identification_threshold(manifest: Manifest, searched: int) -> Threshold:
+    """What the best of so many has to reach, so that one stranger in a hundred is taken for somebody, at most.
+
+    It is found by the calibration, which says how likely a score is on strangers: a 1:1 threshold never is.
+
+    Raises:
+        InvalidRequest: the adapter has no calibration that tells speakers apart.
+    """
+    calibration = manifest.calibration
+    if calibration is None or calibration.intercept is None or not (calibration.slope or 0.0) > 0.0:
+        raise InvalidRequest(
+            f"{manifest.name} has no calibration, so no threshold of one against many can be found; fit `calibration`"
+        )
+    slope, intercept = calibration.slope or 0.0, calibration.intercept
+    return Threshold(open_set_threshold(slope, intercept, max(1, searched), FPIR), FPIR_NAME)
+
+
 def compare(
     manifest: Manifest, references: Sequence[Reference], test: Vector, seconds: float, threshold: Threshold
 ) -> Verdict:
@@ -102,11 +120,15 @@ def compare(
     if seconds < manifest.speech_needed.verify_seconds:
         return Verdict("not_enough_speech")
     score = similarity(references, test, manifest.merge or "mean")
-    ratio = None
+    return Verdict(decide(score, threshold.value), score, ratio_of(manifest, score))
+
+
+def ratio_of(manifest: Manifest, score: float) -> float | None:
+    """The log-likelihood ratio of a cosine, where the adapter is calibrated."""
     calibration = manifest.calibration
-    if calibration is not None and calibration.slope is not None and calibration.intercept is not None:
-        ratio = log_likelihood_ratio(score, calibration.slope, calibration.intercept)
-    return Verdict(decide(score, threshold.value), score, ratio)
+    if calibration is None or calibration.slope is None or calibration.intercept is None:
+        return None
+    return log_likelihood_ratio(score, calibration.slope, calibration.intercept)
 
 
 def probability(ratio: float, prior: float) -> float:

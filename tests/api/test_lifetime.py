@@ -19,6 +19,7 @@ from service.engine.runner import Runner
 from service.model.loading import load_backbone
 from service.registry.store import Registry
 from service.settings import Settings
+from service.speakers.galleries import Galleries
 from service.speakers.store import open_speakers
 from service.telemetry import Telemetry
 from tests.api.live import Live, running, settings_for
@@ -168,14 +169,9 @@ def test_a_device_that_hangs_turns_readiness_off(tiny_ast_dir: Path, tmp_path: P
         backbone = faulty(load_backbone(settings.backbone, settings.device, settings.dtype))
         faults.append(backbone)
         registry = Registry(settings.data_dir, backbone.spec)
-        return Runtime(
-            backbone.spec,
-            "cpu",
-            "float32",
-            registry,
-            open_engine(backbone, registry, settings, telemetry),
-            open_speakers(settings),
-        )
+        engine, speakers = open_engine(backbone, registry, settings, telemetry), open_speakers(settings)
+        galleries = Galleries(speakers.database, speakers.vault)
+        return Runtime(backbone.spec, "cpu", "float32", registry, engine, speakers, galleries)
 
     with running(settings_for(tiny_ast_dir, tmp_path / "data", device_timeout=1.0), opener) as service:
         service.publish(tmp_path, "alpha")

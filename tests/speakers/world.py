@@ -8,8 +8,8 @@ import numpy as np
 
 from service.database import Database, open_database
 from service.speakers.journal import By
-from service.speakers.speaker import Enrolment, Speaker, Voice
-from service.speakers.store import SpeakerStore, Spoken, Terms
+from service.speakers.speaker import Enrolment, Speaker, Spoken, Voice
+from service.speakers.store import SpeakerStore, Terms
 from service.speakers.vault import KEY_BYTES, Vault
 
 FIRST = Voice("voice", 1, "sha256:" + "1" * 64, enrol_seconds=3.0, dimension=8)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from service.api import answers
-from service.api.auth import INFER
+from service.api.auth import INFER, caller_of
 from service.api.bodies import is_multipart, read_body
 from service.api.clips import read_clips, read_trial
 from service.api.lifetime import admitted, while_connected
@@ -16,10 +16,13 @@ from service.api.long_json import MAX_PARSED_BYTES, PARSED_SIZE, parse_json
 from service.api.openapi import AUDIO_BODY, TRIAL_BODY, errors
 from service.api.outputs import ERRORS, answered, infer, json_answer, resolve
 from service.api.schemas import ClassifyAnswer, EmbedAnswer, ScoreAnswer, ScoreRequest
+from service.engine.engine import Outputs
 from service.errors import InvalidRequest
 from service.model.spec import TaskType
 from service.registry.store import AdapterVersion
 from service.scoring.score import MIN_NORM
+from service.speakers import sealed as sealing
+from service.speakers.vault import Vault
 
 router: Final = APIRouter(tags=["inference"])
 
@@ -55,14 +58,24 @@ async def classify(request: Request, adapter: References, top_k: TopK = 5, windo
     responses=errors(*ERRORS),
     openapi_extra=AUDIO_BODY,
 )
-async def embed(request: Request, adapter: References) -> Response:
+async def embed(
+    request: Request,
+    adapter: References,
+    sealed: Annotated[bool, Query(description="Answer voiceprints that only this service can read.")] = False,
+) -> Response:
     """Voiceprints of one or more clips, of length 1; what adapters without a head pooled is answered as it is."""
     async with admitted(request) as admission:
-        adapters = resolve(admission, adapter, TaskType.VERIFICATION, TaskType.FEATURES)
+        tasks = (TaskType.VERIFICATION,) if sealed else (TaskType.VERIFICATION, TaskType.FEATURES)
+        adapters = resolve(admission, adapter, *tasks)
         async with admission.runtime.engine.admit(adapters) as place:  # an overload is told before the body is read
             encoded = await read_clips(admission)
             clips, outputs = await while_connected(request, infer(admission, place, encoded))
-        return await answered(outputs, lambda: answers.embeddings(clips, outputs))
+        vault, domain = admission.runtime.speakers.vault, caller_of(request).grant.domain
+
+        def seal(output: Outputs) -> str:
+            return sealing.seal(vault, domain, output.adapter.digest, answers.clip_embedding(output))
+
+        return await answered(outputs, lambda: answers.embeddings(clips, outputs, seal if sealed else None))
 
 
 @router.post(
@@ -84,26 +97,33 @@ async def score(request: Request, adapter: References) -> Response:
         if not is_multipart(request):
             body = await read_body(request, MAX_PARSED_BYTES, admission.reservation)
             admission.reservation.add(PARSED_SIZE * len(body))
-            return json_answer(await asyncio.to_thread(_score_vectors, version, body))
+            vault, domain = admission.runtime.speakers.vault, caller_of(request).grant.domain
+            return json_answer(await asyncio.to_thread(_score_vectors, version, body, vault, domain))
         async with admission.runtime.engine.admit([version]) as place:
             encoded, names = await read_trial(admission)
             clips, outputs = await while_connected(request, infer(admission, place, encoded))
         return await answered(outputs, lambda: answers.trial(version, clips, [one[0] for one in outputs], names))
 
 
-def _score_vectors(version: AdapterVersion, body: bytes) -> bytes:
-    """Scores embeddings that the caller sent as JSON.
+def _score_vectors(version: AdapterVersion, body: bytes, vault: Vault, domain: str) -> bytes:
+    """Scores embeddings or sealed voiceprints that the caller sent as JSON.
 
     Raises:
-        InvalidRequest: not the shape asked for, not of the adapter's dimension, or without direction.
+        InvalidRequest: not the shape asked for, sealed for others, not of the adapter's
+            dimension, or without direction.
     """
     trial = parse_json(body, ScoreRequest)
+
+    def opened(given: list[float] | str) -> list[float]:
+        return sealing.unseal(vault, domain, version.digest, given).tolist() if isinstance(given, str) else given
+
+    enrolment, test = [opened(one) for one in trial.enrolment], opened(trial.test)
     dimension = version.manifest.embedding_dim
-    for vector in (*trial.enrolment, trial.test):
+    for vector in (*enrolment, test):
         if len(vector) != dimension:
             raise InvalidRequest(f"embeddings of {version.name!r} have {dimension} numbers, got {len(vector)}")
         with np.errstate(over="ignore"):
             length = float(np.linalg.norm(vector))
         if not MIN_NORM <= length < np.inf:
             raise InvalidRequest("an embedding must have a length above 0 that can be computed")
-    return answers.score(version, trial.enrolment, trial.test)
+    return answers.score(version, enrolment, test)

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from starlette.responses import Response
 
+from service.access.keys import Scope
 from service.api import speakers as shown
-from service.api.auth import SPEAKERS
+from service.api.auth import SPEAKERS, caller_of
 from service.api.bodies import read_body
 from service.api.clips import read_clips
 from service.api.lifetime import while_connected
@@ -21,8 +22,8 @@ from service.registry.store import AdapterVersion
 from service.scoring.score import enrol as mean_of
 from service.speakers import verifying
 from service.speakers.journal import Attempt, By
-from service.speakers.speaker import Enrolment, Speaker, Status
-from service.speakers.store import Reference, SpeakerStore, Spoken, Terms, Told, check_may_enrol
+from service.speakers.speaker import Enrolment, Reference, Speaker, Spoken, Status, require_speaker
+from service.speakers.store import SpeakerStore, Terms, Told, check_may_enrol
 from service.speakers.verifying import Threshold, Verdict
 
 router: Final = APIRouter(tags=["speakers"])
@@ -237,6 +238,49 @@ async def verify_speaker(
 
                 verdict = await visit.change(lambda deadline: store.judge(visit.by, speaker, voice, decide, deadline))
                 return _verified(speaker, version, judge, verdict, clips, prior)
+
+            return json_answer((await while_connected(request, work())).encode())
+
+
+@router.post("/v1/speakers/identify", response_model=shown.IdentifyAnswer, **_LISTEN)
+async def identify_speaker(
+    request: Request,
+    adapter: Adapter,
+    among: Annotated[
+        list[str], Query(max_length=100, description="Only these; then the scope `identify` is not needed.")
+    ] = [],  # noqa: B006  FastAPI copies it
+    top_k: Annotated[int, Query(ge=1, le=100, description="Candidates to answer.")] = 5,
+    domain: Domain = None,
+) -> Response:
+    """Whose voice it is, of everybody who is enrolled in the domain: most often of none, `unknown`."""
+    async with visiting(request, domain) as visit:
+        if not among:
+            caller_of(request).require_scope(Scope.IDENTIFY)
+        only = [require_speaker(one) for one in among] or None
+        version, runtime = visit.resolve(adapter), visit.admission.runtime
+        verifying.identification_threshold(version.manifest, 1)  # refused before anything is heard
+        voice, merge = shown.voice_of(version), version.manifest.merge or "mean"
+        async with runtime.engine.admit([version]) as place:
+            encoded = await read_clips(visit.admission)
+            if len(encoded) != 1:
+                raise InvalidRequest(f"one clip is identified at a time, got {len(encoded)}")
+
+            async def work() -> str:
+                (clip,) = await visit.listen(place, encoded)
+                found = None
+                if clip.speech_seconds >= version.manifest.speech_needed.verify_seconds:
+                    # Second best is asked for in any case: the margin is over it.
+                    found = await visit.run(
+                        lambda: runtime.galleries.of(visit.by.domain, voice, merge).search(
+                            clip.vector, max(2, top_k), visit.store.now(), only
+                        )
+                    )
+                answer = shown.identification(version, found, clip.speech_seconds, clip.warnings)
+                best = found.candidates[0][:2] if found and answer.decision == "identified" else None
+                await visit.change(
+                    lambda deadline: visit.store.identified(visit.by, best, voice, answer.decision, deadline)
+                )
+                return answer.model_copy(update={"candidates": answer.candidates[:top_k]}).model_dump_json()
 
             return json_answer((await while_connected(request, work())).encode())
 
