@@ -21,9 +21,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = os.environ.get("SLOW") == "1"
     device = torch.cuda.is_available() or os.environ.get("DAY_DEVICE") == "cpu"  # tests/gpu/day.sh tries them on a CPU
     for item in items:
-        if "gpu" in item.keywords and not device:
+        if item.get_closest_marker("gpu") and not device:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
-        if "slow" in item.keywords and not slow:
+        if item.get_closest_marker("slow") and not slow:
             item.add_marker(pytest.mark.skip(reason="slow: set SLOW=1"))
 
 
