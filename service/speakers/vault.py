@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from service.errors import Internal, InvalidRequest
+from service.private import FILE_MODE, close_to_others
 from service.settings import Settings
 
 KEY_FILE: Final = "voiceprint.keys"  # in the data directory, where no other keys are given
@@ -69,6 +70,7 @@ class Vault:
         try:
             if named is None:
                 _make_key_file(path)
+                close_to_others(path, FILE_MODE)
             lines = [line.strip() for line in path.read_text("ascii").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidRequest(f"the keys of voiceprints cannot be read from {path}: {error}") from error
