@@ -63,7 +63,8 @@ def standing(speaker: Speaker, voice: Voice, now: datetime) -> Decision | None:
 
 def threshold_of(manifest: Manifest, asked: str | None) -> Threshold:
     """The manifest's own threshold, one that it names, or the number asked. Raises InvalidRequest."""
-    named = dict(manifest.thresholds or {})
+    judged = "normalisation" not in (manifest.model_extra or {})  # else they are of scores that are not made here yet
+    named = dict(manifest.thresholds or {}) if judged else {}
     if manifest.threshold is not None:
         named[DEFAULT] = manifest.threshold
     name = DEFAULT if asked is None else asked

@@ -109,6 +109,14 @@ def test_thresholds_that_are_none(desk: Desk, asked: str) -> None:
     assert "default, eer, far_1e-3" in refused["detail"]
 
 
+def test_thresholds_of_normalised_scores_do_not_judge_cosines(service: Live, desk: Desk, tmp_path: Path) -> None:
+    normed = SPEECH | {"normalisation": {"type": "as-norm", "top": 300}, "thresholds": {"eer": 3.1}}
+    service.publish(tmp_path, "normed", task=TaskType.VERIFICATION, **normed)
+    desk.enrol("normed", ANN[0], adapter="normed")
+    assert desk.verify("normed", query="adapter=normed")["threshold_name"] == "default"
+    assert desk.verify("normed", query="adapter=normed&threshold=eer", status=422)["code"] == "invalid_request"
+
+
 def test_a_probability_needs_a_prior(service: Live, desk: Desk, tmp_path: Path) -> None:
     desk.enrol("likely", ANN[0])
     even = desk.verify("likely", query="adapter=voice&prior=0.5")
