@@ -103,7 +103,7 @@ def test_bad_deadlines(live: Live, clip: bytes, header: str) -> None:
 
 
 def test_a_body_that_does_not_come(tiny_ast_dir: Path, tmp_path: Path) -> None:
-    with running(settings_for(tiny_ast_dir, tmp_path / "data", request_timeout=0.3)) as service:
+    with running(settings_for(tiny_ast_dir, tmp_path / "data", request_timeout=2.0)) as service:
         service.publish(tmp_path, "alpha")
         place = urlsplit(service.url)
         with socket.create_connection((place.hostname, place.port)) as connection:
