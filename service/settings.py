@@ -55,7 +55,11 @@ class Settings(BaseSettings):
     )
     max_clips: int = Field(64, ge=1, description="Clips in one request.")
     max_adapters: int = Field(32, ge=1, description="Adapters in one request.")
-    batch_seconds: float = Field(80.0, gt=0, description="Window-seconds (windows x adapters) in one batch.")
+    batch_seconds: float = Field(
+        80.0,
+        gt=0,
+        description="Window-seconds (windows x adapters) in one batch; an adapter of which one row is more is refused.",
+    )
     batch_ms: float = Field(
         200.0,
         gt=0,

@@ -5,6 +5,7 @@ them one after the other. It keeps nothing between clips, so any number of threa
 """
 
 import warnings
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -66,10 +67,13 @@ class SpeechActivity:
             x = functional.conv1d(x, weight, bias, stride, padding=1).relu()
         return x[:, :, 0]
 
-    def speech_seconds(self, samples: NDArray[np.float32]) -> float:
-        """How long somebody speaks in a clip `[N]`."""
-        stretches = speech_stretches(self.probabilities(samples))
-        return min(stretches * STRETCH_SAMPLES, len(samples)) / SAMPLING_RATE
+    def speech_seconds(self, samples: NDArray[np.float32], heard: Sequence[tuple[float, float]] | None = None) -> float:
+        """How long somebody speaks in a clip `[N]`, or in what of it is `heard`: starts and ends, seconds."""
+        spoken = speech_stretches(self.probabilities(samples))
+        if heard is not None:
+            middles = (np.arange(len(spoken)) + 0.5) * STRETCH_SAMPLES / SAMPLING_RATE
+            spoken &= np.any([(start <= middles) & (middles < end) for start, end in heard], axis=0)
+        return min(int(spoken.sum()) * STRETCH_SAMPLES, len(samples)) / SAMPLING_RATE
 
 
 def _load_weights(path: Path) -> dict[str, Tensor]:
@@ -82,17 +86,20 @@ def _load_weights(path: Path) -> dict[str, Tensor]:
     }
 
 
-def speech_stretches(probabilities: NDArray[np.float32]) -> int:
-    """How many stretches are speech: short gaps are closed, then short speech is dropped."""
-    total, begin, end = 0, None, 0  # speech since `begin`, the last of it before `end`
+def speech_stretches(probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which stretches `[S]` are speech: short gaps are closed, then short speech is dropped."""
+    spoken = np.zeros(len(probabilities), np.bool_)
+    begin, end = None, 0  # speech since `begin`, the last of it before `end`
+
+    def close() -> None:
+        if begin is not None and end - begin >= LEAST_STRETCHES:
+            spoken[begin:end] = True
+
     for at, probability in enumerate(probabilities.tolist()):
         if begin is not None and at - end > GAP_STRETCHES:
-            total += _long_enough(end - begin)
+            close()
             begin = None
         if probability >= (BEGINS_AT if begin is None else ENDS_AT):
             begin, end = at if begin is None else begin, at + 1
-    return total if begin is None else total + _long_enough(end - begin)
-
-
-def _long_enough(stretches: int) -> int:
-    return stretches if stretches >= LEAST_STRETCHES else 0
+    close()
+    return spoken

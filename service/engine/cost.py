@@ -5,6 +5,7 @@ A layer of width D multiplies each of T tokens with 12 D^2 weights, and with 2 T
 tokens: 9 times the work of as many seconds in short windows, and 31 GB of scores in half precision.
 """
 
+import math
 from dataclasses import dataclass
 
 from service.model.backbone import Backbone
@@ -32,11 +33,13 @@ class Costs:
 
     Args:
         most_bytes: memory that one row may take.
+        most_frames: work of one row, which nothing interrupts: whoever comes next waits for it.
     """
 
-    def __init__(self, backbone: Backbone, most_bytes: int) -> None:
+    def __init__(self, backbone: Backbone, most_bytes: int, most_frames: float = math.inf) -> None:
         self._backbone = backbone
         self._most = most_bytes
+        self._most_frames = most_frames
         self._known: dict[int, Cost] = {}
 
     def of(self, window_frames: int) -> Cost:
@@ -50,14 +53,19 @@ class Costs:
 
     def refusal(self, window_frames: int) -> str | None:
         """Why a row of so many frames cannot run here, where it cannot."""
-        nbytes = self.of(window_frames).nbytes
-        if nbytes <= self._most:
-            return None
-        return (
-            f"a window of {window_frames} frames is {self._backbone.token_count(window_frames):,} tokens of this "
-            f"backbone, whose layers take {nbytes / 2**20:,.0f} MiB for one row (attention grows with their square); "
-            f"expected at most {self._most / 2**20:,.0f} MiB (the server's --batch-mb)"
-        )
+        cost, tokens = self.of(window_frames), self._backbone.token_count(window_frames)
+        row = f"a window of {window_frames} frames is {tokens:,} tokens of this backbone"
+        if cost.nbytes > self._most:
+            return (
+                f"{row}, whose layers take {cost.nbytes / 2**20:,.0f} MiB for one row (attention grows with their "
+                f"square); expected at most {self._most / 2**20:,.0f} MiB (the server's --batch-mb)"
+            )
+        if cost.frames > self._most_frames:
+            return (
+                f"{row}, as much work as {cost.frames / 100:,.0f} s of short windows; expected at most "
+                f"{self._most_frames / 100:,.0f} s, as a row cannot be interrupted (the server's --batch-seconds)"
+            )
+        return None
 
     def _computed(self, window_frames: int) -> Cost:
         spec, itemsize = self._backbone.spec, self._backbone.dtype.itemsize

@@ -40,9 +40,10 @@ class LocalDevice:
         self._telemetry = telemetry
         row_bytes = settings.batch_mb * 2**20
         bank = Bank(backbone, settings.adapter_slots)
-        self._costs = Costs(backbone, row_bytes)
+        batch_frames = round(settings.batch_seconds / FRAME_SECONDS)
+        self._costs = Costs(backbone, row_bytes, batch_frames)
         self._runner = Runner(backbone, bank)
-        self._scheduler = Scheduler(round(settings.batch_seconds / FRAME_SECONDS), settings.batch_ms / 1000, row_bytes)
+        self._scheduler = Scheduler(batch_frames, settings.batch_ms / 1000, row_bytes)
         self._slots = Slots(settings.adapter_slots)
         self._changed = threading.Condition()
         self._health = Health(settings.device_timeout, telemetry, self._break)

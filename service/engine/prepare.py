@@ -59,7 +59,7 @@ class Clip:
     Args:
         seconds: of audio.
         source_rate, channels: of the encoded clip.
-        speech_seconds: how long somebody speaks in it, where that was asked.
+        speech_seconds: how long somebody speaks in what of it is heard, where that was asked.
         warnings: what is wrong with the speech, where there is some.
         reads: by adapter, as asked.
         nbytes: memory of the windows.
@@ -139,9 +139,6 @@ class Preparer:
         with self._telemetry.decode_seconds.time():
             waveform = decode(content, self._limits)
         self._telemetry.audio_seconds_total.inc(waveform.seconds)
-        speech = None
-        if readings[0].adapter.manifest.task_type is not TaskType.CLASSIFICATION:
-            speech = self._activity.speech_seconds(waveform.samples)
         features, cost = ClipFeatures(waveform, self._device.features), self._device.cost
         specs = [reading.spec for reading in readings]
         take_room([features.count(spec) * cost(features.window_frames(spec)).frames for spec in specs])
@@ -150,6 +147,9 @@ class Preparer:
             if spec not in reads:
                 windows = features.windows(spec)
                 reads[spec] = Read(windows.inputs.numpy(), windows.frames, windows.spans)
+        speech = None
+        if readings[0].adapter.manifest.task_type is not TaskType.CLASSIFICATION:
+            speech = self._activity.speech_seconds(waveform.samples, reads[specs[0]].spans)
         return Clip(
             waveform.seconds,
             waveform.source_rate,

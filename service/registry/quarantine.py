@@ -77,8 +77,11 @@ class Staging:
             self._check_there()
             if not self.sizes:
                 self.directory.mkdir(0o700, exist_ok=True)
-            if shutil.disk_usage(self.directory).free < len(content) + HEADROOM_BYTES:
-                raise StorageFull(f"the disk of the data directory has no room for another {len(content):,} bytes")
+            if (free := shutil.disk_usage(self.directory).free) < len(content) + HEADROOM_BYTES:
+                raise StorageFull(
+                    f"the disk of the data directory has {free:,} bytes free, of which {HEADROOM_BYTES:,} are kept for "
+                    f"the registry's own use: no room for another {len(content):,}"
+                )
             if file not in self._files:
                 self._files[file] = self.path(file).open("wb")
             self._files[file].write(content)

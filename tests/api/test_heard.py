@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.audio.decode import decode
 from service.model.spec import TaskType
 from tests.api.live import Live
 from tests.api.test_inference import ONE_WINDOW, classify, parts
@@ -158,3 +159,13 @@ def test_speech_never_changes_an_embedding(live: Live, speaker: str) -> None:
     vectors = {"enrolment": [silent["embedding"]], "test": silent["embedding"]}
     told = live.http.post(f"/v1/score?adapter={speaker}", json=vectors).json()
     assert (told["decision"], told["speech_seconds"]) == ("accept", None)
+
+
+def test_speech_between_the_windows_verifies_nobody(live: Live, tmp_path: Path) -> None:
+    """As silence beside two voices was: what was embedded is the silence before either of them."""
+    needed = {"verify_seconds": 0.1}
+    live.publish(tmp_path, "first-seconds", task=TaskType.VERIFICATION, input=ONE_WINDOW, speech=needed)
+    voices = (decode(spoken(f"speaker-{name}")).samples for name in ("ann-1.ogg", "brian-1.mp3"))
+    enrolment, test = (encode(np.concatenate((np.zeros(2 * SECOND, np.float32), voice))) for voice in voices)
+    answer = trial(live, "first-seconds", [enrolment], test)
+    assert (answer["decision"], answer["score"]) == ("not_enough_speech", None)

@@ -74,6 +74,13 @@ def test_the_best_of_several_references_counts_where_the_manifest_says_so(
 # Verification
 
 
+def test_clips_in_which_nobody_speaks_do_not_blur_a_voice(service: Live, desk: Desk) -> None:
+    desk.enrol("clear", ANN[0])
+    asked = {"files": parts(ANN[1], SILENCE, SILENCE)}
+    answer = desk.ask("POST", "/clear/verify?adapter=voice", **asked)
+    assert answer["score"] == pytest.approx(desk.verify("clear")["score"], abs=1e-5)
+
+
 def test_a_verdict_names_what_it_rests_on(service: Live, desk: Desk) -> None:
     desk.enrol("ann", ANN[0])
     answer = desk.verify("ann")

@@ -42,7 +42,7 @@ def test_trains_by_a_method(tiny_wav2vec2_dir: Path, tmp_path: Path) -> None:
 
 def test_unknown_recipes_and_methods_are_one_line(tiny_wav2vec2_dir: Path, tmp_path: Path) -> None:
     path = recipe(tmp_path / "recipe.toml", tiny_wav2vec2_dir)
-    for words, said in ((["esc51-ast"], "no recipe of that name"), ([path, "--method", "lora"], "method 'lora'")):
+    for words, said in ((["esc51-ast"], "no recipe of that name"), ([path, "--method", "lorra"], "method 'lorra'")):
         done = ipet("train", *words, "--data", tmp_path, "--out", tmp_path / "out")
         assert done.exit_code == 1
         assert said in done.stderr

@@ -36,6 +36,13 @@ def test_a_window_of_300_s_is_refused_by_arithmetic(costs: Costs) -> None:
     assert costs.refusal(3000) is None
 
 
+def test_a_row_that_holds_everybody_up_is_refused(tiny_ast: Backbone) -> None:
+    base: Any = BaseSize(tiny_ast)
+    bounded = Costs(base, 2**40, 8000)
+    assert bounded.refusal(3000) is None
+    assert "as a row cannot be interrupted (the server's --batch-seconds)" in (bounded.refusal(10_000) or "")
+
+
 def test_work_grows_faster_than_seconds(costs: Costs) -> None:
     assert costs.of(128).frames == pytest.approx(128, rel=0.05)
     assert costs.of(1024).frames == pytest.approx(1.26 * 1024, rel=0.02)

@@ -230,7 +230,7 @@ async def verify_speaker(
                 def decide(now: Speaker, references: list[Reference]) -> tuple[Verdict, str]:
                     reason = verifying.standing(now, voice, store.now())
                     if reason is None and clips:
-                        test = mean_of([clip.vector for clip in clips])
+                        test = mean_of([clip.vector for clip in clips if clip.speech_seconds > 0 or not seconds])
                         verdict = verifying.compare(version.manifest, references, test, seconds, judge)
                     else:
                         verdict = Verdict(reason or "speaker_not_enrolled")
