@@ -35,7 +35,7 @@ def export_peft(bundle: Path, out: Path, base_name: str) -> list[str]:
     names = {f"head.{ours}": theirs for theirs, ours in base.head_names.items()}
     saved: dict[str, Tensor] = {}
     addresses: dict[str, tuple[int, str]] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items()):
         parts = name.split(".")
         if name in names:
             saved[names[name]] = tensor
