@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
+
 from service.errors import InvalidBundle
 from service.exchange.authors import find_state, read_authors
 from service.exchange.base import Base
 from service.exchange.peft import is_peft, read_peft
 from service.registry.bundle import read_weights, write_bundle
-from service.registry.manifest import CONFIG_FILE, Manifest, build_manifest, is_name
+from service.registry.manifest import CONFIG_FILE, Manifest, ManifestLimits, build_manifest, check_limits, is_name
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +37,8 @@ def import_bundle(
         InvalidBundle: what cannot be served exactly, by name; nothing is written then.
         OSError, ValueError: the base cannot be read.
     """
+    if out.resolve() == source.resolve():
+        raise InvalidBundle(f"{out.name}: the bundle would replace what it is made of; give another --out")
     state = None if (source / CONFIG_FILE).exists() else find_state(source)
     if state is None and not is_peft(source):
         raise InvalidBundle(
@@ -65,6 +69,8 @@ def import_bundle(
         "input": window,
     }
     manifest = build_manifest(common | fields)
-    files = write_bundle(out, manifest, tensors)
-    read_weights(files.weights, manifest, spec)
+    check_limits(manifest, ManifestLimits(min_window_frames=spec.min_window_frames))
+    tensors = {tensor: value.contiguous() for tensor, value in tensors.items()}
+    read_weights(safetensors.torch.save(tensors), manifest, spec)
+    write_bundle(out, manifest, tensors)
     return manifest

@@ -1,6 +1,7 @@
 """A directory that PEFT saved -> a bundle: LoRA, DoRA and IA3 on AST and wav2vec 2.0's kin, exactly or not at all."""
 
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,11 +13,13 @@ from torch import Tensor
 
 from service.errors import InvalidBundle
 from service.exchange.base import Base, head_of
-from service.exchange.modules import target_of
+from service.exchange.modules import check_class, check_prefix, target_of
 from service.model.checkpoint import published_tensors
 from service.model.classifier import HEADS
 from service.registry.manifest import CONFIG_FILE
 from service.registry.tensor_header import WEIGHTS_FILE
+
+_log = logging.getLogger(__name__)
 
 # Options that do not change what is computed, or that the tensors tell; a set option that is not here is refused.
 _READ = {"alpha_pattern", "bias", "feedforward_modules", "lora_alpha", "r", "rank_pattern", "use_dora", "use_rslora"}
@@ -61,10 +64,13 @@ def read_peft(directory: Path, base: Base, labels: Sequence[str] | None) -> tupl
     """
     config = read_config(directory)
     _check_options(config)
+    _check_model(config, base)
     saved = {_PREFIX.sub("", name): tensor.float() for name, tensor in _read_tensors(directory).items()}
     heads = {_SAVED_COPY.sub(".", name): t for name, t in saved.items() if name.startswith(HEADS)}
     heads = {name: tensor for name, tensor in heads.items() if ".original_module." not in name}
     body = {name: tensor for name, tensor in saved.items() if not name.startswith(HEADS)}
+    for name in body:
+        check_prefix(name, base.model_type)
     fields, tensors = head_of(base, heads, labels)
     parts, more = (_read_lora if config["peft_type"] == "LORA" else _read_ia3)(config, body, base)
     return fields | parts, tensors | more
@@ -90,6 +96,18 @@ def _check_options(config: Mapping[str, Any]) -> None:
             raise InvalidBundle(f"{name[:40]} = {str(value)[:40]} is not served; train without it")
 
 
+def _check_model(config: Mapping[str, Any], base: Base) -> None:
+    """Raise InvalidBundle where another architecture was trained on; warn where the name is another than the base's."""
+    mapping = config.get("auto_mapping")
+    if isinstance(mapping, dict):
+        check_class(mapping.get("base_model_class"), base.model_type)
+    trained_on, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if trained_on and str(trained_on) not in (base.name, str(Path(base.name).resolve())):
+        _log.warning("the adapter was trained on %s, and the base is %s: be sure they are one", trained_on, base.name)
+    if revision:
+        _log.warning("the adapter was trained on revision %s of its base: be sure %s is that", revision, base.name)
+
+
 def _read_tensors(directory: Path) -> dict[str, Tensor]:
     path = directory / WEIGHTS_FILE
     if not path.is_file():
@@ -111,21 +129,22 @@ def _read_lora(
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
-    rank_of = _pattern(config.get("rank_pattern") or {}, config["r"])
-    alpha_of = _pattern(config.get("alpha_pattern") or {}, config["lora_alpha"])
+    r, usual = int(_number(config, "r")), _number(config, "lora_alpha")
+    rank_of = _pattern(config, "rank_pattern", r)
+    alpha_of = _pattern(config, "alpha_pattern", usual)
     for name, tensor in saved.items():
         end = next((end for end in _PARTS if name.endswith(end)), None)
         if end is None:
-            tensors |= _read_bias(name, tensor, base)
+            tensors |= _read_bias(name, tensor, base, config.get("bias"))
             continue
         module = name.removesuffix(end)
         layer, target = _target(module, "LoRA", base)
         tensors[f"layers.{layer}.lora.{target}.{_PARTS[end]}"] = tensor
         key = f"{layer}.{target}"
         rank, alpha = int(rank_of(module)), float(alpha_of(module))
-        ranks |= {} if rank == config["r"] else {key: rank}
-        alphas |= {} if alpha == config["lora_alpha"] else {key: alpha}
-    lora: dict[str, Any] = {"r": config["r"], "alpha": float(config["lora_alpha"])}
+        ranks |= {} if rank == r else {key: rank}
+        alphas |= {} if alpha == usual else {key: alpha}
+    lora: dict[str, Any] = {"r": r, "alpha": float(usual)}
     lora |= {"rank_pattern": ranks} if ranks else {}
     lora |= {"alpha_pattern": alphas} if alphas else {}
     lora |= {ours: True for theirs, ours in (("use_rslora", "rslora"), ("use_dora", "dora")) if config.get(theirs)}
@@ -141,6 +160,8 @@ def _read_ia3(
         if not name.endswith(".ia3_l"):
             raise InvalidBundle(f"{WEIGHTS_FILE}: {name}: not a vector of IA3")
         layer, target = _target(name.removesuffix(".ia3_l"), "IA3", base)
+        if tensor.dim() != 2:
+            raise InvalidBundle(f"{WEIGHTS_FILE}: {name}: expected a row or a column, got {list(tensor.shape)}")
         # A feed-forward module's vector scales its input and is a row.
         sides["input" if tensor.shape[0] == 1 else "output"].add(target)
         tensors[f"layers.{layer}.ia3.{target}"] = tensor.flatten()
@@ -162,7 +183,7 @@ def _target(module: str, what: str, base: Base) -> tuple[int, str]:
     return found
 
 
-def _read_bias(name: str, tensor: Tensor, base: Base) -> dict[str, Tensor]:
+def _read_bias(name: str, tensor: Tensor, base: Base, told: object) -> dict[str, Tensor]:
     """A saved bias as what it adds to the base's; of other modules than a layer's maps it must be the base's own."""
     module, own = name.removesuffix(".bias").removesuffix(".base_layer"), base.checkpoint.tensors
     published = published_tensors(base.model_type, {f"{module}.bias".partition(".")[2]: tensor})
@@ -173,19 +194,32 @@ def _read_bias(name: str, tensor: Tensor, base: Base) -> dict[str, Tensor]:
             return {f"layers.{found[0]}.bias.{found[1]}": tensor - of_base}
         if bool((of_base == tensor).all()):
             return {}
+    how = "bias = 'all' trains every bias of the model; " if told == "all" else ""
     raise InvalidBundle(
-        f"{WEIGHTS_FILE}: {name}: only the biases of the layers' linear maps may be trained; use bias='lora_only'"
+        f"{WEIGHTS_FILE}: {name}: {how}only the biases of the layers' linear maps may be trained: train with "
+        "bias='lora_only'"
     )
 
 
-def _pattern(pattern: Mapping[str, float], default: float) -> Callable[[str], float]:
+def _number(config: Mapping[str, Any], name: str) -> float:
+    """An option's value, or what PEFT takes where its file does not say."""
+    value = config.get(name, 8)
+    if type(value) not in (int, float) or (name == "r" and type(value) is not int):
+        raise InvalidBundle(f"{CONFIG_FILE}: {name}: expected a number, got {str(value)[:40]!r}")
+    return float(value) if name != "r" else value
+
+
+def _pattern(config: Mapping[str, Any], name: str, default: float) -> Callable[[str], float]:
     """What PEFT takes for a module: the first key that, as a regular expression, ends its name."""
+    pattern = config.get(name) or {}
+    if not isinstance(pattern, dict) or not all(type(value) in (int, float) for value in pattern.values()):
+        raise InvalidBundle(f"{CONFIG_FILE}: {name}: expected an object of numbers, got {str(pattern)[:40]}")
 
     def of(module: str) -> float:
         for key, value in pattern.items():
             try:
                 if re.match(rf"(.*\.)?({key})$", module):
-                    return value
+                    return float(value)
             except re.error as error:
                 raise InvalidBundle(f"a pattern's key {key[:40]!r} is no regular expression: {error}") from None
         return default

@@ -29,6 +29,8 @@ def export_peft(bundle: Path, out: Path, base_name: str) -> list[str]:
     Raises:
         InvalidBundle: a part that PEFT cannot hold, by name.
     """
+    if out.resolve() == bundle.resolve():
+        raise InvalidBundle(f"{out.name}: the export would replace the bundle; give another --out")
     files, base = read_bundle(bundle), Base.load(base_name)
     manifest = parse_manifest(files.config)
     tensors, spec = read_weights(files.weights, manifest, base.spec), manifest.adapter_spec()

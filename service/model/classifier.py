@@ -20,8 +20,9 @@ class Surroundings:
 
     Args:
         head: tensors of its classification head as they are named there; empty where the files have none.
-        labels: by class, as its config has them.
-        multi_label: whether each class is judged by itself.
+        labels: by class, as its config has them; none where they do not count from 0.
+        problem_type: as its config has it.
+        sampling_rate: Hz, of what its extractor reads.
         mean, std, frames: of an AST's inputs.
         normalize: whether samples are normalised clip by clip.
         assumed: whether the extractor's configuration is the architecture's default, as the model has none.
@@ -29,7 +30,8 @@ class Surroundings:
 
     head: Mapping[str, Tensor]
     labels: tuple[str, ...]
-    multi_label: bool
+    problem_type: str | None
+    sampling_rate: int
     weighted_sum: bool
     mean: float
     std: float
@@ -42,10 +44,12 @@ def surroundings_of(name: str, checkpoint: Checkpoint) -> Surroundings:
     """Read what a directory or Hub id holds around its backbone. Raises OSError and ValueError."""
     config: Any = AutoConfig.from_pretrained(name)
     extractor, assumed = _extractor(name, checkpoint.model_type)
+    classes = sorted(config.id2label)
     return Surroundings(
         head=_head(name, config),
-        labels=tuple(config.id2label[i] for i in range(len(config.id2label))),
-        multi_label=config.problem_type == "multi_label_classification",
+        labels=tuple(config.id2label[i] for i in classes) if classes == list(range(len(classes))) else (),
+        problem_type=config.problem_type,
+        sampling_rate=int(extractor.sampling_rate),
         weighted_sum=bool(getattr(config, "use_weighted_layer_sum", False)),
         mean=float(getattr(extractor, "mean", 0.0)),
         std=float(getattr(extractor, "std", 1.0)),

@@ -74,7 +74,7 @@ def test_what_is_not_theirs_or_of_another_backbone_is_refused(tmp_path: Path) ->
     for change, said in (
         ({"wav2vec2.encoder.layers.1.attention.q_proj.weight": torch.zeros(48, 48)}, "another backbone"),
         ({"something.weight": torch.zeros(3)}, "something.weight: neither"),
-        ({"mlp_head.1.weight": torch.zeros(5, 96)}, "mlp_head has 5 classes, but there are 3 labels"),
+        ({"mlp_head.1.weight": torch.zeros(5, 96)}, "mlp_head has 5 classes, but 3 labels"),
     ):
         torch.save(theirs | change, source / "best.pth")
         with pytest.raises(InvalidBundle, match=said):
