@@ -1,5 +1,6 @@
 """`ipet adapters`: what a running server holds, and changing it."""
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +9,7 @@ import typer
 
 from service.cli import at_rest
 from service.cli.connection import DEFAULT_URL, AsJson, Key, Url, connected, fail, print_json, print_table, told
+from service.cli.exchange import Labels, WindowFrames, read_labels
 
 if TYPE_CHECKING:
     from service.client_answers import Change
@@ -48,6 +50,8 @@ def push(
     name: Annotated[str | None, typer.Option(help="The bundle's own name unless given.")] = None,
     activate: Annotated[bool, typer.Option(help="Make it live at once.")] = True,
     base: Annotated[str | None, typer.Option(help="Model that another library's adapter was trained on.")] = None,
+    labels: Labels = None,
+    window_frames: WindowFrames = None,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
@@ -55,12 +59,18 @@ def push(
 
     With --base what PEFT or IPET's authors saved becomes a bundle on the way, as by `ipet import`.
     """
+    if base is None and (labels is not None or window_frames is not None):
+        fail("--labels and --window-frames are of another library's adapter: give --base too")
+    if base is None and (kind := _foreign(bundle)):
+        fail(f"{bundle} is no bundle, it holds {kind}: give the model that it was trained on by --base")
     with TemporaryDirectory() as made, connected(url, key) as client:
         if base is not None:
             with told():
                 from service.exchange.bundles import import_bundle
 
-                import_bundle(bundle, Path(made) / "bundle", base, name=name)
+                made_of = Path(made) / "bundle"
+                given = read_labels(labels)
+                import_bundle(bundle, made_of, base, name=name, labels=given, window_frames=window_frames)
             bundle = Path(made) / "bundle"
         answer = client.push(bundle, name, activate)
     state = "live" if answer["live"] else "not live"
@@ -153,6 +163,18 @@ app.command()(at_rest.restore)
 app.command("export", hidden=True)(at_rest.backup)  # the names of older releases
 app.command("import", hidden=True)(at_rest.restore)
 app.command()(at_rest.verify)
+
+
+def _foreign(directory: Path) -> str | None:
+    """Whose adapter a directory holds, where it is another library's."""
+    try:
+        kind = json.loads((directory / "adapter_config.json").read_bytes()).get("peft_type", "IPET")
+    except FileNotFoundError:
+        states = [path.name for path in directory.iterdir() if path.suffix in (".pt", ".pth", ".bin")]
+        return f"the state dict {states[0]}" if len(states) == 1 else None
+    except (OSError, ValueError, AttributeError):
+        return None  # the server says what is wrong with it
+    return None if kind == "IPET" else f"PEFT's {str(kind)[:40]}"
 
 
 def _told(change: "Change") -> str:

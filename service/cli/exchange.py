@@ -7,6 +7,18 @@ import typer
 
 from service.cli.connection import told
 
+Labels = Annotated[
+    Path | None, typer.Option(exists=True, dir_okay=False, help="Labels, one a line; the base's unless given.")
+]
+WindowFrames = Annotated[
+    int | None, typer.Option(min=3, help="Length of windows, 10 ms each; whole clips unless given.")
+]
+
+
+def read_labels(path: Path | None) -> list[str] | None:
+    """A file's lines, with or without a byte order mark."""
+    return None if path is None else path.read_text(encoding="utf-8-sig").splitlines()
+
 
 def import_(
     directory: Annotated[
@@ -15,18 +27,14 @@ def import_(
     base: Annotated[str, typer.Option(help="Model that it was trained on: a directory or Hub id.")],
     out: Annotated[Path, typer.Option(file_okay=False, help="Directory to write; made if need be.")],
     name: Annotated[str | None, typer.Option(help="Of the adapter; the directory's unless given.")] = None,
-    labels: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Labels, one a line; the base's unless given.")
-    ] = None,
-    window_frames: Annotated[
-        int | None, typer.Option(min=3, help="Length of windows, 10 ms each; whole clips unless given.")
-    ] = None,
+    labels: Labels = None,
+    window_frames: WindowFrames = None,
 ) -> None:
     """Make a bundle of a LoRA, DoRA or IA3 directory that PEFT saved, or of a state dict of IPET's authors."""
     with told():
         from service.exchange.bundles import import_bundle
 
-        given = None if labels is None else labels.read_text(encoding="utf-8").splitlines()
+        given = read_labels(labels)
         manifest = import_bundle(directory, out, base, name=name, labels=given, window_frames=window_frames)
     typer.echo(f"{out}: {manifest.name}, {manifest.task_type.value}, {len(manifest.labels or ())} labels")
 
