@@ -65,7 +65,7 @@ def read_authors(path: Path, base: Base, labels: Iterable[str] | None) -> tuple[
         if ours is not None:
             if ours in tensors:
                 raise InvalidBundle(f"{name[:100]}: a second tensor for {ours}, which has one; leave one of them out")
-            tensors[ours] = tensor.reshape(-1, tensor.shape[-1]) if ours.endswith(".prompt") else tensor
+            tensors[ours] = tensor[0] if ours.endswith(".prompt") and tensor.shape[:-2] == (1,) else tensor
         elif found := _SCALE.fullmatch(name):
             scales[found[1]] = _one(name, tensor)
         else:

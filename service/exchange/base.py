@@ -89,16 +89,16 @@ def task_of(base: Base, classes: int, labels: Iterable[str] | None, head: str = 
     Raises:
         InvalidBundle: labels are not as many as classes, or the classes are of a regression.
     """
-    kind, told = base.around.problem_type, tuple(labels or base.around.labels)
+    kind, told = base.around.problem_type, tuple(base.around.labels if labels is None else labels)
     if kind not in _ONLY_TASKS or (classes == 1 and kind is None):
         raise InvalidBundle(
             f"{head} has {classes} outputs and problem_type {kind or 'regression (of one output)'}: only classes are "
             "served, train with single_label_classification or multi_label_classification"
         )
     if len(told) != classes:
-        whose = "labels are given" if labels else "labels from class 0 are in the base's config"
+        whose = "labels are given" if labels is not None else "labels from class 0 are in the base's config"
         raise InvalidBundle(f"{head} has {classes} classes, but {len(told)} {whose}; give a file of {classes} lines")
-    if not labels and all(re.fullmatch(r"LABEL_\d+", label) for label in told):
+    if labels is None and all(re.fullmatch(r"LABEL_\d+", label) for label in told):
         _log.warning("the base does not name its classes (LABEL_0 ...): give their labels by --labels")
     return {
         "task_type": "AUDIO_CLASSIFICATION",
@@ -125,7 +125,7 @@ def head_of(
             f"the head's {missing[0]} is neither in the adapter nor in the base; save it with modules_to_save, or name "
             "a base that has it"
         )
-    unknown = sorted(tensors.keys() - names.keys() - {"layer_weights"})
+    unknown = sorted(tensors.keys() - names.keys() - ({"layer_weights"} if base.around.weighted_sum else set()))
     if unknown:
         raise InvalidBundle(f"the head has {unknown[0]}, which no head served here has")
     head = {f"head.{ours}": tensors[theirs] for theirs, ours in names.items()}

@@ -65,15 +65,29 @@ def read_peft(directory: Path, base: Base, labels: Sequence[str] | None) -> tupl
     config = read_config(directory)
     _check_options(config)
     _check_model(config, base)
-    saved = {_PREFIX.sub("", name): tensor.float() for name, tensor in _read_tensors(directory).items()}
-    heads = {_SAVED_COPY.sub(".", name): t for name, t in saved.items() if name.startswith(HEADS)}
-    heads = {name: tensor for name, tensor in heads.items() if ".original_module." not in name}
+    saved = _renamed(_PREFIX, "", _read_tensors(directory))
+    heads = {name: t for name, t in saved.items() if name.startswith(HEADS) and ".original_module." not in name}
+    heads = _renamed(_SAVED_COPY, ".", heads)
     body = {name: tensor for name, tensor in saved.items() if not name.startswith(HEADS)}
     for name in body:
         check_prefix(name, base.model_type)
     fields, tensors = head_of(base, heads, labels)
     parts, more = (_read_lora if config["peft_type"] == "LORA" else _read_ia3)(config, body, base)
     return fields | parts, tensors | more
+
+
+def _renamed(pattern: re.Pattern[str], short: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors in float32 under shorter names. Raises InvalidBundle where two become one."""
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        _add(renamed, pattern.sub(short, name), tensor.float(), name)
+    return renamed
+
+
+def _add(tensors: dict[str, Tensor], ours: str, tensor: Tensor, theirs: str) -> None:
+    if ours in tensors:
+        raise InvalidBundle(f"{WEIGHTS_FILE}: {theirs[:100]}: a second tensor for {ours[:100]}; leave one of them out")
+    tensors[ours] = tensor
 
 
 def _check_options(config: Mapping[str, Any]) -> None:
@@ -135,11 +149,12 @@ def _read_lora(
     for name, tensor in saved.items():
         end = next((end for end in _PARTS if name.endswith(end)), None)
         if end is None:
-            tensors |= _read_bias(name, tensor, base, config.get("bias"))
+            for ours, bias in _read_bias(name, tensor, base, config.get("bias")).items():
+                _add(tensors, ours, bias, name)
             continue
         module = name.removesuffix(end)
         layer, target = _target(module, "LoRA", base)
-        tensors[f"layers.{layer}.lora.{target}.{_PARTS[end]}"] = tensor
+        _add(tensors, f"layers.{layer}.lora.{target}.{_PARTS[end]}", tensor, name)
         key = f"{layer}.{target}"
         rank, alpha = int(rank_of(module)), float(alpha_of(module))
         ranks |= {} if rank == r else {key: rank}
@@ -164,7 +179,7 @@ def _read_ia3(
             raise InvalidBundle(f"{WEIGHTS_FILE}: {name}: expected a row or a column, got {list(tensor.shape)}")
         # A feed-forward module's vector scales its input and is a row.
         sides["input" if tensor.shape[0] == 1 else "output"].add(target)
-        tensors[f"layers.{layer}.ia3.{target}"] = tensor.flatten()
+        _add(tensors, f"layers.{layer}.ia3.{target}", tensor.flatten(), name)
     for target in sides["output"] | sides["input"]:
         lacking = [i for i in range(base.spec.num_hidden_layers) if f"layers.{i}.ia3.{target}" not in tensors]
         for layer in lacking:  # ones change nothing

@@ -143,6 +143,34 @@ def test_options_of_another_type(values: dict[str, Any], said: str, pair: tuple[
     refused(saved, base, said)
 
 
+@pytest.mark.parametrize(
+    ("end", "twin"),
+    [
+        (".lora_A.weight", lambda name: name.removeprefix("base_model.model.")),
+        ("0.attention.q_proj.lora_A.weight", lambda name: name.replace("wav2vec2.encoder.", "encoder.")),
+        ("model.classifier.weight", lambda name: name.replace(".weight", ".modules_to_save.default.weight")),
+    ],
+)
+def test_a_tensor_that_is_there_twice(end: str, twin: Callable[[str], str], pair: tuple[Path, Path]) -> None:
+    base, saved = pair
+    tensors = load_file(saved / WEIGHTS)
+    name = next(name for name in tensors if name.endswith(end))
+    save_file(tensors | {twin(name): tensors[name] + 1}, saved / WEIGHTS)
+    refused(saved, base, "a second tensor for")
+
+
+def test_weights_of_layers_that_nobody_sums(pair: tuple[Path, Path]) -> None:
+    base, saved = pair
+    save_file(load_file(saved / WEIGHTS) | {"base_model.model.layer_weights": torch.ones(4)}, saved / WEIGHTS)
+    refused(saved, base, "the head has layer_weights, which no head served here has")
+
+
+def test_a_file_without_labels(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    base, saved = pair
+    with pytest.raises(InvalidBundle, match="3 classes, but 0 labels are given"):
+        import_bundle(saved, tmp_path / "out", str(base), labels=[])
+
+
 def test_options_that_are_not_there_are_pefts_own(pair: tuple[Path, Path], tmp_path: Path) -> None:
     base, saved = pair
     adapt(save_classifier("wav2vec2", base), LoraConfig(target_modules=["q_proj"]), saved)
@@ -195,6 +223,7 @@ def test_the_authors_frozen_tensors_are_compared(tmp_path: Path) -> None:
         ("v.time_prompt", lambda: torch.ones(1, 4, 48), "it has no place here"),
         ("v.freq_prompt", lambda: torch.ones(1, 4, 48), "it has no place here"),
         ("v.blocks.0.gate.weight", lambda: torch.ones(48), "it has no place here"),
+        ("embedding_prompt0", lambda: torch.ones(2, 2, 48), r"layers\.0\.prompt: expected"),
         ("mlp_head.2.weight", lambda: torch.ones(3, 48), "a second tensor for head.linear.weight"),
         ("mlp_head_ft.1.bias", lambda: torch.ones(3), "mlp_head_ft.1.bias: "),
         ("v.embedding_prompt0", lambda: torch.ones(1, 4, 48), "a second tensor for layers.0.prompt"),
