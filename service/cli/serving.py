@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -158,9 +159,13 @@ def leave(status: int) -> NoReturn:
 
 def has_keys(settings: Settings) -> bool:
     """Whether the service asks for keys: the environment's, or stored ones."""
-    from service.access.keyring import Keyring
-    from service.errors import NotReady
+    from service.access.keyring import MARKER, Keyring
+    from service.database import database_of
+    from service.errors import NotReady, ServiceError
 
+    with suppress(ServiceError):  # the keyring says what is wrong with it
+        if not database_of(settings.data_dir, settings.database_url).is_begun():  # nor is it to be, by looking
+            return bool(settings.admin_keys or settings.inference_keys) or (settings.data_dir / MARKER).exists()
     keys = Keyring(settings)
     keys.refresh()
     try:

@@ -111,6 +111,8 @@ class SpeakerStore:
 
         def change(connection: Connection, before: Speaker, now: datetime) -> Speaker:
             self._require_row(connection, before, now)
+            if before.has_expired(now) and before.expired is None:  # a longer life does not bring anybody back
+                upkeep.expire(connection, *_place(before), before.expires, now)
             if "consent" in fields:
                 rows.set_fields(connection, *_place(before), **_consent_columns(fields["consent"]))
             if "lifetime" in fields:

@@ -68,12 +68,16 @@ def _expire(database: Database, now: datetime) -> tuple[int, int]:
         due = select(speakers).where(speakers.c.expires <= now)
         found = connection.execute(due.limit(_AT_ONCE)).all()
         for row in found:
-            place = row.domain, row.speaker
-            fields: dict[str, Any] = {"expires": None}
-            if count := rows.delete_enrolments(connection, *place):
-                fields["expired"] = rows.utc(row.expires)
-                rows.touch(connection, *place)
-                journal.record(connection, By(row.domain, SERVER), row.speaker, Action.EXPIRE, now)
-                removed += count
-            rows.set_fields(connection, *place, **fields)
+            removed += expire(connection, row.domain, row.speaker, rows.utc(row.expires), now)
     return len(found), removed
+
+
+def expire(connection: Connection, domain: str, speaker: str, due: datetime | None, now: datetime) -> int:
+    """Remove the voiceprints of somebody who has expired; how many there were."""
+    fields: dict[str, Any] = {"expires": None}
+    if count := rows.delete_enrolments(connection, domain, speaker):
+        fields["expired"] = due
+        rows.touch(connection, domain, speaker)
+        journal.record(connection, By(domain, SERVER), speaker, Action.EXPIRE, now)
+    rows.set_fields(connection, domain, speaker, **fields)
+    return count

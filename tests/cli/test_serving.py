@@ -81,6 +81,7 @@ def test_needs_keys_beyond_loopback(host: str, tmp_path: Path) -> None:
     done = ipet("serve", "--host", host, "--port", "0", "--data-dir", tmp_path)
     assert done.returncode == 1
     assert "IPET_ALLOW_ANONYMOUS=1" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_bad_settings_are_named() -> None:

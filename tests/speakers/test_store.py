@@ -184,6 +184,15 @@ def test_what_is_not_used_expires_and_says_so(world: World) -> None:
     assert world.store.export(ACME, "ann")[2][2].actor == "server"
 
 
+def test_a_longer_life_does_not_bring_back_who_has_expired(world: World) -> None:
+    world.store.put(ACME, "ann", {"lifetime": timedelta(days=10)}, told)
+    world.enrol("ann", 3.0)
+    world.clock.pass_by(days=11)
+    world.store.put(ACME, "ann", {"lifetime": timedelta(days=365)}, told)
+    assert count(world, "enrolments") == 0
+    assert world.store.find("acme", "ann").has_expired(world.store.now())
+
+
 def test_uses_are_kept_for_so_long(world: World) -> None:
     world.enrol("ann", 3.0)
     world.clock.pass_by(days=20)
