@@ -76,6 +76,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._hosts = 0
         self._fault = NO_HTTP  # what the parser gives up for, unless a callback below says otherwise
         self._in_body = False
+        self._pieces: list[bytes] = []  # of the body, out of one read: adding each to the body would copy all of it
 
     # Asyncio's side
 
@@ -98,6 +99,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._expect(self._limits.head_seconds)
         self._loose += len(data)
         super().data_received(data)
+        self._hand_over()
         # A field that does not end is kept by the parser, which calls nobody; one of a trailer just as well.
         if self._loose > MAX_HEAD_BYTES:
             self._refuse(HEAD_TOO_LARGE)
@@ -155,9 +157,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._loose = 0
-        super().on_body(body)
+        self._pieces.append(body)
 
     def on_message_complete(self) -> None:
+        self._hand_over()
         self._loose = 0
         self._in_body = False
         if self._reading is not None:
@@ -170,6 +173,11 @@ class GuardedProtocol(HttpToolsProtocol):
         self._refuse(self._fault)
 
     # Behind them
+
+    def _hand_over(self) -> None:
+        if self._pieces:
+            body, self._pieces = b"".join(self._pieces), []
+            super().on_body(body)
 
     def _count(self, size: int) -> None:
         self._head_bytes += size
