@@ -214,8 +214,10 @@ class Loader:
             self._settle(key, None)
             if self.is_known(version):
                 self._cache.put(key, folded)
-            elif key not in self._scheduler:
-                self._slots.unload(key)  # deleted meanwhile, and nobody waits for it
+            elif key in self._scheduler:
+                self._slots.doom(key)  # deleted meanwhile; those who were let in before still run
+            else:
+                self._slots.unload(key)
             self._ended()
         self._telemetry.adapter_loads_total.inc()
         self._telemetry.adapter_load_seconds.observe(time.monotonic() - load.started)

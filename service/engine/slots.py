@@ -170,6 +170,11 @@ class Slots:
         else:
             self._vacate(key)
 
+    def doom(self, key: AdapterKey) -> None:
+        """Evicts `key` as soon as what is about to run on it has run."""
+        if (occupant := self._occupants.get(key)) is not None:
+            occupant.doomed = True
+
     def _victim(self, waiting: Container[AdapterKey]) -> AdapterKey | None:
         served = None
         for key, occupant in islice(self._evictable.items(), _LOOKED_AT):
