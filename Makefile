@@ -6,9 +6,11 @@ BIN    := $(VENV)/bin
 IMAGE  ?= ipet-serve:dev
 # A pip index to take torch and torchaudio from, e.g. PyTorch's own CPU index (200 MB instead of 3 GB to download).
 TORCH_INDEX ?=
+# Processes that the tests run in, by file; each takes up to 3 GB.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test demo bench lint format image clean
+.PHONY: help serve test test-ray demo bench lint format image clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,7 +19,11 @@ serve: $(VENV)/.runtime ## set-up, then the server on 127.0.0.1:8000; PORT=9000,
 	@IPET_ADAPTERS="$${IPET_ADAPTERS:-adapters/bundles}" exec $(BIN)/ipet serve $(if $(PORT),--port $(PORT)) $(ARGS)
 
 test: $(VENV)/.dev ## set-up, then the whole test suite; SLOW=1 adds the slow tests, ARGS="-k bank" passes through
-	@SLOW=$(SLOW) $(BIN)/python -m pytest $(ARGS)
+	@SLOW=$(SLOW) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not alone" $(ARGS) || [ $$? -eq 5 ]
+	@SLOW=$(SLOW) $(BIN)/python -m pytest -m alone $(ARGS) || [ $$? -eq 5 ] # 5: ARGS leave none of these
+
+test-ray: $(VENV)/.dev $(VENV)-ray/.ray ## set-up of an environment beside it with Ray, then the cluster's tests; SLOW=1, ARGS= as above
+	@SLOW=$(SLOW) PYTHONPATH=$(CURDIR) $(VENV)-ray/bin/python -m pytest -s tests/cluster $(ARGS)
 
 demo: $(VENV)/.runtime ## every task over real HTTP, an upload, a hot swap and a rollback, on a free port
 	@$(BIN)/python -m tests.demo $(ARGS)
@@ -45,7 +51,7 @@ image: ## the container image, with docker, podman or buildah; IMAGE=, BASE_IMAG
 	  $(if $(filter undefined default file,$(origin TORCH_INDEX)),,--build-arg TORCH_INDEX=$(TORCH_INDEX)) $(BUILD_ARGS) .
 
 clean: ## removes .venv and every cache
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-ray .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis build dist *.egg-info
 
 # --- set-up: two stamps, so that serving needs no developer tools and a second call starts at once ---
 
@@ -55,7 +61,15 @@ $(VENV)/.runtime: pyproject.toml | $(BIN)/pip
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/pip
 	$(call install,the service and the developer tools,-e '.[dev]')
+	@! command -v npm >/dev/null || npm install --silent --no-save --prefix $(VENV) axe-core@4 || true # for one test file
 	@touch $@ $(VENV)/.runtime
+
+# Ray comes into an environment of its own, which sees what is installed in the other one.
+$(VENV)-ray/.ray: pyproject.toml | $(VENV)/.dev
+	@$(PYTHON) -m venv $(VENV)-ray
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(VENV)-ray/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
+	@$(VENV)-ray/bin/python -m pip --disable-pip-version-check install -q 'ray[serve]>=2.60,<2.61'
+	@touch $@
 
 $(BIN)/pip:
 	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: install Python >= 3.11, or name one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }

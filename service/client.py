@@ -13,7 +13,19 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import update_wrapper
 from types import MethodType, TracebackType
-from typing import Any, Final, Generic, NoReturn, ParamSpec, Self, TypeVar, get_args, get_type_hints, overload
+from typing import (
+    Any,
+    ClassVar,
+    Final,
+    Generic,
+    NoReturn,
+    ParamSpec,
+    Self,
+    TypeVar,
+    get_args,
+    get_type_hints,
+    overload,
+)
 
 import httpx
 
@@ -37,7 +49,11 @@ class ClientError(Exception):
 
 
 class ConnectionFailed(ClientError):
-    """Nobody listens at the URL, or the connection broke."""
+    """Nobody listens at the URL, or the connection broke; `sent` is whether the request was on its way by then."""
+
+    def __init__(self, detail: str, sent: bool = False) -> None:
+        super().__init__(detail)
+        self.sent = sent
 
 
 class TimedOut(ClientError):
@@ -95,6 +111,7 @@ class _Api:
     ready = _Method(calls.ready)
     backbone = _Method(calls.backbone)
     classify = _Method(calls.classify)
+    events = _Method(calls.events)
     embed = _Method(calls.embed)
     score = _Method(calls.score)
     score_embeddings = _Method(calls.score_embeddings)
@@ -107,6 +124,45 @@ class _Api:
     activate = _Method(calls.activate)
     residency = _Method(calls.residency)
     delete = _Method(calls.delete)
+    speakers = _Method(calls.speakers)
+    speaker = _Method(calls.speaker)
+    put_speaker = _Method(calls.put_speaker)
+    enrol = _Method(calls.enrol)
+    verify = _Method(calls.verify)
+    identify = _Method(calls.identify)
+    opt_out = _Method(calls.opt_out)
+    opt_in = _Method(calls.opt_in)
+    export_speaker = _Method(calls.export_speaker)
+    delete_speaker = _Method(calls.delete_speaker)
+    add_job = _Method(calls.add_job)
+    enrol_many = _Method(calls.enrol_many)
+    jobs = _Method(calls.jobs)
+    job = _Method(calls.job)
+    job_result = _Method(calls.job_result)
+    delete_job = _Method(calls.delete_job)
+
+    _transport: ClassVar[Callable[..., Any]]
+    http: Any
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        key: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        retries: int = DEFAULT_RETRIES,
+    ) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.http = self._transport(base_url=url, headers=headers, timeout=timeout)
+        self.timeout = timeout
+        self.retries = retries
+
+    def _timeout(self, call: Call[Any]) -> httpx.Timeout:
+        return httpx.Timeout(self.timeout, read=None, write=None) if call.endless else httpx.Timeout(self.timeout)
+
+    def _pause(self, call: Call[Any], error: ProblemError | httpx.HTTPError, tried: int) -> float:
+        """Seconds before the next try; raises what the caller is to see where there is none."""
+        pause = _pause(call, error, tried, self.timeout) if tried < self.retries else None
+        return _reraise(error, self.timeout) if pause is None else pause
 
 
 class Client(_Api):
@@ -119,16 +175,8 @@ class Client(_Api):
             breaks and the call may be repeated; after what Retry-After asks for, else 0.25 s, doubled each time.
     """
 
-    def __init__(
-        self,
-        url: str = DEFAULT_URL,
-        key: str | None = None,
-        timeout: float = DEFAULT_TIMEOUT,
-        retries: int = DEFAULT_RETRIES,
-    ) -> None:
-        self.http = httpx.Client(base_url=url, headers=_authorization(key), timeout=timeout)
-        self.timeout = timeout
-        self.retries = retries
+    http: httpx.Client
+    _transport = httpx.Client
 
     def run(self, call: Call[T]) -> T:
         content = self._content(call)
@@ -143,11 +191,10 @@ class Client(_Api):
         tried = 0
         while True:
             try:
-                return _checked(self.http.request(**call.arguments()))
+                with call.arguments() as given:
+                    return _checked(self.http.request(**given, timeout=self._timeout(call)))
             except (ProblemError, httpx.HTTPError) as error:
-                pause = None if tried >= self.retries else _pause(call, error, tried, self.timeout)
-                if pause is None:
-                    _reraise(error, self.timeout)
+                pause = self._pause(call, error, tried)
             tried += 1
             time.sleep(pause)
 
@@ -166,16 +213,8 @@ class Client(_Api):
 class AsyncClient(_Api):
     """Async client; as `Client`, every method awaited."""
 
-    def __init__(
-        self,
-        url: str = DEFAULT_URL,
-        key: str | None = None,
-        timeout: float = DEFAULT_TIMEOUT,
-        retries: int = DEFAULT_RETRIES,
-    ) -> None:
-        self.http = httpx.AsyncClient(base_url=url, headers=_authorization(key), timeout=timeout)
-        self.timeout = timeout
-        self.retries = retries
+    http: httpx.AsyncClient
+    _transport = httpx.AsyncClient
 
     async def run(self, call: Call[T]) -> T:
         content = await self._content(call)
@@ -190,11 +229,10 @@ class AsyncClient(_Api):
         tried = 0
         while True:
             try:
-                return _checked(await self.http.request(**call.arguments()))
+                with call.arguments() as given:
+                    return _checked(await self.http.request(**given, timeout=self._timeout(call)))
             except (ProblemError, httpx.HTTPError) as error:
-                pause = None if tried >= self.retries else _pause(call, error, tried, self.timeout)
-                if pause is None:
-                    _reraise(error, self.timeout)
+                pause = self._pause(call, error, tried)
             tried += 1
             await asyncio.sleep(pause)
 
@@ -208,10 +246,6 @@ class AsyncClient(_Api):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def _authorization(key: str | None) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _checked(response: httpx.Response) -> bytes:
@@ -256,4 +290,5 @@ def _reraise(error: ProblemError | httpx.HTTPError, timeout: float) -> NoReturn:
     where = str(error.request.url.copy_with(path="/", query=None)).rstrip("/")
     if isinstance(error, httpx.TimeoutException):
         raise TimedOut(f"{where} did not answer within {timeout:g} s") from error
-    raise ConnectionFailed(f"no answer from {where}: {error or type(error).__name__}") from error
+    sent = not isinstance(error, httpx.ConnectError)
+    raise ConnectionFailed(f"no answer from {where}: {error or type(error).__name__}", sent) from error

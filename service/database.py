@@ -7,10 +7,28 @@ PostgreSQL. Readers see one snapshot and wait for nobody.
 import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Column, Connection, Engine, MetaData, Table, create_engine, event, make_url
+from sqlalchemy import (
+    URL,
+    Column,
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    Integer,
+    MetaData,
+    Table,
+    TypeDecorator,
+    create_engine,
+    event,
+    insert,
+    make_url,
+    select,
+    update,
+)
 from sqlalchemy import inspect as inspect_schema
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
@@ -30,6 +48,7 @@ from service.private import FILE_MODE, close_to_others, make_private
 from service.sqlite import BUSY_SECONDS, SqliteFile, busy, first_line, unreachable
 
 DATABASE_FILE = "registry.sqlite"
+SCHEMA = 1  # raised by a change of the tables that keeps servers of older releases from working on them
 FILL = "fill"  # in a column's `info`: the statement that fills it for the rows there are when it is added
 CONNECT_SECONDS = 3
 _DEAD_PEER_MS = 10_000  # after so long without an acknowledgement a connection counts as lost
@@ -40,6 +59,20 @@ _WAIT = "ipet_wait"  # seconds, of a transaction that writes
 _GONE = ("08", "57P", "25P03", "28", "3D", "58", "XX", "42P01", "42501")
 _NO_ROOM = ("53100", "53200")
 _BUSY = ("55P03", "40001", "40P01", "57014")
+
+_schema = Table("schema_version", MetaData(), Column("version", Integer, primary_key=True, autoincrement=False))
+
+
+class Moment(TypeDecorator[datetime]):
+    """A moment in UTC, whichever database has it: SQLite forgets the zone, PostgreSQL answers in the session's."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class Database:
@@ -61,6 +94,7 @@ class Database:
         self.file = Path(self._url.database) if self.is_sqlite and self._url.database else None
         self._kept = SqliteFile(self.file) if self.file else None
         self._engine = _sqlite(self._kept) if self._kept else _postgresql(self._url)
+        self._is_prepared = False
 
     def __str__(self) -> str:
         return str(self.file.resolve()) if self.file else self._url.render_as_string(hide_password=True)
@@ -88,6 +122,7 @@ class Database:
                     if not self.is_sqlite:
                         _lock_postgresql(connection, seconds, deadline is not None)
                     until.check()
+                    self._check_schema(connection)
                     yield connection
                     until.begin_commit()
                     is_committing = True
@@ -102,6 +137,7 @@ class Database:
             with self._engine.connect() as plain:
                 connection = plain.execution_options(**options)
                 with connection.begin():
+                    self._check_schema(connection)
                     yield connection
         except DBAPIError as error:
             raise self._translate(error.orig or error) from error
@@ -110,12 +146,19 @@ class Database:
         """Make the tables and columns that are missing, of a new database or one that an older release left.
 
         Where nothing is missing, nothing is written. A column that was added later is nullable or has a
-        `server_default`, which the rows that are there take.
+        `server_default`, which the rows that are there take. There is no way back: from now on, every transaction on a
+        database that a newer release has changed raises RegistryUnavailable.
         """
         with self.read() as connection:
-            if not _missing(connection, metadata):
+            self._is_prepared = not _missing(connection, _schema.metadata)
+            if self._check_schema(connection) == SCHEMA and not _missing(connection, metadata):
                 return
         with self.write() as connection:  # another process may have been first
+            _schema.metadata.create_all(connection)
+            self._is_prepared = True
+            if not self._check_schema(connection):
+                connection.execute(insert(_schema).values(version=SCHEMA))
+            connection.execute(update(_schema).values(version=SCHEMA))
             metadata.create_all(connection)
             for table, column in _missing(connection, metadata):
                 definition = CreateColumn(column).compile(dialect=connection.dialect)
@@ -131,8 +174,8 @@ class Database:
         try:
             with self._engine.connect() as plain:
                 yield plain.execution_options(isolation_level="AUTOCOMMIT")
-        except DBAPIError as error:
-            raise self._translate(error.orig or error) from error
+        except (DBAPIError, self._engine.dialect.loaded_dbapi.Error) as error:  # of statements past SQLAlchemy too
+            raise self._translate(getattr(error, "orig", None) or error) from error
 
     def is_begun(self) -> bool:
         """Whether anything was ever kept here; looking makes nothing."""
@@ -151,6 +194,16 @@ class Database:
         self._engine.dispose()
         if self._kept is not None:
             self._kept.close()
+
+    def _check_schema(self, connection: Connection) -> int:
+        """The schema of the database, 0 of one that has none yet. Raises RegistryUnavailable where it is too new."""
+        version = int(connection.scalar(select(_schema.c.version)) or 0) if self._is_prepared else 0
+        if version > SCHEMA:
+            raise RegistryUnavailable(
+                f"a newer release of ipet-serve has brought the database to schema {version}, this one knows {SCHEMA}: "
+                "what is known is served, nothing can be changed by this server until it is upgraded"
+            )
+        return version
 
     def _translate(
         self, error: BaseException, deadline: Deadline | None = None, is_committing: bool = False
@@ -224,6 +277,7 @@ def _postgresql(url: URL) -> Engine:
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 2,
+        "client_encoding": "utf8",  # without it texts of a database in SQL_ASCII are bytes
         "options": "-c timezone=UTC -c idle_in_transaction_session_timeout=60000",
     }
     try:

@@ -1,19 +1,25 @@
 """Typed errors of the service. Knows nothing of HTTP: `api/problems.py` maps each code to a status."""
 
+import re
 from typing import ClassVar
 
 
 class ServiceError(Exception):
-    """Base of every error that a user of the service can meet.
+    """Base of every error that a user of the service can meet; its code is the name of its class, in lower case.
 
     Args:
         detail: what was wrong and what would be right, for the caller to read.
         clip: index of the offending clip in the request, where there is one.
         adapter: reference of the offending adapter, where there is one.
+        at: where in a recording it was, seconds, once that is known.
         retry_after: seconds after which another try makes sense, where that is known.
     """
 
     code: ClassVar[str] = "internal"
+
+    def __init_subclass__(cls) -> None:
+        if ServiceError in cls.__bases__:
+            cls.code = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
     def __init__(
         self,
@@ -28,117 +34,96 @@ class ServiceError(Exception):
         self.clip = clip
         self.adapter = adapter
         self.retry_after = retry_after
+        self.at: float | None = None
 
 
-class InvalidRequest(ServiceError):
-    code = "invalid_request"
+class InvalidRequest(ServiceError): ...
 
 
-class BadAudio(ServiceError):
-    code = "bad_audio"
+class BadAudio(ServiceError): ...
 
 
 class ClipTooShort(BadAudio):
     """Fewer samples than one analysis frame."""
 
 
-class AudioTooLong(ServiceError):
-    code = "audio_too_long"
+class AudioTooLong(ServiceError): ...
 
 
-class PayloadTooLarge(ServiceError):
-    code = "payload_too_large"
+class PayloadTooLarge(ServiceError): ...
 
 
-class UnknownAdapter(ServiceError):
-    code = "unknown_adapter"
+class NotAcceptable(ServiceError):
+    """Raised where an answer has none of the media types that a request accepts."""
+
+
+class UnknownAdapter(ServiceError): ...
 
 
 class UnknownVersion(ServiceError):
     """Raised for a version or an alias that the adapter does not have."""
 
-    code = "unknown_version"
+
+class WrongTask(ServiceError): ...
 
 
-class WrongTask(ServiceError):
-    code = "wrong_task"
+class BackboneMismatch(ServiceError): ...
 
 
-class BackboneMismatch(ServiceError):
-    code = "backbone_mismatch"
+class InvalidBundle(ServiceError): ...
 
 
-class InvalidBundle(ServiceError):
-    code = "invalid_bundle"
+class Unauthorized(ServiceError): ...
 
 
-class Unauthorized(ServiceError):
-    code = "unauthorized"
+class Forbidden(ServiceError): ...
 
 
-class Forbidden(ServiceError):
-    code = "forbidden"
+class VersionIsLive(ServiceError): ...
 
 
-class VersionIsLive(ServiceError):
-    code = "version_is_live"
+class NoFreeSlot(ServiceError): ...
 
 
-class NoFreeSlot(ServiceError):
-    code = "no_free_slot"
+class AdapterFailed(ServiceError): ...
 
 
-class AdapterFailed(ServiceError):
-    code = "adapter_failed"
-
-
-class Overloaded(ServiceError):
-    code = "overloaded"
+class Overloaded(ServiceError): ...
 
 
 class RateLimited(ServiceError):
     """Raised where a key's rate or its number of requests in flight is used up."""
 
-    code = "rate_limited"
+
+class NotReady(ServiceError): ...
 
 
-class NotReady(ServiceError):
-    code = "not_ready"
+class DeadlineExceeded(ServiceError): ...
 
 
-class DeadlineExceeded(ServiceError):
-    code = "deadline_exceeded"
-
-
-class StorageFull(ServiceError):
-    code = "storage_full"
+class StorageFull(ServiceError): ...
 
 
 class RegistryUnavailable(ServiceError):
     """The registry's database cannot be reached: what is known is served, nothing can be changed."""
 
-    code = "registry_unavailable"
-
 
 class UnknownSpeaker(ServiceError):
     """Raised for a speaker, or an enrolment, that the caller's domain does not have."""
 
-    code = "unknown_speaker"
+
+class UnknownJob(ServiceError):
+    """Raised for a job that the caller's domain does not have."""
 
 
-class SpeakerOptedOut(ServiceError):
-    code = "speaker_opted_out"
+class SpeakerOptedOut(ServiceError): ...
 
 
-class ConsentRequired(ServiceError):
-    code = "consent_required"
+class ConsentRequired(ServiceError): ...
 
 
 class Conflict(ServiceError):
     """Raised where another change of the same thing came between."""
 
-    code = "conflict"
 
-
-class Internal(ServiceError):
-    code = "internal"
+class Internal(ServiceError): ...

@@ -1,6 +1,8 @@
-"""Directories and files that nobody else on this machine can look into."""
+"""Directories and files that nobody else on this machine can look into, and how they are made durable."""
 
 import logging
+import os
+import tempfile
 from pathlib import Path
 
 DIRECTORY_MODE, FILE_MODE = 0o700, 0o600
@@ -31,3 +33,26 @@ def close_to_others(path: Path, mode: int) -> None:
         pass
     except PermissionError:
         _log.warning("other users of this machine can read %s, which is not this user's to close", path)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file durably and put it in place in one step."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames within a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -32,6 +32,15 @@ class Settings(BaseSettings):
         description="PostgreSQL of the registry's catalogue, as in postgresql://user:password@host/name; "
         "SQLite in the data directory without it.",
     )
+    objects: str = Field(
+        "",
+        repr=False,  # a URL that is refused may hold a key
+        description="Where the files of uploaded adapters lie: s3://bucket/prefix, gs://bucket/prefix, "
+        "az://container/prefix or a directory that servers share; the data directory without it.",
+    )
+    objects_cache_mb: int = Field(
+        4096, ge=1, description="Disk of the data directory for adapters of such an object store, MiB."
+    )
     verify_registry: bool = Field(False, description="Read every file of the registry at start, not only its size.")
     host: str = Field("127.0.0.1", description="Address to listen on; anything but loopback needs keys.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
@@ -53,6 +62,8 @@ class Settings(BaseSettings):
     inflight_mb: int = Field(
         1024, ge=1, description="Memory for bodies and decoded audio of requests in flight before 429, MiB."
     )
+    max_long_seconds: float = Field(21600.0, gt=0, description="Longest recording that events are found in, seconds.")
+    max_long_bytes: int = Field(2 * 2**30, gt=0, description="Largest body of a recording or a job, bytes.")
     max_clips: int = Field(64, ge=1, description="Clips in one request.")
     max_adapters: int = Field(32, ge=1, description="Adapters in one request.")
     batch_seconds: float = Field(
@@ -99,6 +110,14 @@ class Settings(BaseSettings):
         10240, ge=0, description="Most that the versions of one domain may take up, MiB; admin keys know no quota."
     )
     max_domain_versions: int = Field(1000, ge=0, description="Most versions of one domain; admin keys know no quota.")
+    max_domain_jobs: int = Field(
+        100, ge=0, description="Most jobs of one domain that have not ended; admin keys know no quota."
+    )
+    max_domain_job_mb: int = Field(
+        10240, ge=0, description="Most that the files of one domain's jobs may take up, MiB; admin keys know no quota."
+    )
+    job_retention: str = Field("7d", description="How long a job and its result are kept once it has ended: 12h, 30d.")
+    max_streams: int = Field(256, ge=0, description="Streams of live audio open at once; more are refused.")
     require_consent: bool = Field(False, description="Enrol only speakers whose consent is recorded.")
     voiceprint_keys: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
@@ -111,7 +130,7 @@ class Settings(BaseSettings):
         description="File of such keys, one on each line; without either, the data directory gets one.",
     )
     speaker_audit_days: float = Field(
-        365.0, gt=0, description="Days that it is kept who used whose voiceprints, and how."
+        365.0, ge=1, description="Days that it is kept who used whose voiceprints, and how."
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Comma-separated origins whose pages may call the API, as in https://app.example."

@@ -9,10 +9,14 @@ import logging
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, TextIO
+from queue import Full, Queue
+from typing import Final, Generic, TextIO, TypeVar
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -26,10 +30,16 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 MAX_ADAPTER_LABELS: Final = 1000  # adapters with a series of their own; the rest count as OTHERS
+MAX_TIMED_LABELS: Final = 200  # adapters whose times have series of their own
 MAX_KEY_LABELS: Final = 200  # keys likewise
+SMALL: Final = 500  # series
 OTHERS: Final = "other"
+MAX_LINES_WAITING: Final = 4096  # of the log, while whoever reads it stalls
+FLUSH_SECONDS: Final = 1.0
 TENANTS_LABELS: Final = ("adapter", "key")  # whose values not everybody may see
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody reads
@@ -38,22 +48,68 @@ _SECONDS: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
     *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
+_ADAPTER_SECONDS: Final = (0.025, 0.1, 0.5, 2.5, 10.0)  # few: there are as many series for each adapter
 _COUNTS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
-class _Labels:
-    """The first values of a label; later ones count as OTHERS, so that the number of series is bounded."""
+M = TypeVar("M", Counter, Histogram)
 
-    def __init__(self, most: int) -> None:
+
+class _Bounded(dict[str, M], Generic[M]):
+    """A metric by the first values of a label; later ones count as OTHERS, so that the number of series is bounded."""
+
+    def __init__(self, metric: M, most: int) -> None:
+        super().__init__()
+        self._metric: M = metric
         self._most = most
-        self._known: set[str] = set()
 
-    def bounded(self, value: str) -> str:
-        if value not in self._known:
-            if len(self._known) >= self._most:
-                return OTHERS
-            self._known.add(value)
-        return value
+    def __missing__(self, value: str) -> M:
+        is_one_of_them = len(self) < self._most
+        series: M = self._metric.labels(value if is_one_of_them else OTHERS)
+        return self.setdefault(value, series) if is_one_of_them else series
+
+
+@dataclass(frozen=True, slots=True)
+class Occupancy:
+    """What the device and the queue before it hold at a moment.
+
+    Args:
+        slots, used: adapters that fit, and that are loaded or being loaded.
+        evictions: adapters that others took the slots of, since the start.
+        resident: name, version and whether it is pinned, of each adapter that is loaded.
+        queue_seconds: windows of requests from their admission to their answers, seconds of audio.
+    """
+
+    slots: int
+    used: int
+    evictions: int
+    resident: Sequence[tuple[str, int, bool]]
+    queue_seconds: float = 0.0
+
+
+class _Occupied(Collector):
+    """Metrics of what is there when they are read."""
+
+    def __init__(self, look: Callable[[], Occupancy]) -> None:
+        self._look = look
+
+    def collect(self) -> Iterator[Metric]:
+        now = self._look()
+        yield GaugeMetricFamily("ipet_slots", "Adapters that fit on the device at once.", now.slots)
+        yield GaugeMetricFamily("ipet_slots_used", "Slots with an adapter that is loaded, or being loaded.", now.used)
+        yield GaugeMetricFamily("ipet_adapters_resident", "Adapters resident on the device.", len(now.resident))
+        evictions = "Adapters that others took the slots of."
+        yield CounterMetricFamily("ipet_adapter_evictions_total", evictions, now.evictions)
+        queued = "Windows of requests that were let in and are not answered yet, seconds of audio."
+        yield GaugeMetricFamily("ipet_queue_audio_seconds", queued, now.queue_seconds)
+        resident = GaugeMetricFamily(
+            "ipet_adapter_resident",
+            "1 for each adapter that is loaded.",
+            labels=("adapter", "version", "tier", "pinned"),
+        )
+        for name, version, is_pinned in now.resident:
+            resident.add_metric((name, str(version), "device", str(is_pinned).lower()), 1)
+        yield resident
 
 
 class _Shown:
@@ -76,7 +132,8 @@ class Telemetry:
     """The metrics of one service; with a registry of its own, so that several apps can live in one process.
 
     Attributes are Prometheus counters (`.inc(n)`), gauges (`.set(n)`, `.inc(n)`, `.dec(n)`) and histograms
-    (`.observe(value)`, `with metric.time():`); all are safe to call from any thread.
+    (`.observe(value)`, `with metric.time():`), or these by the name of an adapter (without its version); all are safe
+    to call from any thread.
     """
 
     def __init__(self) -> None:
@@ -87,26 +144,35 @@ class Telemetry:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, registry=registry)
 
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(name, text, registry=registry)
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, registry=registry)
 
-        def histogram(name: str, text: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
-            return Histogram(name, text, buckets=buckets, registry=registry)
+        def histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+            return Histogram(name, text, labels, buckets=buckets, registry=registry)
 
         self._requests = counter(
             "ipet_requests_total", "Requests answered, by route template and status.", "route", "code"
         )
-        self.request_seconds = histogram("ipet_request_seconds", "From the request's head to the last byte answered.")
+        self._answered: dict[tuple[str, int], Counter] = {}
+        self._request_seconds = histogram(
+            "ipet_request_seconds", "From the request's head to the last byte answered.", "route"
+        )
+        self._took: dict[str, Histogram] = {}
         self.requests_in_flight = gauge("ipet_requests_in_flight", "Requests being answered.")
+        self.streams = gauge("ipet_streams", "Streams of live audio that are open.")
+        self.jobs = counter("ipet_jobs_total", "Jobs that ended here, by what they were and how.", "kind", "status")
         self.decode_seconds = histogram("ipet_decode_seconds", "Decoding one clip.")
+        self.recordings_in_progress = gauge(
+            "ipet_recordings_in_progress", "Long recordings being decoded as they come."
+        )
         self.audio_seconds_total = counter("ipet_audio_seconds_total", "Audio decoded, seconds.")
 
         self.queue_seconds = histogram("ipet_queue_seconds", "From a job's admission to the start of its batch.")
         self.inference_seconds = histogram("ipet_inference_seconds", "One batch on the device.")
-        self.batch_rows = histogram("ipet_batch_rows", "Rows (window x adapter) in a batch.", _COUNTS)
-        self.batch_adapters = histogram("ipet_batch_adapters", "Different adapters in a batch.", _COUNTS)
+        self.batch_rows = histogram("ipet_batch_rows", "Rows (window x adapter) in a batch.", buckets=_COUNTS)
+        self.batch_adapters = histogram("ipet_batch_adapters", "Different adapters in a batch.", buckets=_COUNTS)
 
-        self._device_faults = counter("ipet_device_faults_total", "What went wrong on the device.", "kind")
+        self.device_faults = counter("ipet_device_faults_total", "What went wrong on the device.", "kind")
         self.device_broken = gauge("ipet_device_broken", "1 while the device hangs or fails on everything.")
 
         self.adapter_loads_total = counter("ipet_adapter_loads_total", "Adapters loaded into a slot.")
@@ -116,41 +182,63 @@ class Telemetry:
         )
         self.adapter_load_seconds = histogram("ipet_adapter_load_seconds", "Loading one adapter into a slot.")
         self.registry_up = gauge("ipet_registry_up", "Whether the registry's database answers: 1, or 0.")
-        self.adapters_resident = gauge("ipet_adapters_resident", "Adapters resident on the device.")
-        self._adapter_requests = counter(
-            "ipet_adapter_requests_total",
-            "Clips answered by an adapter, the first thousand by name.",
+        clips = counter(
+            "ipet_adapter_requests_total", "Clips answered by an adapter, the first thousand by name.", "adapter"
+        )
+        self.adapters = _Bounded(clips, MAX_ADAPTER_LABELS)
+        seconds = histogram(
+            "ipet_adapter_seconds",
+            "From windows to an adapter's outputs, its queue and load included; the first two hundred by name.",
             "adapter",
+            buckets=_ADAPTER_SECONDS,
         )
-        self._adapter_labels = _Labels(MAX_ADAPTER_LABELS)
-
-        self._key_requests = counter(
-            "ipet_key_requests_total", "Requests of a key, the first two hundred by their ids.", "key"
-        )
+        self.adapter_seconds = _Bounded(seconds, MAX_TIMED_LABELS)
+        requests = counter("ipet_key_requests_total", "Requests of a key, the first two hundred by their ids.", "key")
+        self._keys = _Bounded(requests, MAX_KEY_LABELS)
         self._key_refusals = counter(
             "ipet_key_refusals_total", "Requests refused by a key's rate or concurrency.", "key", "limit"
         )
-        self._key_labels = _Labels(MAX_KEY_LABELS)
+        self._build = gauge("ipet_build_info", "What runs here.", "version", "backbone", "device", "dtype")
 
-    def count_request(self, route: str, code: int) -> None:
-        """Counts one answered request. `route` is the template (`/v1/adapters/{name}`), never the path."""
-        self._requests.labels(route, str(code)).inc()
+    @property
+    def is_small(self) -> bool:
+        """Whether writing all series out takes a few milliseconds at most."""
+        timed = len(self.adapter_seconds) * len(_ADAPTER_SECONDS) + len(self._took) * len(_SECONDS)
+        return len(self.adapters) + len(self._keys) + len(self._answered) + timed <= SMALL
 
-    def count_device_fault(self, kind: str) -> None:
-        """Counts a fault of the device: `error`, `memory`, `cuda`, `hang`, `device`, `dead` or `worker`."""
-        self._device_faults.labels(kind).inc()
+    def show_build(self, version: str, backbone: str, device: str, dtype: str) -> None:
+        """Tells what runs here."""
+        self._build.labels(version, backbone, device, dtype).set(1)
 
-    def count_adapter(self, name: str, clips: int = 1) -> None:
-        """Counts `clips` asked of the adapter `name` (no version); the label's cardinality is bounded."""
-        self._adapter_requests.labels(self._adapter_labels.bounded(name)).inc(clips)
+    def show_occupancy(self, look: Callable[[], Occupancy]) -> None:
+        """Tells what `look` finds whenever somebody reads the metrics."""
+        self.registry.register(_Occupied(look))
 
-    def count_key(self, actor: str) -> None:
-        """Counts one request of a key, by its id, never by the key itself."""
-        self._key_requests.labels(self._key_labels.bounded(actor)).inc()
+    def count_request(self, route: str, code: int, seconds: float | None = None) -> None:
+        """Counts one answered request, and how long it took where that is to be known.
 
-    def count_key_refusal(self, actor: str, limit: str) -> None:
-        """Counts one request that a key's `limit`, rate or concurrency, refused."""
-        self._key_refusals.labels(self._key_labels.bounded(actor), limit).inc()
+        Args:
+            route: the template (`/v1/adapters/{name}`), never the path.
+        """
+        answered = self._answered.get((route, code))
+        if answered is None:
+            answered = self._answered[route, code] = self._requests.labels(route, str(code))
+        answered.inc()
+        if seconds is not None:
+            took = self._took.get(route)
+            if took is None:
+                took = self._took[route] = self._request_seconds.labels(route)
+            took.observe(seconds)
+
+    def count_key(self, actor: str, refused_by: str | None = None) -> None:
+        """Counts one request of a key, by its id, never by the key itself.
+
+        Args:
+            refused_by: the limit, rate or concurrency, that refused it.
+        """
+        self._keys[actor].inc()
+        if refused_by is not None:
+            self._key_refusals.labels(actor if actor in self._keys else OTHERS, refused_by).inc()
 
     def exposition(self, sees: Callable[[str, str], bool]) -> tuple[bytes, str]:
         """The metrics in Prometheus's text format, and its content type.
@@ -186,6 +274,47 @@ class JsonFormatter(logging.Formatter):
         return _TOKEN.sub(r"\1...", json.dumps(line, default=str, ensure_ascii=False))
 
 
+class LogWriter(logging.Handler):
+    """Writes lines to `stream` from a thread of its own: who logs never waits for whoever reads the log.
+
+    What does not fit while the reader stalls is dropped; the first line that fits again says how many were.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self.setFormatter(JsonFormatter())
+        self._stream = stream
+        self._lines: Queue[str] = Queue(MAX_LINES_WAITING)
+        self._dropped = 0
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        lines = self.format(record) + "\n"
+        if self._dropped:
+            text = f"{self._dropped} lines were dropped here, as nobody read the log"
+            lost = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (), None)
+            lines = f"{self.format(lost)}\n{lines}"
+        try:
+            self._lines.put_nowait(lines)
+            self._dropped = 0
+        except Full:
+            self._dropped += 1
+
+    def flush(self) -> None:
+        """Waits for what was logged so far to be written, as long as somebody at the end of a process may."""
+        deadline = time.monotonic() + FLUSH_SECONDS
+        while self._lines.unfinished_tasks and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+    def _write(self) -> None:
+        while True:
+            lines = self._lines.get()
+            with suppress(OSError, ValueError):  # nobody is there to read it any more
+                self._stream.write(lines)
+                self._stream.flush()
+            self._lines.task_done()
+
+
 def _log_death(end: threading.ExceptHookArgs) -> None:
     """As Python's own hook, which would print a trace of many lines; a thread that ends by SystemExit says nothing."""
     if end.exc_value is not None and not isinstance(end.exc_value, SystemExit):
@@ -195,9 +324,7 @@ def _log_death(end: threading.ExceptHookArgs) -> None:
 
 def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None:
     """Sends every log of the process to `stream` (standard error) as JSON lines; called once."""
-    target = logging.StreamHandler(stream or sys.stderr)
-    target.setFormatter(JsonFormatter())
-    logging.basicConfig(level=level, handlers=[target], force=True)
+    logging.basicConfig(level=level, handlers=[LogWriter(stream or sys.stderr)], force=True)
     logging.captureWarnings(True)
     threading.excepthook = _log_death
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -1,5 +1,6 @@
 """Small backbones of both architectures with random weights, saved as Hugging Face directories."""
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from transformers import (
     WavLMModel,
 )
 
-from service.model.parts.every import spec_of
+from service.model.adapter import AdapterSpec, AdapterWeights
+from service.model.parts.every import read_parts
 from service.model.parts.part import LATEST_VERSION
-from service.model.spec import AdapterSpec, TaskType
+from service.model.spec import BackboneSpec, TaskType
 
 
 def save_tiny_ast(path: Path, frames: int = 128) -> Path:
@@ -94,6 +96,14 @@ def _save(architecture: type[PreTrainedModel], config: object, path: Path) -> Pa
     return path
 
 
+def spec_of(fields: Mapping[str, Any]) -> AdapterSpec:
+    """The geometry of a manifest's fields. Raises ValidationError."""
+    parts, errors = read_parts(fields)
+    if errors:
+        raise errors[0]
+    return AdapterSpec(tuple(parts))
+
+
 def adapter_spec(
     prompt_length: int = 4,
     bottleneck_dim: int = 8,
@@ -120,3 +130,19 @@ def adapter_spec(
             **parts,
         }
     )
+
+
+def random_adapter(
+    spec: AdapterSpec, backbone: BackboneSpec, seed: int = 0, std: float = 0.02, names: Collection[str] = ()
+) -> AdapterWeights:
+    """An adapter of normally distributed weights, around one for what multiplies.
+
+    Args:
+        names: of optional tensors that it has.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, shape in spec.shapes(backbone, names).items():
+        centre = 1.0 if name.endswith(("norm.weight", ".magnitude")) or ".ia3." in name else 0.0
+        tensors[name] = torch.randn(shape, generator=generator) * std + centre
+    return AdapterWeights.from_tensors(spec, tensors)

@@ -21,7 +21,9 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--no-default-browser-check"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
-    *("--remote-debugging-port=0", "--window-size=1100,1250", "--force-prefers-reduced-motion"),
+    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),  # a microphone that is allowed
+    *("--remote-debugging-port=0", "--autoplay-policy=no-user-gesture-required"),
+    *("--window-size=1100,1250", "--force-prefers-reduced-motion"),
 )
 WAIT_SECONDS = 20.0
 KEYS = {"Tab": 9, "Enter": 13, " ": 32}  # and their codes
@@ -39,7 +41,8 @@ class Page:
         self._connection = connection
         self._calls = 0
         self.faults: list[str] = []
-        for domain in ("Page", "Runtime", "Log", "DOM"):
+        self.asked: list[str] = []  # addresses of its requests
+        for domain in ("Page", "Runtime", "Log", "DOM", "Network"):
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
@@ -54,6 +57,8 @@ class Page:
 
     def _note(self, event: dict[str, Any]) -> None:
         params = event.get("params", {})
+        if event["method"] == "Network.requestWillBeSent":
+            self.asked.append(params["request"]["url"])
         if event["method"] == "Runtime.exceptionThrown":
             self.faults.append(params["exceptionDetails"].get("exception", {}).get("description", "exception"))
         if event["method"] == "Log.entryAdded":
@@ -112,11 +117,12 @@ class Page:
 
 
 @contextmanager
-def browsing(profile: Path) -> Iterator[Page]:
-    """A page of a browser with a profile of its own, which ends with it."""
+def browsing(profile: Path, microphone: Path | None = None) -> Iterator[Page]:
+    """A page of a browser with a profile of its own, which ends with it; its microphone hears the wav, looped."""
     program = installed()
     assert program is not None
-    words = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
+    words = [program, *FLAGS, f"--user-data-dir={profile}"]
+    words += [*([f"--use-file-for-fake-audio-capture={microphone}"] if microphone else []), "about:blank"]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             port = _port(profile / "DevToolsActivePort")

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from service.model.spec import BackboneSpec, TaskType, expected_shapes
-from service.registry.bundle import BundleFiles, write_bundle
+from service.model.spec import BackboneSpec, TaskType
+from service.registry.bundle import COHORT, BundleFiles, write_bundle
 from service.registry.manifest import build_manifest
 
 Json = dict[str, Any]
@@ -17,8 +17,12 @@ def random_bundle(directory: Path, backbone: BackboneSpec, name: str, seed: int 
     config = config_of(backbone, name, **fields)
     manifest = build_manifest(config)
     generator = torch.Generator().manual_seed(seed)
-    shapes = expected_shapes(manifest.adapter_spec(), backbone)
+    shapes = manifest.adapter_spec().shapes(backbone)
     tensors = {key: torch.randn(shape, generator=generator) * 0.3 for key, shape in shapes.items()}
+    if manifest.normalisation is not None:
+        tensors[COHORT] = torch.nn.functional.normalize(
+            torch.randn((120, manifest.embedding_dim or 0), generator=generator)
+        )
     return write_bundle(directory / f"{name}-{seed}", manifest, tensors)
 
 

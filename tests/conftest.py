@@ -13,7 +13,10 @@ from service.model.backbone import Backbone
 from service.model.loading import load_backbone
 from tests.backbones import save_tiny_ast, save_tiny_wav2vec2
 
-pytest_plugins = ["tests.api.fixtures", "tests.api.desk", "tests.postgres"]
+if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are shared out already
+    torch.set_num_threads(1)
+
+pytest_plugins = ["tests.api.fixtures", "tests.api.desk", "tests.api.pages", "tests.postgres", "tests.s3"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

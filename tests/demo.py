@@ -25,13 +25,13 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from service.answers import Classification
 from service.client import Client, ClientError
-from service.client_answers import Classification
 
 ADAPTERS: Final = Path(__file__).parent.parent / "adapters"
 EXAMPLES: Final = ADAPTERS / "examples"
 BUNDLES = ADAPTERS / "bundles"
-NEEDED: Final = ("sound-events", "keywords", "digits", "speaker")
+NEEDED: Final = ("sound-events", "keywords", "digits", "speaker", "music-style")
 START_SECONDS: Final = 180.0  # until the backbone is loaded, on a slow and busy machine
 STOP_SECONDS: Final = 30.0
 SWAP_SECONDS: Final = 60.0  # until the requests in flight have seen a new version
@@ -273,6 +273,7 @@ def main() -> int:
                     "keywords", "keyword-yes.wav", "keyword-left.flac", "keyword-zero.ogg", "keyword-three.mp3"
                 )
                 demo.classify("digits", "digit-three.wav", "digit-five.opus", "digit-seven.m4a", "digit-eight.flac")
+                demo.classify("music-style", "music-dance.opus", "music-madrigal.opus")
                 demo.several("digit-three.wav", "digits", "keywords", "sound-events")
                 demo.speakers()
                 demo.people()

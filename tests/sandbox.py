@@ -5,6 +5,7 @@ took, and the most memory above idle. Its address space is bounded, so that a bo
 """
 
 import json
+import os
 import resource
 import select
 import subprocess
@@ -113,33 +114,40 @@ def _audio() -> Callable[[bytes], Taken]:
 
 
 def _weights() -> Callable[[bytes], Taken]:
-    """As an upload takes them: at the gate while they arrive, before or after the config, then whole from a file."""
+    """As an upload takes them: before or after the config, looked at while they arrive, then whole."""
     from service.errors import InvalidBundle
-    from service.model.spec import expected_shapes
-    from service.registry.bundle import MAX_WEIGHTS_BYTES, read_weights
-    from service.registry.manifest import build_manifest
-    from service.registry.tensor_header import Expected, HeaderGate
-    from tests.registry.bundles import AST, bundle, fields
+    from service.registry.fit import Fit
+    from service.registry.manifest import ManifestLimits
+    from service.registry.upload import Upload
+    from tests.registry.bundles import AST, bundle
 
-    manifest = build_manifest(fields())
-    expected = expected_shapes(manifest.adapter_spec(), AST)
+    os.fsync = lambda _: None  # what survives a crash is not tried here, and takes longer than all the rest
+    files = bundle()
+    fit = Fit(AST, ManifestLimits())
     directory = TemporaryDirectory()
-    path = Path(directory.name) / "adapter_model.safetensors"
+
+    def arrive(parts: dict[str, bytes]) -> InvalidBundle | None:
+        upload = Upload("events", Path(directory.name) / "upload", fit)
+        try:
+            for part, content in parts.items():
+                upload.begin(part)
+                for start in range(0, len(content), CHUNK_BYTES):
+                    upload.write(part, content[start : start + CHUNK_BYTES])
+            upload.read_weights(upload.finish())
+        except InvalidBundle as error:
+            return error
+        finally:
+            upload.discard()
+        return None
 
     def take(encoded: bytes) -> Taken:
-        stopped = 0
-        for gate in (HeaderGate(None, MAX_WEIGHTS_BYTES), HeaderGate(Expected(expected), MAX_WEIGHTS_BYTES)):
-            try:
-                for start in range(0, len(encoded), CHUNK_BYTES):
-                    gate.check(encoded[start : start + CHUNK_BYTES])
-            except InvalidBundle:
-                stopped += 1
-        path.write_bytes(encoded)
-        read_weights(path, manifest, AST)
-        _ = directory  # lives as long as this does
-        return "weights" if not stopped else "refused at the gate and read nevertheless", 0.0
+        orders = {"config": files.config, "weights": encoded}, {"weights": encoded, "config": files.config}
+        first, second = map(arrive, orders)
+        if first and second:
+            raise first
+        return "refused in one order only" if first or second else "weights", 0.0
 
-    take(bundle().weights)
+    take(files.weights)
     return take
 
 

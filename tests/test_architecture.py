@@ -11,7 +11,7 @@ from tests.api.live import running
 from tests.walk import ADAPTER, CLIP, ROOT, Recorder, Walk
 
 PAGE = Path("docs/ARCHITECTURE.md")
-FRONT_CALLS = 250  # of a warm classify outside audio/ and model/, which do the work itself
+FRONT_CALLS = 180  # of a warm classify outside audio/ and model/, which do the work itself
 SCREEN = 60  # lines
 BESIDE = ("engine/loader.py", "engine/device.py")  # not met where the adapter is resident; a protocol
 

@@ -15,13 +15,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import getmembers, signature
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from service import client_calls
 from service.client import AsyncClient, Client, ClientError, ConnectionFailed, ProblemError, TimedOut
+from tests.api.desk import ANN
 from tests.api.live import Live
 from tests.bundles import random_bundle
+from tests.synthesis import encode, noise
 
 
 def test_a_round_trip(live: Live, clip: bytes, tmp_path: Path) -> None:
@@ -37,6 +40,7 @@ def test_a_round_trip(live: Live, clip: bytes, tmp_path: Path) -> None:
         ]
         assert "windows" in answer["results"][0]
         assert client.classify(str(file), "alpha")["audio"][0]["seconds"] == 1.5
+        assert client.events(file, "alpha", hop=0.2, threshold=0.9)["parameters"]["alpha@1"]["threshold"] == 0.9
         vector = client.embed(clip, "gamma")["results"][0]["embedding"]
         assert client.score(clip, file, "gamma")["decision"] == "accept"
         assert client.score_embeddings([vector], vector, "gamma")["score"] == pytest.approx(1)
@@ -93,7 +97,7 @@ def test_both_clients_have_the_same_documented_methods() -> None:
 def test_help_shows_what_a_method_takes_and_answers() -> None:
     told = pydoc.render_doc(Client, renderer=pydoc.plaintext)  # type: ignore[attr-defined]
     assert "delete(self, /, name: str, version: int | None = None, alias: str | None = None)" in told
-    assert "history(self, /, name: str, limit: int = 100, after: str | None = None) -> service.client_answers.H" in told
+    assert "history(self, /, name: str, limit: int = 100, after: str | None = None) -> service.answers.H" in told
     assert "Call[" not in told.replace("run(self, call: service.client_calls.Call[", "")
     with Client("http://127.0.0.1:9") as client:
         assert list(signature(client.score).parameters) == ["enrolment", "test", "adapter"]
@@ -252,3 +256,68 @@ def test_the_client_imports_nothing_heavy() -> None:
     code = "import service.client, sys; print([m for m in ('torch', 'numpy', 'fastapi') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_speakers(service: Live) -> None:
+    consent = {"by": "Jo", "at": "2026-11-28T12:00:00Z", "text": "Yes."}
+    with Client(service.url) as client:
+        assert client.put_speaker("called", consent=consent, expires="30d")["consent"] == consent
+        assert client.put_speaker("called", expires=None)["expires"] is None
+        key = "the same call"
+        first, again = (client.enrol("called", ANN, "voice", key.replace(" ", "-")) for _ in range(2))
+        assert first == again
+        assert [one["id"] for one in first["enrolments"]] == [1, 2]
+        assert "called" in [one["speaker"] for one in client.speakers("enrolled", "voice")]
+        assert client.verify("called", ANN[0], "voice", threshold=-1.0, prior=0.5)["decision"] == "accept"
+        assert client.identify(ANN[0], "voice", among=["called", "nobody"])["searched"] == 1
+        assert len(client.export_speaker("called")["enrolments"]) == 2
+        client.delete_speaker("called", 1)
+        assert len(client.speaker("called", "voice")["adapters"][0]["enrolments"]) == 1
+        assert client.opt_out("called")["status"] == "opted_out"
+        with pytest.raises(ProblemError, match="speaker_opted_out"):
+            client.enrol("called", ANN, "voice")
+        assert client.opt_in("called")["status"] == "pending"
+        client.delete_speaker("called")
+        with pytest.raises(ProblemError, match="unknown_speaker"):
+            client.speaker("called")
+
+
+def test_jobs(service: Live, clip: bytes) -> None:
+    with Client(service.url) as client:
+        found = client.add_job(clip, "alpha", hop=0.1, threshold=0.1, merge_gap=0.0)["id"]
+        added = client.enrol_many({"called-ann": ANN, "called-bad": b"no audio"}, "voice", "called-many")
+        assert client.enrol_many({"called-ann": ANN, "called-bad": b"no audio"}, "voice", "called-many") == added
+        for one in (found, added["id"]):
+            while (job := client.job(one))["status"] not in ("done", "failed"):
+                time.sleep(0.05)
+        assert (job["kind"], job["progress"]) == ("enrolment", 1.0)
+        assert client.job_result(found) == client.events(clip, "alpha", hop=0.1, threshold=0.1, merge_gap=0.0)
+        rows = client.job_result(job["id"])["speakers"]
+        assert [(row["speaker"], row["result"]) for row in rows] == [
+            ("called-ann", "enrolled"),
+            ("called-bad", "bad_audio"),
+        ]
+        assert job in client.jobs("done")
+        client.delete_job(job["id"])
+        with pytest.raises(ProblemError, match="unknown_job"):
+            client.job(job["id"])
+
+
+def test_a_recording_is_sent_from_disk_by_both(live: Live, tmp_path: Path) -> None:
+    live.publish(tmp_path, "client-hears", seed=3, labels=("cat", "dog"), activation="softmax")
+    path, pieces = tmp_path / "long.wav", list[int]()
+    path.write_bytes(encode(noise(12.0, seed=1)))
+
+    async def heard() -> Any:
+        async with AsyncClient(live.url) as client:
+            return await client.events(path, "client-hears", threshold=0.1)
+
+    with Client(live.url) as client:
+        told = client.events(path, "client-hears", threshold=0.1, sent=pieces.append)
+        with pytest.raises(ProblemError, match="unknown_adapter"):
+            client.events(path, "nobody")
+    assert len(pieces) > 2
+    assert sum(pieces) == path.stat().st_size
+    assert told["audio"]["seconds"] == 12.0
+    assert [event["end"] for event in told["events"]] == [12.0, 12.0]
+    assert asyncio.run(heard()) == told

@@ -12,11 +12,15 @@ from typing import Any
 
 import click
 import pytest
+import torch
 import typer
+from typer.testing import CliRunner
 
 from service.cli import app
 from tests.cli.process import Served, serving
+from tests.synthesis import encode, noise
 from tests.test_docs import DOCUMENTS, ROOT
+from tests.training.miniature import chord
 
 README = ROOT / "README.md"
 ADDRESS = "http://127.0.0.1:8000"
@@ -90,6 +94,8 @@ def test_the_life_of_a_speaker_is_what_its_page_says(url: str) -> None:
     told = []
     for command, _ in commands(ROOT / "docs/SPEAKERS.md"):
         words = shlex.split(command.replace(ADDRESS, url), comments=True)
+        if words[0] != "curl":
+            continue
         curl = [words[0], "-sS", "--fail-with-body", *words[1:]]
         done = subprocess.run(curl, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -97,8 +103,34 @@ def test_the_life_of_a_speaker_is_what_its_page_says(url: str) -> None:
         told.append(next((answer[name] for name in ("decision", "status", "speaker") if name in answer), len(answer)))
     assert told == [
         *("pending", "enrolled", "accept", "reject", "identified", "unknown"),
-        *(2, "ann", "opted_out", "pending", 0),  # list, export, opt-out, opt-in, deletion
+        *(2, "ann", "opted_out", "pending", 0, "queued"),  # list, export, opt-out, opt-in, deletion, a job
     ]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+def test_recordings_are_heard_as_their_page_says(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's calls of a running server; the tables that it describes come of them."""
+    (tmp_path / "night").mkdir()
+    for number in range(2):
+        shutil.copy(ROOT / "adapters/examples/dog.flac", tmp_path / f"night/{number}.flac")
+    asked = [shlex.split(command.replace(ADDRESS, url)) for command, _ in commands(ROOT / "docs/RECORDINGS.md")]
+    said = [
+        subprocess.run([*words, "-sS", "--fail-with-body"], cwd=ROOT, capture_output=True, text=True).stdout
+        for words in asked
+        if words[0] == "curl"
+    ]
+    table, job = said
+    assert table.splitlines()[0] == "file,adapter,version,label,start,end,score"
+    assert ",sound-events,1,dog,0.0," in table
+    assert json.loads(job)["status"] == "queued"
+    (events,) = (words for words in asked if words[:2] == ["ipet", "events"])
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, [*events[1:], "--url", url])
+    assert done.exit_code == 0, done.output
+    assert "2 recordings; 6 s of audio" in done.output
+    labels = sorted((tmp_path / "labels").glob("[01]*"))
+    assert len(labels) == 2
+    assert all(re.fullmatch(r"(\d+\.\d{6}\t\d+\.\d{6}\tdog\n)+", path.read_text()) for path in labels)
 
 
 def same(found: Any, told: Any, where: str) -> None:
@@ -138,10 +170,40 @@ def test_the_figures_are_those_of_the_bundles() -> None:
     rows = re.findall(
         r"^\|(?: `([\w-]+)`)? \| [^|]+ \| (\w+) \| ([\d.]+) \| ([\d.]+) to ([\d.]+) \|$", README.read_text(), re.M
     )
-    assert len(rows) == 6
+    assert len(rows) == 7
     name = ""
     for named, figure, value, low, high in rows:
         name = named or name
         report = json.dumps(json.loads((ROOT / "adapters/bundles" / name / "figures.json").read_text())["report"])
         digits = [f"{float(number):.3f}" for number in re.findall(r"\d+\.\d+", report)]
         assert {value, low, high} <= set(digits), (name, figure, value, low, high)
+
+
+@pytest.fixture
+def _one_thread() -> Iterator[None]:
+    """Beside a server, training is faster on one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_the_way_from_a_folder_of_clips_to_a_served_adapter(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """README's commands, on five clips for each of three classes."""
+    for target, label in enumerate(("hum", "whistle", "hiss")):
+        for take in range(5):
+            clip = noise(1.0, seed=take)[:, 0] if label == "hiss" else chord(200.0 * 6**target, 1.0, seed=take)
+            (tmp_path / "DATA" / label).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "DATA" / label / f"{take}.wav").write_bytes(encode(clip))
+    (tmp_path / "CLIP.wav").write_bytes(encode(chord(1210.0, 1.5, seed=9)))
+    own = [command for command, _ in commands(README) if "runs/mine" in command or "--adapter mine" in command]
+    assert len(own) == 4
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IPET_URL", served.url)
+    for command in own:
+        done = CliRunner().invoke(app, shlex.split(command, comments=True)[1:])
+        assert done.exit_code == 0, done.output
+    assert "whistle" in done.stdout.split("hum")[0].split("hiss")[0]  # before the other two: the likeliest

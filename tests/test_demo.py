@@ -21,6 +21,7 @@ def bundles(tmp_path: Path, tiny_ast: Backbone, tiny_ast_dir: Path, monkeypatch:
         "keywords": {"labels": ["yes", "left"]},
         "digits": {"labels": [str(digit) for digit in range(10)]},
         "speaker": {"task": TaskType.VERIFICATION},
+        "music-style": {"labels": ["dance", "madrigal"]},
     }
     for name, fields in of_name.items():
         random_bundle(directory, tiny_ast.spec, name, **fields)
@@ -36,6 +37,7 @@ def test_demo_shows_every_task_and_the_swap(bundles: Path, capsys: pytest.Captur
     assert demo.main() == 0
     shown = capsys.readouterr().out
     steps = ("classify", "one request", "embed", "score", "enrol", "verify", "identify", "opt out", "upload")
+    assert shown.count("music-style") >= 2
     for step in (*steps, "hot swap to", "rollback to", "failed: 0"):
         assert step in shown, f"{step!r} is not in the table:\n{shown}"
 
@@ -53,7 +55,7 @@ def test_demo_names_the_bundles_that_it_misses(
 ) -> None:
     monkeypatch.setattr(demo, "BUNDLES", tmp_path)
     assert demo.main() == 1
-    assert "sound-events, keywords, digits, speaker" in " ".join(capsys.readouterr().out.split())
+    assert "sound-events, keywords, digits, speaker, music-style" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_shipped_speaker_adapter_accepts_and_rejects(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -21,7 +22,13 @@ FETCHES = re.compile(
     r"\b(?:import|from) (?:httpx|requests|aiohttp|urllib3|http\.client|ftplib|fsspec)\b|\burllib\.request\b|\burlopen\b"
     r"|\bfrom service\.client\b|\bhf_hub_download\b|\bsnapshot_download\b|\bcreate_connection\("
 )
-FETCHERS = ("client.py", "cli/clips.py", "cli/connection.py")  # clients; the server imports none of them
+FETCHERS = (
+    "client.py",
+    "cli/clips.py",
+    "cli/connection.py",
+    "cli/recordings.py",
+    "cli/speakers.py",
+)  # clients; the server imports none of them
 MACHINE_PATHS = re.compile(r"(?<![\w./])/(?:work|farm|root|home)/")
 
 
@@ -115,3 +122,19 @@ def test_compose_publishes_on_loopback_and_needs_a_key() -> None:
     assert len(published) == 2
     assert all("127.0.0.1" in entry for entry in published), published
     assert "${IPET_ADMIN_KEYS:?" in text
+
+
+def test_the_second_server_of_the_fleet_is_the_first_ones_twin() -> None:
+    base, fleet = (
+        yaml.safe_load((ROOT / name).read_text())["services"]
+        for name in ("docker-compose.yml", "docker/compose.fleet.yml")
+    )
+    first = {**base["ipet"], **fleet["ipet"], "environment": base["ipet"]["environment"] | fleet["ipet"]["environment"]}
+    assert first["environment"]["IPET_ADMIN_KEYS"] == base["ipet"]["environment"]["IPET_ADMIN_KEYS"]
+    assert fleet["ipet-2"] == {name: value for name, value in first.items() if name not in ("build", "ports")}
+    published = [port for service in fleet.values() for port in service.get("ports", ())]
+    assert published
+    assert all("127.0.0.1" in port for port in published), published
+    assert "${POSTGRES_PASSWORD:?" in (ROOT / "docker/compose.fleet.yml").read_text()
+    hardened = ("read_only", "cap_drop", "security_opt", "restart")
+    assert all(fleet["proxy"][name] == base["ipet"][name] for name in hardened)

@@ -3,19 +3,28 @@
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 
 import pytest
 
-from service.telemetry import MAX_ADAPTER_LABELS, MAX_KEY_LABELS, REQUEST_ID, JsonFormatter, Telemetry
+from service.telemetry import (
+    MAX_ADAPTER_LABELS,
+    MAX_KEY_LABELS,
+    MAX_LINES_WAITING,
+    REQUEST_ID,
+    JsonFormatter,
+    LogWriter,
+    Telemetry,
+)
 
 
 def test_adapter_names_are_bounded() -> None:
     telemetry = Telemetry()
     for index in range(MAX_ADAPTER_LABELS + 50):
-        telemetry.count_adapter(f"a{index}")
-    telemetry.count_adapter("a3", 4)
+        telemetry.adapters[f"a{index}"].inc()
+    telemetry.adapters["a3"].inc(4)
     text = telemetry.exposition(lambda label, value: True)[0].decode()
     assert text.count("\nipet_adapter_requests_total{") == MAX_ADAPTER_LABELS + 1
     assert 'ipet_adapter_requests_total{adapter="other"} 50.0' in text
@@ -25,8 +34,7 @@ def test_adapter_names_are_bounded() -> None:
 def test_ids_of_keys_are_bounded() -> None:
     telemetry = Telemetry()
     for index in range(MAX_KEY_LABELS + 50):
-        telemetry.count_key(f"{index:012x}")
-        telemetry.count_key_refusal(f"{index:012x}", "rate")
+        telemetry.count_key(f"{index:012x}", "rate")
     text = telemetry.exposition(lambda label, value: True)[0].decode()
     for metric in ("ipet_key_requests_total", "ipet_key_refusals_total"):
         assert text.count(f"\n{metric}{{") == MAX_KEY_LABELS + 1
@@ -80,6 +88,30 @@ def test_a_stored_key_that_gets_into_a_message_is_cut(log: tuple[logging.Logger,
     line = json.loads(stream.getvalue())
     assert line["message"] == "asked with ipet_0123456789ab_..."
     assert line["header"] == "ipet_0123456789ab_..."
+
+
+def test_who_logs_waits_for_no_reader_and_what_is_lost_is_counted() -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stream, os.fdopen(reader) as read:
+        log, count = LogWriter(stream), MAX_LINES_WAITING + 500
+        for number in range(count):
+            log.handle(logging.makeLogRecord({"msg": "line", "number": number, "filling": "x" * 200}))
+        lines = [json.loads(read.readline()) for _ in range(MAX_LINES_WAITING)]  # from here on there is room again
+        log.handle(logging.makeLogRecord({"msg": "the last"}))
+        while lines[-1]["message"] != "the last":
+            lines.append(json.loads(read.readline()))
+        log.flush()
+    lost, expected = 0, 0
+    for line in lines[:-1]:  # a thread that begins late drops some in between, too; each time says how many
+        if "number" in line:
+            assert line["number"] == expected
+            expected += 1
+        else:
+            dropped, _, told = line["message"].partition(" ")
+            assert told == "lines were dropped here, as nobody read the log"
+            lost, expected = lost + int(dropped), expected + int(dropped)
+    assert lost > 0
+    assert expected == count
 
 
 def test_all_that_a_process_says_is_json() -> None:

@@ -25,6 +25,7 @@ from tests.synthesis import encode, noise
 
 ROOT = Path(service.__file__).parent
 IDLE_SECONDS = 2.0
+WARM, TRIES = 5, 3  # requests
 CLIP = Path("adapters/examples/digit-eight.flac")
 ADAPTER = "digits"
 
@@ -88,17 +89,20 @@ class Recorder:
             self.is_on = False
 
     def walk(self, ask: Callable[[], object]) -> Walk:
-        """The calls of `ask`, once it is warm, less what an idle service does."""
-        for _ in range(5):
+        """The calls of `ask`, once it is warm, less what an idle service does; the fewest of `TRIES`."""
+        for _ in range(WARM):
             ask()
             time.sleep(0.1)
         with self.on() as idle:
             time.sleep(IDLE_SECONDS)
         always = {(call.file, call.function) for call in idle}
-        with self.on() as calls:
-            ask()
-            time.sleep(0.1)
-        return Walk([call for call in calls if (call.file, call.function) not in always])
+        walks = []
+        for _ in range(TRIES):  # on a busy machine one may be waited for, and looked after, as most never are
+            with self.on() as calls:
+                ask()
+                time.sleep(0.1)
+            walks.append(Walk([call for call in calls if (call.file, call.function) not in always]))
+        return min(walks, key=lambda walk: len(walk.calls))
 
 
 def main() -> None:
@@ -113,7 +117,7 @@ def main() -> None:
                 live.http.post(f"/v1/classify?adapter={ADAPTER}", content=clip).raise_for_status()
 
             show("classify", recorder.walk(ask))
-            bundles = [random_bundle(Path(place), live.backbone, "new", seed) for seed in range(6)]
+            bundles = [random_bundle(Path(place), live.backbone, "new", seed) for seed in range(WARM + TRIES)]
             show("upload", recorder.walk(lambda: live.upload(bundles.pop(), "new").raise_for_status()))
     recorder.close()
     with tempfile.TemporaryDirectory() as place:  # without a recorder, which takes time itself
@@ -126,7 +130,7 @@ def main() -> None:
 def processor_milliseconds(live: Live, requests: int = 300) -> dict[str, float]:
     """Processor time that one request takes, by thread, least of three runs; the forward apart."""
     clip, forward = encode(noise(1.28)), [0.0]
-    backbone = live.context.runtime.engine.device._backbone
+    backbone = live.context.runtime.engine.device._runner._backbone
     answer = backbone.answer
 
     def timed(*args: Any) -> Any:

@@ -85,3 +85,12 @@ encode helicopter.m4a   -c:a aac -b:a 64k
 encode chainsaw.webm    -c:a libopus -b:a 48k
 encode dog.flac
 encode sea-waves.opus   -c:a libopus -b:a 48k
+
+# Music, where MUSIC names the set that `python -m tests.music` made
+if [ -n "${MUSIC:-}" ]; then
+    for style in dance madrigal; do
+        cp "$MUSIC/clips/$style-report-003.flac" "$tmp/raw.flac"
+        sox "$tmp/raw.flac" "$tmp/music-$style.wav"
+        encode "music-$style.opus" -c:a libopus -b:a 24k
+    done
+fi

@@ -8,20 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    DateTime,
-    Integer,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    func,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Column, Connection, Integer, LargeBinary, MetaData, String, Table, func, insert, select, update
 
 from service.access.keys import (
     DEFAULT_DOMAIN,
@@ -34,8 +21,9 @@ from service.access.keys import (
     require_key_id,
     require_key_name,
 )
-from service.database import Database
+from service.database import Database, Moment
 from service.errors import InvalidRequest
+from service.notices import Topic, announce
 
 _metadata = MetaData()
 _keys = Table(
@@ -48,9 +36,9 @@ _keys = Table(
     Column("adapters", String(64 * 65), nullable=False),  # space-separated patterns
     Column("rate", String(16)),
     Column("concurrency", Integer),
-    Column("created", DateTime(timezone=True), nullable=False),
-    Column("expires", DateTime(timezone=True)),
-    Column("revoked", DateTime(timezone=True)),
+    Column("created", Moment, nullable=False),
+    Column("expires", Moment),
+    Column("revoked", Moment),
     # Unique: two writers that took the same number would hide one change from a server; one fails instead.
     Column("revision", Integer, nullable=False, unique=True),
     Column("domain", String(64), nullable=False, server_default=DEFAULT_DOMAIN),
@@ -112,6 +100,8 @@ class KeyTable:
 
 
 def _next_revision(connection: Connection) -> int:
+    """The revision of a change, which is announced."""
+    announce(connection, Topic.KEYS)
     return int(connection.scalar(select(func.max(_keys.c.revision))) or 0) + 1
 
 
@@ -138,15 +128,7 @@ def _key(row: Any) -> Key:
         adapters=tuple(row.adapters.split()),
         rate=None if row.rate is None else Rate.parse(row.rate),
         concurrency=row.concurrency,
-        expires=_utc(row.expires),
+        expires=row.expires,
         domain=row.domain,
     )
-    created = _utc(row.created) or datetime.min.replace(tzinfo=UTC)
-    return Key(row.id, row.name, grant, created, _utc(row.revoked), bytes(row.digest))
-
-
-def _utc(moment: datetime | None) -> datetime | None:
-    """SQLite forgets the zone, and only UTC is written; PostgreSQL answers in the session's."""
-    if moment is None:
-        return None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return Key(row.id, row.name, grant, row.created, row.revoked, bytes(row.digest))

@@ -9,16 +9,18 @@ import asyncio
 import hmac
 import ipaddress
 import logging
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 from service.access.key_table import KeyTable
 from service.access.keys import Grant, Key, KeyState, Scope, Token, digest_of
 from service.database import open_database
-from service.errors import Forbidden, NotReady, ServiceError, Unauthorized, UnknownAdapter
+from service.errors import Forbidden, NotReady, RegistryUnavailable, Unauthorized, UnknownAdapter
+from service.notices import Notices, Topic
+from service.routine import Routine
 from service.settings import Settings
 
 POLL_SECONDS: Final = 0.5  # keys made and revoked elsewhere are seen within twice that
@@ -68,22 +70,17 @@ ANONYMOUS: Final = Caller("anonymous", Grant(frozenset(Scope)))
 
 
 class Keyring:
-    """Thread-safe: `refresh` may run beside everything else.
+    """Thread-safe: looks at the stored keys may run beside everything else.
 
     Args:
         open_table: opens the stored keys; may fail while the database is away.
-
-    Attributes:
-        fault: why the stored keys are not, or may not be, what the database has; None while all is well.
     """
 
     def __init__(self, settings: Settings, open_table: Callable[[], KeyTable] | None = None) -> None:
-        self.fault: str | None = None
         self._open_table = open_table or (lambda: KeyTable(open_database(settings.data_dir, settings.database_url)))
         self._table: KeyTable | None = None
         self._stamp: tuple[object, ...] = ()  # the table's, when it was last read
-        self._ended = False
-        self._lock = threading.Lock()  # held while the database is asked
+        self._following = Routine("following the keys", self._look)
         self._stored: Mapping[str, Key] | None = None  # None until they could be read; replaced whole
         self._marker = settings.data_dir / MARKER
         self._environment = [
@@ -105,7 +102,7 @@ class Keyring:
         Raises:
             NotReady: whether there are stored keys is not known yet.
         """
-        return bool(self._environment) or self._had_stored or bool(self._known())
+        return bool(self._environment or self._had_stored or self._known())
 
     @property
     def closed(self) -> bool:
@@ -132,46 +129,34 @@ class Keyring:
                 found = caller
         return found or self._stored_caller(key)
 
+    @property
+    def fault(self) -> str | None:
+        """Why the keys that are known may not be what the database has: they hold; None while all is well."""
+        fault = self._following.fault
+        return (
+            None if fault is None else f"stored keys cannot be read or were lost, and those that are known hold {fault}"
+        )
+
     def refresh(self) -> None:
         """Takes over what changed among the stored keys; one small query where nothing did. Never raises."""
-        with self._lock:
-            if self._ended:
-                return
-            try:
-                self._read()
-                fault = self._loss()
-            except (ServiceError, ValueError) as error:
-                fault = f"the stored keys cannot be read, the last known ones hold: {error}"
-            except Exception:  # whatever it is, the next look must come
-                _log.exception("looking for stored keys failed")
-                fault = "the stored keys cannot be read, the last known ones hold; the log has the cause"
-            if fault is not None and self.fault is None:
-                _log.error("%s", fault)
-            elif fault is None and self.fault is not None:
-                _log.info("the stored keys are whole again")
-            self.fault = fault
+        self._following.once()
+
+    async def start(self, notices: Notices | None = None) -> None:
+        """The first look, and then one after the other in a thread until `close`, at once where others tell.
+
+        Where the first one fails, calls that need a key are answered NotReady until one succeeds.
+        """
+        await asyncio.to_thread(self.refresh)
+        wake = self._following.wake
+        self._following.start(notices.pace(Topic.KEYS, wake, POLL_SECONDS) if notices else POLL_SECONDS)
 
     def close(self) -> None:
-        """Gives the database back; what is known stays. Waits a moment, not for a database that hangs."""
-        self._ended = True
-        if self._lock.acquire(timeout=POLL_SECONDS):
-            try:
-                if self._table is not None:
-                    self._table.close()
-            finally:
-                self._lock.release()
+        """Looks no more and gives the database back; what is known stays. Does not wait for a database that hangs."""
+        self._following.stop(POLL_SECONDS)
+        if self._table is not None:
+            self._table.close()
 
-    async def start(self) -> None:
-        """The first look; where it fails, calls that need a key are answered NotReady until one succeeds."""
-        await asyncio.to_thread(self.refresh)
-
-    async def watch(self) -> None:
-        """Looks again and again until it is cancelled."""
-        while True:
-            await asyncio.sleep(POLL_SECONDS)
-            await asyncio.to_thread(self.refresh)
-
-    def _read(self) -> None:
+    def _look(self) -> None:
         if self._table is None:
             self._table = self._open_table()
         stamp = self._table.stamp()
@@ -182,6 +167,8 @@ class Keyring:
             self._stored = {**(self._stored or {}), **there}
             self._lost = len(self._stored) - len(there)
             self._stamp = stamp
+        if fault := self._loss():
+            raise RegistryUnavailable(fault)
 
     def _loss(self) -> str | None:
         """What the table lacks that it had."""
@@ -229,6 +216,7 @@ def bearer(authorization: str | None) -> str:
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
+@lru_cache(256)
 def is_loopback(host: str) -> bool:
     """Whether `host`, a name or an address, can only be this machine."""
     if host == "localhost" or host.endswith(".localhost"):

@@ -17,13 +17,6 @@ class Holdings(Protocol):
         """Number of the domain's versions that are not deleted, and bytes of their files."""
 
 
-class Addition(Protocol):
-    """A version that would be added."""
-
-    @property
-    def bytes(self) -> int: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Quota:
     """What the versions of a domain may be, together.
@@ -43,12 +36,12 @@ class Quota:
             return None
         return cls(grant.domain, settings.max_domain_mb * _MIB, settings.max_domain_versions)
 
-    def __call__(self, transaction: Holdings, addition: Addition) -> None:
-        """Raises StorageFull, with what is used and allowed, where `addition` would be too much."""
+    def __call__(self, transaction: Holdings, size: int) -> None:
+        """Raises StorageFull, with what is used and allowed, where a version of `size` bytes more would be too much."""
         versions, stored = transaction.holdings(self.domain)
-        if versions + 1 > self.max_versions or stored + addition.bytes > self.max_bytes:
+        if versions + 1 > self.max_versions or stored + size > self.max_bytes:
             raise StorageFull(
                 f"the domain {self.domain} holds {versions:,} of {self.max_versions:,} versions allowed and "
                 f"{stored / _MIB:,.2f} of {self.max_bytes / _MIB:,.0f} MiB; this version has "
-                f"{addition.bytes / _MIB:,.2f} MiB: delete versions that are not needed, or ask for more"
+                f"{size / _MIB:,.2f} MiB: delete versions that are not needed, or ask for more"
             )

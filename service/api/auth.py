@@ -1,19 +1,25 @@
 """Who may call what: every route declares what it asks of its caller."""
 
 import hmac
-from typing import Final
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, Final
 from urllib.parse import urlsplit
 
-from fastapi import Request
+from fastapi import Depends
 from fastapi.openapi.models import HTTPBearer
 from fastapi.security.base import SecurityBase
 
 from service.access.keyring import ANONYMOUS, Caller, bearer, is_loopback
 from service.access.keys import Scope
-from service.api.context import Context, context_of
-from service.errors import Forbidden, NotReady, RateLimited, ServiceError
+from service.api.call import Call
+from service.api.openapi import errors
+from service.errors import Forbidden, NotReady, RateLimited, ServiceError, Unauthorized
 from service.settings import Settings
 
+_EVERYBODYS: Final = (
+    *("invalid_request", "unauthorized", "forbidden", "rate_limited", "not_ready", "deadline_exceeded"),
+)
 ADAPTER_PARAMETERS: Final = ("name", "adapter", "model")  # of paths; `adapter` of queries
 
 
@@ -25,41 +31,38 @@ class Requirement:
     def __call__(self) -> None:
         """What FastAPI would call; nobody does: `enter` takes no turn at a thread."""
 
-    def enter(self, request: Request) -> None:
+    def enter(self, call: Call) -> None:
         """Lets a request in, which must `leave`, or raises."""
 
-    def leave(self, request: Request) -> None:
+    def leave(self, call: Call) -> None:
         """Ends a request that was let in."""
 
 
 class MetricsAccess(Requirement):
-    """Dependency of the metrics, which anyone may read: `request.state.reader` is who sees series of adapters and keys.
+    """Dependency of the metrics, which anyone may read: the call's `reader` is who sees series of adapters and keys.
 
     None is somebody who sees none of them: without a key while keys are in force, or before that is known.
     """
 
-    def enter(self, request: Request) -> None:
+    def enter(self, call: Call) -> None:
         """Raises Unauthorized for a key that is none; Forbidden for a page of another site, where there are no keys."""
-        request.state.reader = self._reader(context_of(request), request)
-
-    def _reader(self, context: Context, request: Request) -> Caller | None:
-        given, own = bearer(request.headers.get("authorization")), context.settings.metrics_key
+        context = call.context
+        given, own = bearer(call.headers.get("authorization")), context.settings.metrics_key
         if own is not None and hmac.compare_digest(given.encode(), own.encode()):
-            return ANONYMOUS
-        try:
+            call.reader = ANONYMOUS
+            return
+        with suppress(NotReady):
             if own is None and not context.keys.closed:
-                return authenticate(context, request)
-            return context.keys.caller(f"Bearer {given}") if given else None
-        except NotReady:
-            return None
+                call.reader = authenticate(call)
+            elif given:
+                call.reader = context.keys.caller(f"Bearer {given}")
 
 
 class KeyRequired(Requirement, SecurityBase):
     """Dependency of a route that needs a key of `scope`; of any, where that is None.
 
-    Where the request names adapters, they are among those that the key is bound to. `request.state.caller` is who
-    calls, `request.state.actor` its name for logs. The key's limits hold until the answer is out, and count what is
-    refused, too.
+    Where the request names adapters, they are among those that the key is bound to. The key's limits hold until the
+    answer is made, and count what is refused, too.
     """
 
     asks_for_key = True
@@ -73,50 +76,64 @@ class KeyRequired(Requirement, SecurityBase):
             "for none."
         )
 
-    def enter(self, request: Request) -> None:
+    def enter(self, call: Call) -> None:
         """
         Raises:
             Unauthorized, Forbidden, UnknownAdapter, RateLimited: it may not.
             NotReady: the keys could not be read yet.
         """
-        context, state = context_of(request), request.state
-        state.caller = caller = authenticate(context, request)
-        state.actor = caller.actor
-        verdict = context.gate.enter(caller.actor, caller.grant)
-        state.answer_headers = verdict.headers
-        context.telemetry.count_key(caller.actor)
+        caller = self.count(call)
+        try:
+            if self.scope is not None:
+                caller.require_scope(self.scope)
+            if caller.grant.adapters:
+                for reference in adapters_of(call):
+                    caller.require_adapter(reference)
+        except ServiceError:
+            self.leave(call)
+            raise
+
+    def count(self, call: Call) -> Caller:
+        """Who sends a request, which counts from now on. Raises Unauthorized, Forbidden, RateLimited, NotReady."""
+        call.reader = caller = authenticate(call)
+        verdict = call.context.gate.enter(caller.actor, caller.grant)
+        call.answer_headers = verdict.headers
+        call.context.telemetry.count_key(caller.actor, verdict.exceeded)
         if verdict.exceeded is not None:
-            context.telemetry.count_key_refusal(caller.actor, verdict.exceeded)
             raise RateLimited(
                 f"this key's limit of {verdict.exceeded} is reached: {verdict.headers['RateLimit-Policy']}",
                 retry_after=verdict.retry_after,
             )
-        try:
-            if self.scope is not None:
-                caller.require_scope(self.scope)
-            for reference in adapters_of(request):
-                caller.require_adapter(reference)
-        except ServiceError:
-            self.leave(request)
-            raise
+        return caller
 
-    def leave(self, request: Request) -> None:
-        context_of(request).gate.leave(request.state.actor)
+    def leave(self, call: Call) -> None:
+        if call.reader is not None:
+            call.context.gate.leave(call.reader.actor)
 
 
-def adapters_of(request: Request) -> list[str]:
+class Unserved(KeyRequired):
+    """What a path that no route answers requires: nothing, but that a key's limits count it, too."""
+
+    asks_for_key = False
+
+    def enter(self, call: Call) -> None:
+        """Raises RateLimited."""
+        with suppress(Unauthorized, Forbidden, NotReady):
+            self.count(call)
+
+
+def asks(requirement: KeyRequired, *codes: str) -> dict[str, Any]:
+    """How a route declares what it requires of its caller, and the errors that it may answer beside everybody's."""
+    return {"dependencies": [Depends(requirement)], "responses": errors(*_EVERYBODYS, *codes)}
+
+
+def adapters_of(call: Call) -> list[str]:
     """The adapters that a request names: every route calls its parameter by one of these names."""
-    named = [request.path_params[name] for name in ADAPTER_PARAMETERS if name in request.path_params]
-    return named + request.query_params.getlist("adapter")
+    named = [call.path_params[name] for name in ADAPTER_PARAMETERS if name in call.path_params]
+    return named + call.query.get("adapter", [])
 
 
-def caller_of(request: Request) -> Caller:
-    """Who sent a request whose route needs a key."""
-    caller: Caller = request.state.caller
-    return caller
-
-
-def authenticate(context: Context, request: Request) -> Caller:
+def authenticate(call: Call) -> Caller:
     """Who sends a request.
 
     Raises:
@@ -124,9 +141,10 @@ def authenticate(context: Context, request: Request) -> Caller:
         Forbidden: a page of another site, where there are none.
         NotReady: the keys could not be read yet.
     """
-    if context.keys.closed:
-        return context.keys.caller(request.headers.get("authorization"))
-    refuse_foreign_pages(context.settings, request.headers.get("host"), request.headers.get("origin"))
+    keys, headers = call.context.keys, call.headers
+    if keys.closed:
+        return keys.caller(headers.get("authorization"))
+    refuse_foreign_pages(call.context.settings, headers.get("host"), headers.get("origin"))
     return ANONYMOUS
 
 
@@ -145,6 +163,7 @@ def refuse_foreign_pages(settings: Settings, host: str | None, origin: str | Non
         raise Forbidden(f"without keys the service answers to loopback names only, not {host[:100]!r}")
 
 
+@lru_cache(256)
 def _without_port(host: str) -> str:
     try:
         return urlsplit(f"//{host}").hostname or ""
@@ -154,6 +173,7 @@ def _without_port(host: str) -> str:
 
 OPEN: Final = Requirement()
 METRICS: Final = MetricsAccess()
+UNSERVED: Final = Unserved(None)
 ANY_KEY: Final = KeyRequired(None)
 INFER: Final = KeyRequired(Scope.INFER)
 READ: Final = KeyRequired(Scope.READ)

@@ -1,15 +1,16 @@
-"""Request bodies: raw, multipart or JSON, bounded while they arrive. Knows nothing of audio or adapters."""
+"""Request bodies: raw, multipart or compressed, bounded while they arrive."""
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Collection, Iterator
-from contextlib import contextmanager
+import zlib
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
 
 from service.errors import InvalidRequest, Overloaded, PayloadTooLarge
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 MAX_HEADER: Final = 1024  # characters of a Content-Type or Content-Disposition
 MAX_OPTIONS: Final = 16  # of one
+ENCODINGS: Final = ("gzip", "deflate")
 _STEP: Final = 2**16  # bytes of a multipart body cut up in one go
+_INFLATED: Final = 2**20  # bytes that come out in one go
+_EITHER: Final = zlib.MAX_WBITS | 32  # gzip or zlib, as the first bytes say
 
 
 class Budget:
@@ -27,15 +31,6 @@ class Budget:
     def __init__(self, limit: int) -> None:
         self.limit = limit  # bytes
         self.held = 0
-
-    @contextmanager
-    def reservation(self) -> Iterator["Reservation"]:
-        """What one request holds; given back when the request ends."""
-        reservation = Reservation(self)
-        try:
-            yield reservation
-        finally:
-            self.held -= reservation.held
 
 
 @dataclass(slots=True)
@@ -60,14 +55,71 @@ class Reservation:
         self.held += size
         self.budget.held += size
 
+    def release(self) -> None:
+        """Gives all of it back, at the request's end."""
+        self.budget.held -= self.held
+        self.held = 0
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some bytes of one part of a multipart body; the first piece of each part is empty and `begins` it."""
+    """Some bytes of one part of a multipart body; the first piece of each part is empty and `begins` it.
+
+    Args:
+        file: name of the file that the part is, where it is one.
+    """
 
     name: str
     content: bytes
     begins: bool = False
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ArrivingClip:
+    """One encoded clip that is read while it arrives.
+
+    Args:
+        file: its name, where it has one.
+        chunks: its bytes, none of them empty.
+        ended: set once the whole body has been read.
+    """
+
+    file: str
+    chunks: AsyncIterator[bytes]
+    ended: asyncio.Event
+
+
+async def open_clip(request: Request, limit: int) -> ArrivingClip:
+    """The clip of a body: the raw body itself, or its one part `audio`.
+
+    Raises:
+        InvalidRequest: another part, or none.
+        PayloadTooLarge: it announces more than `limit` bytes; `chunks` raises where more come.
+    """
+    ended = asyncio.Event()
+    if not is_multipart(request):
+        arriving = _Arriving(request, limit, None)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            while chunk := await arriving.chunk():
+                yield chunk
+            ended.set()
+
+        return ArrivingClip("", pieces(), ended)
+    parts = stream_parts(request, ("audio",), 1, limit)
+    try:
+        first = await anext(parts)
+    except StopAsyncIteration:
+        raise InvalidRequest("the multipart body has no part 'audio'; send the recording as one") from None
+
+    async def contents() -> AsyncIterator[bytes]:
+        async for piece in parts:
+            if piece.content:
+                yield piece.content
+        ended.set()
+
+    return ArrivingClip(first.file, contents(), ended)
 
 
 async def read_body(request: Request, limit: int, reservation: Reservation) -> bytes:
@@ -76,9 +128,10 @@ async def read_body(request: Request, limit: int, reservation: Reservation) -> b
     Raises:
         PayloadTooLarge: longer than `limit` bytes, as announced or as it arrives.
     """
+    arriving = _Arriving(request, limit, reservation)
     body = io.BytesIO()  # gives its bytes away without a copy
-    async for chunk in _stream(request, limit, reservation):
-        body.write(chunk)
+    while not arriving.ended:
+        body.write(await arriving.chunk())
     return body.getvalue()
 
 
@@ -100,17 +153,21 @@ async def read_parts(
 
 
 async def stream_parts(
-    request: Request, allowed: Collection[str], max_parts: int, limit: int, reservation: Reservation | None = None
+    request: Request,
+    allowed: Collection[str] | None,
+    max_parts: int,
+    limit: int,
+    reservation: Reservation | None = None,
 ) -> AsyncIterator[Piece]:
-    """The parts of a multipart body as they arrive. Raises as `read_parts` does."""
+    """The parts of a multipart body as they arrive; of any name where `allowed` is None. Raises as `read_parts`."""
     kind, options = _options(request.headers.get("content-type", ""))
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
         raise InvalidRequest("expected multipart/form-data with a boundary in its Content-Type")
-    cutter = _Cutter(frozenset(allowed), max_parts)
+    cutter, arriving = _Cutter(allowed, max_parts), _Arriving(request, limit, reservation)
     try:
         parser = MultipartParser(boundary, cutter.callbacks())
-        async for chunk in _stream(request, limit, reservation):
+        while chunk := await arriving.chunk():
             for at in range(0, len(chunk), _STEP):
                 parser.write(chunk[at : at + _STEP])
                 for piece in cutter.take():
@@ -123,23 +180,83 @@ async def stream_parts(
         raise InvalidRequest("the multipart body broke off before its closing boundary")
 
 
+async def inflate(body: bytes, encoding: str, limit: int, reservation: Reservation) -> bytes:
+    """A body as its Content-Encoding says, inflated step by step.
+
+    Raises:
+        InvalidRequest: another encoding, or bytes that are not of it.
+        PayloadTooLarge: more than `limit` bytes come out.
+    """
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ENCODINGS:
+        raise InvalidRequest(f"Content-Encoding {encoding[:50]!r} is not spoken; {' and '.join(ENCODINGS)} are")
+    inflater = zlib.decompressobj(_EITHER)
+    pieces: list[bytes] = []
+    size, left = 0, body
+    while not inflater.eof:
+        try:
+            piece = await asyncio.to_thread(inflater.decompress, left, _INFLATED)
+        except zlib.error as error:
+            raise InvalidRequest(f"the body is no {encoding}: {error}") from error
+        left = inflater.unconsumed_tail
+        if not piece and not left and not inflater.eof:
+            raise InvalidRequest(f"the body broke off before the end of its {encoding}")
+        size += len(piece)
+        if size > limit:
+            raise PayloadTooLarge(f"the body is more than {limit} bytes once it is inflated, the most this call takes")
+        reservation.add(len(piece))
+        pieces.append(piece)
+    if inflater.unused_data:
+        raise InvalidRequest(f"the body goes on behind the end of its {encoding}")
+    return b"".join(pieces)
+
+
 def is_multipart(request: Request) -> bool:
     return request.headers.get("content-type", "").lower().startswith("multipart/")
 
 
-async def _stream(request: Request, limit: int, reservation: Reservation | None) -> AsyncIterator[bytes]:
-    too_large = PayloadTooLarge(f"the body is larger than {limit} bytes, the most this call takes")
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit:
-        raise too_large
-    received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received > limit:
-            raise too_large
-        if reservation is not None:
-            reservation.add(len(chunk))
-        yield chunk
+class _Arriving:
+    """A body as it arrives, until it has `ended`.
+
+    Raises:
+        PayloadTooLarge: it announces more than `limit` bytes.
+    """
+
+    def __init__(self, request: Request, limit: int, reservation: Reservation | None) -> None:
+        self._receive = request.receive
+        self._limit = limit
+        self._reservation = reservation
+        self._size = 0
+        self.ended = False
+        announced = request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > limit:
+            raise self._too_large()
+
+    async def chunk(self) -> bytes:
+        """The next bytes; none at the end.
+
+        Raises:
+            PayloadTooLarge: more than `limit` came.
+            ClientDisconnect: the client has gone before the end.
+        """
+        while not self.ended:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            self.ended = not message.get("more_body", False)
+            chunk: bytes = message.get("body", b"")
+            if chunk:
+                self._size += len(chunk)
+                if self._size > self._limit:
+                    raise self._too_large()
+                if self._reservation is not None:
+                    self._reservation.add(len(chunk))
+                return chunk
+        return b""
+
+    def _too_large(self) -> PayloadTooLarge:
+        return PayloadTooLarge(f"the body is larger than {self._limit} bytes, the most this call takes")
 
 
 def _options(header: str) -> tuple[bytes, dict[bytes, bytes]]:
@@ -156,12 +273,12 @@ def _options(header: str) -> tuple[bytes, dict[bytes, bytes]]:
 class _Cutter:
     """Cuts a multipart body into pieces, from the parser's callbacks."""
 
-    def __init__(self, allowed: frozenset[str], max_parts: int) -> None:
+    def __init__(self, allowed: Collection[str] | None, max_parts: int) -> None:
         self.ended = False
         self._allowed = allowed
         self._max_parts = max_parts
         self._parts = 0
-        self._name = ""
+        self._name = self._file = ""
         self._pieces: list[Piece] = []
         self._field = bytearray()
         self._value = bytearray()
@@ -186,20 +303,21 @@ class _Cutter:
         if self._parts >= self._max_parts:
             raise InvalidRequest(f"the multipart body has more than {self._max_parts} parts")
         self._parts += 1
-        self._name = ""
+        self._name = self._file = ""
 
     def _header(self) -> None:
         if self._field.lower() == b"content-disposition":
             _, options = _options(self._value.decode("latin-1"))
             self._name = options.get(b"name", b"").decode("utf-8", "replace")
+            self._file = options.get(b"filename", b"").decode("utf-8", "replace")
         self._field.clear()
         self._value.clear()
 
     def _named(self) -> None:
-        if self._name not in self._allowed:
+        if self._allowed is not None and self._name not in self._allowed:
             wanted = ", ".join(sorted(self._allowed))
             raise InvalidRequest(f"unexpected multipart part {self._name[:100]!r}; this call takes: {wanted}")
-        self._pieces.append(Piece(self._name, b"", begins=True))
+        self._pieces.append(Piece(self._name, b"", begins=True, file=self._file))
 
     def _end(self) -> None:
         self.ended = True

@@ -1,4 +1,4 @@
-"""From a request's method and path to the function that answers it, and from what that returns to the answer.
+"""From a request's method and path to the function that answers it, its parameters, and the form of its answer.
 
 Routes are declared with FastAPI, which describes them. What it would find out anew for each request, which parameters
 a function takes and how they are validated, is found out here once: that is most of what a request cost.
@@ -7,24 +7,24 @@ a function takes and how they are validated, is found out here once: that is mos
 import inspect
 import typing
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from re import Pattern
 from typing import Any, Final, Literal
 
-from fastapi import APIRouter, Request
-from fastapi.params import Header, Query
+from fastapi import APIRouter
+from fastapi.params import Depends, Header, Query
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import compile_path
-from starlette.types import Receive, Scope, Send
 
-from service.api.auth import Requirement
+from service.api.auth import UNSERVED, Requirement
+from service.api.call import Call, parse_query
 from service.api.problems import describe, of_error, problem, shown
 from service.errors import InvalidRequest, ServiceError
 
-MAX_PARAMETERS: Final = 256  # in a query, beyond the adapters that a request may ask
+MAX_REMEMBERED: Final = 256  # bytes of a query
 UNCHECKED: Final = "/v1/huggingface/"  # paths whose clients send more than there is
 
 
@@ -44,18 +44,16 @@ class Parameter:
     default: object
     form: TypeAdapter[Any]
 
-    def of(self, request: Request) -> object:
-        """Its value in a request. Raises InvalidRequest: missing, or not of its form."""
-        given: object = None
-        match self.place:
-            case "path":
-                given = request.path_params[self.alias]
-            case "header":
-                given = request.headers.get(self.alias)
-            case "query" if self.is_list:
-                given = request.query_params.getlist(self.alias) or None
-            case "query":
-                given = request.query_params.get(self.alias)
+    def of(self, call: Call) -> object:
+        """Its value in a request's path or head. Raises InvalidRequest."""
+        return self.given(call.path_params[self.alias] if self.place == "path" else call.headers.get(self.alias))
+
+    def given(self, given: str | list[str] | None) -> object:
+        """The value that is given so, or not at all. Raises InvalidRequest: missing, twice, or not of its form."""
+        if isinstance(given, list) and not self.is_list:
+            if len(given) > 1:
+                raise InvalidRequest(f"query.{self.alias} is given twice; this call takes one")
+            given = given[0]
         if given is None:
             if self.default is inspect.Parameter.empty:
                 raise InvalidRequest(f"{self.place}.{self.alias}: Field required")
@@ -67,19 +65,21 @@ class Parameter:
             raise InvalidRequest("; ".join(describe(one, f"{self.place}.{self.alias}") for one in faults)) from error
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Served:
     """One method of one path: what it asks of its caller, what it takes and who answers it.
 
     Args:
+        groups: parameters that the function takes as one, by its name there: a dataclass, and its fields.
         is_strict: whether its query has no parameters but these, each once unless it is a list.
         form: of what the function returns, unless that is a Response.
     """
 
     route: APIRoute
     requirement: Requirement
-    takes_request: bool
+    takes_call: bool
     parameters: tuple[Parameter, ...]
+    groups: Mapping[str, tuple[type, tuple[str, ...]]]
     is_strict: bool
     function: Callable[..., Awaitable[object]]
     form: TypeAdapter[Any]
@@ -87,49 +87,52 @@ class Served:
     @classmethod
     def of(cls, route: APIRoute) -> "Served":
         """The route as FastAPI has it declared; its first dependency is what it requires of its caller."""
-        hints = typing.get_type_hints(route.endpoint, include_extras=True)
-        declared = inspect.signature(route.endpoint).parameters
-        parameters = tuple(
-            _parameter(name, hints[name], one.default, route.path_format)
-            for name, one in declared.items()
-            if name != "request"
-        )
+        declared = _declared(route.endpoint)
+        returned, takes_call = declared.pop("return")[0], declared.pop("call", None) is not None
+        groups: dict[str, tuple[type, tuple[str, ...]]] = {}
+        parameters: list[Parameter] = []
+        for name, (hint, default) in declared.items():
+            kind, *markers = typing.get_args(hint) if typing.get_origin(hint) is typing.Annotated else (hint,)
+            fields = {name: (hint, default)}
+            if any(isinstance(one, Depends) for one in markers):
+                fields = _declared(kind)
+                groups[name] = kind, tuple(fields)
+            parameters += [_parameter(field, *one, route.path_format) for field, one in fields.items()]
         requirement = route.dependencies[0].dependency
         if not isinstance(requirement, Requirement):
             raise TypeError(f"{route.path} does not say what it requires of its caller")
-        returned = hints["return"]
         is_response = isinstance(returned, type) and issubclass(returned, Response)
         return cls(
             route,
             requirement,
-            "request" in declared,
-            parameters,
+            takes_call,
+            tuple(parameters),
+            groups,
             requirement.asks_for_key and not route.path.startswith(UNCHECKED),
             route.endpoint,
             TypeAdapter(Any if is_response else returned),
         )
 
-    async def answer(self, request: Request) -> Response:
-        """What the function answers. Raises what it, or its requirement, raises."""
-        self.requirement.enter(request)
-        try:
-            if request.query_params and self.is_strict:
-                self._check_query(request)
-            values = {one.name: one.of(request) for one in self.parameters}
-            return self._response(await self.function(*((request,) if self.takes_request else ()), **values))
-        finally:
-            self.requirement.leave(request)
+    def begin(self, call: Call) -> Awaitable[object]:
+        """What will answer. Raises InvalidRequest: the query is not what the function takes."""
+        text = call.scope["query_string"]
+        asked = _remembered(self, text) if len(text) <= MAX_REMEMBERED else self.read(call.query)
+        values = {one.name: one.of(call) for one in self.parameters if one.place != "query"} | asked
+        return self.function(call, **values) if self.takes_call else self.function(**values)
 
-    def _check_query(self, request: Request) -> None:
-        known = {one.alias: one for one in self.parameters if one.place == "query"}
-        for name in request.query_params:
-            if name not in known:
-                told = f"; it takes {', '.join(sorted(known))}" if known else " and takes none"
-                raise InvalidRequest(f"query.{shown(name)}: this call has no such parameter{told}")
-            if not known[name].is_list and len(request.query_params.getlist(name)) > 1:
-                raise InvalidRequest(f"query.{name} is given twice; this call takes one")
+    def read(self, query: Mapping[str, list[str]]) -> dict[str, object]:
+        """What the function is given of a query. Raises InvalidRequest."""
+        taken = {one.alias: one for one in self.parameters if one.place == "query"}
+        for name in query.keys() - taken.keys() if self.is_strict else ():
+            told = f"; it takes {', '.join(sorted(taken))}" if taken else " and takes none"
+            raise InvalidRequest(f"query.{shown(name)}: this call has no such parameter{told}")
+        values = {one.name: one.given(query.get(alias)) for alias, one in taken.items()}
+        for name, (kind, fields) in self.groups.items():
+            values[name] = kind(**{field: values.pop(field) for field in fields})
+        return values
 
-    def _response(self, result: object) -> Response:
+    def response(self, result: object) -> Response:
+        """The answer that the function's result stands for."""
         if isinstance(result, Response):
             return result
         status = self.route.status_code or 200
@@ -139,58 +142,76 @@ class Served:
         return Response(content, status, media_type="application/json")
 
 
-@dataclass(slots=True)
 class Dispatch:
-    """ASGI application of all routes; errors that are no ServiceError pass through."""
+    """All routes."""
 
-    most: int  # parameters in one query
-    _fixed: dict[str, dict[str, Served]] = field(default_factory=dict)
-    _patterns: list[tuple[Pattern[str], dict[str, Served]]] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, routers: Iterable[APIRouter], max_adapters: int) -> "Dispatch":
-        dispatch, by_path = cls(MAX_PARAMETERS + max_adapters), dict[str, dict[str, Served]]()
+    def __init__(self, routers: Iterable[APIRouter]) -> None:
+        self._fixed: dict[str, dict[str, Served]] = {}
+        self._patterns: list[tuple[Pattern[str], dict[str, Served]]] = []
+        by_path: dict[str, dict[str, Served]] = {}
         for route in (route for router in routers for route in router.routes if isinstance(route, APIRoute)):
             by_path.setdefault(route.path, {}).update(dict.fromkeys(route.methods or (), Served.of(route)))
         for path, methods in by_path.items():
             if "{" in path:
-                dispatch._patterns.append((compile_path(path)[0], methods))
+                self._patterns.append((compile_path(path)[0], methods))
             else:
-                dispatch._fixed[path] = methods
-        return dispatch
+                self._fixed[path] = methods
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path: str = scope["path"]
+    async def answer(self, call: Call) -> Response:
+        """What the route's function answers, a ServiceError as the problem that it is. Raises any other error."""
+        scope = call.scope
+        fixed = self._fixed.get(scope["path"])
+        methods, scope["path_params"] = (fixed, {}) if fixed else self._find(scope["path"])
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]  # a body is left out by the server
+        served = methods.get(method)
+        requirement = UNSERVED if served is None else served.requirement
+        if served is not None:
+            scope["route"] = served.route
         try:
-            response = await self._answer(scope, receive, path)
+            requirement.enter(call)
+            try:
+                if served is None:
+                    return _unserved(call, methods)
+                if not requirement.asks_for_key:
+                    return served.response(await served.begin(call))
+                with call.begin():
+                    return served.response(await served.begin(call))
+            finally:
+                requirement.leave(call)
+                call.reservation.release()
         except ServiceError as error:
-            response = of_error(error, path)
-        except HTTPException as error:  # of Starlette's own answers
-            response = problem("invalid_request", str(error.detail), error.headers, path=path)
-        await response(scope, receive, send)
-
-    async def _answer(self, scope: Scope, receive: Receive, path: str) -> Response:
-        methods, scope["path_params"] = self._find(path)
-        method: str = scope["method"]
-        detail = f"{method} {shown(path)} is not part of this service; see /docs"
-        if not methods:
-            return problem("not_found", detail, path=path)
-        served = methods.get("GET" if method == "HEAD" else method)  # whose body the server leaves out
-        if served is None:
-            allowed = sorted({*methods, *(["HEAD"] if "GET" in methods else [])})
-            return problem("method_not_allowed", detail, {"Allow": ", ".join(allowed)}, path=path)
-        scope["route"] = served.route
-        if scope["query_string"].count(b"&") >= self.most:
-            raise InvalidRequest(f"a query has at most {self.most} parameters")
-        return await served.answer(Request(scope, receive))
+            if call.lines is not None and call.lines.begun:
+                return call.lines.broken(error)
+            return of_error(error, scope["path"])
 
     def _find(self, path: str) -> tuple[Mapping[str, Served], dict[str, str]]:
-        if methods := self._fixed.get(path):
-            return methods, {}
         for pattern, methods in self._patterns:
             if found := pattern.match(path):
                 return methods, found.groupdict()
         return {}, {}
+
+
+@lru_cache(1024)
+def _remembered(served: Served, text: bytes) -> dict[str, object]:
+    """What a route's function is given of a short query: the same ones come again and again. Raises InvalidRequest."""
+    return served.read(parse_query(text))
+
+
+def _unserved(call: Call, methods: Mapping[str, Served]) -> Response:
+    """The problem of a path that there is not, or that is not for this method."""
+    path: str = call.scope["path"]
+    detail = f"{call.method} {shown(path)} is not part of this service; see /docs"
+    if not methods:
+        return problem("not_found", detail, path=path)
+    allowed = sorted({*methods, *(["HEAD"] if "GET" in methods else [])})
+    return problem("method_not_allowed", detail, {"Allow": ", ".join(allowed)}, path=path)
+
+
+def _declared(function: Callable[..., object]) -> dict[str, tuple[Any, object]]:
+    """The hints and defaults of what a function or a dataclass takes; of a function, what it returns, too."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    taken = inspect.signature(function).parameters
+    return {name: (hint, taken[name].default if name in taken else None) for name, hint in hints.items()}
 
 
 def _parameter(name: str, hint: Any, default: object, path: str) -> Parameter:

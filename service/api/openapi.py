@@ -1,15 +1,14 @@
 """The description of the API, /openapi.json: bodies, answers and errors that FastAPI cannot see by itself."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute
+from pydantic import BaseModel
 
-from service.api.open_inference import InferRequest
-from service.api.problems import KINDS, MEDIA_TYPE
-from service.api.schemas import AliasRequest, HubRequest, Problem, ScoreRequest
-from service.api.speakers import SpeakerRequest
+from service.api.problems import KINDS, MEDIA_TYPE, Problem
+from service.version import service_version
 
 DESCRIPTION: Final = """\
 One frozen audio backbone, many IPET adapters on it, a different one for every row of a batch.
@@ -19,94 +18,44 @@ mp3, ogg (vorbis, opus), m4a/aac, webm/opus, any rate and channel count. An adap
 version), `name@2` (a version) or `name@canary` (an alias). Errors are `application/problem+json` with a stable
 `code`. `X-Request-Id` names a request in the service's log; `X-Request-Timeout-Ms` sets an earlier deadline."""
 
-_BYTES: Final = {"type": "string", "format": "binary"}
-_CLIPS: Final = {"type": "array", "items": _BYTES, "minItems": 1}
+BYTES: Final = {"type": "string", "format": "binary"}
+CLIPS: Final = {"type": "array", "items": BYTES, "minItems": 1}
+_models: Final[dict[str, type[BaseModel]]] = {"Problem": Problem}  # that the description refers to by name
 
-AUDIO_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "description": "One clip as the raw body, or one or more as multipart parts named `audio`.",
-        "content": {
-            "application/octet-stream": {"schema": _BYTES},
-            "audio/*": {"schema": _BYTES},
-            "multipart/form-data": {
-                "schema": {"type": "object", "properties": {"audio": _CLIPS}, "required": ["audio"]}
-            },
-        },
-    }
-}
-TRIAL_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "description": "Clips to enrol and one to test, or embeddings of such clips.",
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"enrolment": _CLIPS, "test": _BYTES},
-                    "required": ["enrolment", "test"],
-                }
-            },
-            "application/json": {"schema": {"$ref": "#/components/schemas/ScoreRequest"}},
-        },
-    }
-}
-BUNDLE_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "description": "adapter_config.json, adapter_model.safetensors and optionally README.md.",
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"config": _BYTES, "weights": _BYTES, "card": _BYTES},
-                    "required": ["config", "weights"],
-                }
-            }
-        },
-    }
-}
-SPEAKER_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": False,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/SpeakerRequest"}}},
-    }
-}
-ALIAS_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/AliasRequest"}}},
-    }
-}
-HUB_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "description": "One clip as the raw body, or in base64 with parameters, as JSON.",
-        "content": {
-            "audio/*": {"schema": _BYTES},
-            "application/octet-stream": {"schema": _BYTES},
-            "application/json": {"schema": {"$ref": "#/components/schemas/HubRequest"}},
-        },
-    }
-}
-INFER_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "description": "JSON; with `Inference-Header-Content-Length` so many bytes of it, then the tensor's. gzip or "
-        "deflate, where Content-Encoding says so.",
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}}},
-    }
-}
+
+def body(
+    content: Mapping[str, type[BaseModel] | dict[str, Any]], description: str = "", *, required: bool = True
+) -> dict[str, Any]:
+    """OpenAPI of a body that its route reads itself: a model or a schema for each media type."""
+    schemas: dict[str, Any] = {}
+    for media_type, one in content.items():
+        if isinstance(one, type):
+            _models[one.__name__] = one
+            one = {"$ref": f"#/components/schemas/{one.__name__}"}
+        schemas[media_type] = {"schema": one}
+    told = {"description": description} if description else {}
+    return {"requestBody": {"required": required, "content": schemas} | told}
+
+
+def form(*required: str, **parts: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a multipart body."""
+    return {"type": "object", "properties": parts, "required": list(required)}
+
+
+AUDIO_BODY: Final = body(
+    {"application/octet-stream": BYTES, "audio/*": BYTES, "multipart/form-data": form("audio", audio=CLIPS)},
+    "One clip as the raw body, or one or more as multipart parts named `audio`.",
+)
 
 
 def errors(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI responses for a route that may answer with `codes`; where a key may be forbidden it has limits too."""
-    if "forbidden" in codes:
-        codes = (*codes, "rate_limited")
+    """OpenAPI responses for a route that may answer with `codes`."""
     responses: dict[int | str, dict[str, Any]] = {}
-    for code in codes:
+    for code in dict.fromkeys(codes):
         status, title = KINDS[code]
-        response = responses.setdefault(status, {"description": "", "content": {MEDIA_TYPE: _problem()}})
+        response = responses.setdefault(
+            status, {"description": "", "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+        )
         line = f"`{code}`: {title}."
         response["description"] = f"{response['description']} {line}".strip()
         if status == 429:
@@ -121,34 +70,26 @@ _LIMITS: Final = {
 }
 
 
-def _problem() -> dict[str, Any]:
-    return {"schema": {"$ref": "#/components/schemas/Problem"}}
+def describe(routers: Iterable[APIRouter]) -> dict[str, Any]:
+    """The whole description."""
+    app = FastAPI(generate_unique_id_function=lambda route: route.name)  # all routes live in one namespace
+    for router in routers:
+        app.include_router(router)
+    schema = get_openapi(
+        title=TITLE,
+        version=VERSION,
+        description=DESCRIPTION,
+        routes=app.routes,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    )
+    schemas = schema.setdefault("components", {}).setdefault("schemas", {})
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    for model in _models.values():
+        described = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= described.pop("$defs", {}) | {model.__name__: described}
+    return schema
 
 
-def install(app: FastAPI) -> None:
-    """Makes `app.openapi()` answer the whole description, built once."""
-
-    def build() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            schema = get_openapi(
-                title=app.title,
-                version=app.version,
-                description=DESCRIPTION,
-                routes=app.routes,
-                license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
-            )
-            schemas = schema.setdefault("components", {}).setdefault("schemas", {})
-            for unused in ("HTTPValidationError", "ValidationError"):
-                schemas.pop(unused, None)
-            for model in (Problem, ScoreRequest, SpeakerRequest, AliasRequest, HubRequest, InferRequest):
-                described = model.model_json_schema(ref_template="#/components/schemas/{model}")
-                schemas |= described.pop("$defs", {}) | {model.__name__: described}
-            app.openapi_schema = schema
-        return app.openapi_schema
-
-    app.openapi = build  # type: ignore[method-assign]
-
-
-def operation_id(route: APIRoute) -> str:
-    """A route's function name: short, stable, and unique as all routes live in one namespace."""
-    return route.name
+TITLE: Final = "ipet-serve"
+VERSION: Final = service_version()

@@ -4,8 +4,9 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from service.errors import ServiceError
@@ -16,6 +17,20 @@ ERROR_READERS: Final = ("/v2/", "/v1/huggingface/")
 MAX_SHOWN: Final = 100  # characters of an offending value that a detail repeats
 
 _log = logging.getLogger(__name__)
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str
+    clip: int | None = Field(None, description="Index of the clip at fault.")
+    adapter: str | None = Field(None, description="The adapter at fault.")
+    at: float | None = Field(None, description="Where in a recording it was, seconds.")
+    error: str | None = Field(None, description="The detail again, under /v2/ and /v1/huggingface/.")
 
 
 class Kind(NamedTuple):
@@ -30,6 +45,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "bad_audio": Kind(422, "The audio could not be read"),
     "audio_too_long": Kind(413, "The audio is too long"),
     "payload_too_large": Kind(413, "The request body is too large"),
+    "not_acceptable": Kind(406, "The answer has no such form"),
     "unknown_adapter": Kind(404, "No adapter has this name"),
     "unknown_version": Kind(404, "The adapter has no such version or alias"),
     "wrong_task": Kind(409, "The adapter is for another task"),
@@ -45,8 +61,9 @@ KINDS: Final[Mapping[str, Kind]] = {
     "not_ready": Kind(503, "The service is not ready"),
     "deadline_exceeded": Kind(504, "The request took too long"),
     "registry_unavailable": Kind(503, "Adapters cannot be changed now"),
-    "storage_full": Kind(507, "No space is left for adapters"),
+    "storage_full": Kind(507, "No space is left"),
     "unknown_speaker": Kind(404, "No speaker has this id"),
+    "unknown_job": Kind(404, "No job has this id"),
     "speaker_opted_out": Kind(409, "The speaker has opted out"),
     "consent_required": Kind(409, "The speaker's consent is not recorded"),
     "conflict": Kind(409, "Another change came between"),
@@ -55,6 +72,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "not_found": Kind(404, "No such path"),
     "method_not_allowed": Kind(405, "The path does not take this method"),
     "bad_http": Kind(400, "This is not HTTP"),
+    "range_not_satisfiable": Kind(416, "The file has no such bytes"),
     "request_too_slow": Kind(408, "The request did not arrive in time"),
     "head_too_large": Kind(431, "The request's head is too large"),
 }
@@ -62,19 +80,27 @@ RETRY_AFTER: Final[Mapping[str, float]] = {"overloaded": 1.0, "rate_limited": 1.
 
 
 def problem(
-    code: str, detail: str, headers: Mapping[str, str] | None = None, *, path: str = "", **members: str | int | None
+    code: str, detail: str, headers: Mapping[str, str] | None = None, *, path: str = "", **members: str | float | None
 ) -> Response:
     """The answer for `code`; `members` that are not None become extra members of the document.
 
     Args:
         path: of the request; clients of the Open Inference Protocol and of Hugging Face read the detail as `error`.
     """
-    kind = KINDS[code]
     members |= {"error": detail if path.startswith(ERROR_READERS) else None}
+    content = json.dumps(_document(code, detail, **members), ensure_ascii=False).encode("utf-8", "replace")
+    return Response(content, KINDS[code].status, headers, media_type=MEDIA_TYPE)
+
+
+def told(error: ServiceError) -> dict[str, Any]:
+    """The problem that a typed error is, where it is part of a longer answer."""
+    return _document(error.code, error.detail, clip=error.clip, adapter=error.adapter, at=error.at)
+
+
+def _document(code: str, detail: str, **members: Any) -> dict[str, Any]:
+    kind = KINDS[code]
     body = {"type": "about:blank", "title": kind.title, "status": kind.status, "code": code, "detail": detail}
-    body |= {name: value for name, value in members.items() if value is not None}
-    content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
-    return Response(content, kind.status, headers, media_type=MEDIA_TYPE)
+    return body | {name: value for name, value in members.items() if value is not None}
 
 
 def of_error(error: ServiceError, path: str = "") -> Response:
@@ -85,7 +111,7 @@ def of_error(error: ServiceError, path: str = "") -> Response:
         headers["Retry-After"] = str(max(1, math.ceil(wait)))
     if error.code == "unauthorized":
         headers["WWW-Authenticate"] = 'Bearer realm="ipet"'
-    return problem(error.code, error.detail, headers, path=path, clip=error.clip, adapter=error.adapter)
+    return problem(error.code, error.detail, headers, path=path, clip=error.clip, adapter=error.adapter, at=error.at)
 
 
 def of_unexpected(error: Exception, path: str = "") -> Response:

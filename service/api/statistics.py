@@ -16,10 +16,6 @@ class Tally:
     count: int = 0
     ns: int = 0
 
-    def add(self, ns: int) -> None:
-        self.count += 1
-        self.ns += ns
-
 
 @dataclass(slots=True)
 class Asked:
@@ -53,15 +49,18 @@ class Statistics:
         """Counts a request that ends now; `began` and `decoded` are of `time.perf_counter_ns`."""
         ended = time.perf_counter_ns()
         for key in versions:
-            asked = self._asked.setdefault(key, Asked())
+            asked = self._asked.get(key)
+            if asked is None:
+                asked = self._asked[key] = Asked()
+                if len(self._asked) > MOST_VERSIONS:
+                    self._asked.popitem(last=False)
             self._asked.move_to_end(key)
             asked.last_ms = time.time_ns() // 1_000_000
-            if failed:
-                asked.fail.add(ended - began)
-                continue
-            asked.clips += clips
-            asked.success.add(ended - began)
-            asked.decoding.add(decoded - began)
-            asked.inference.add(ended - decoded)
-        while len(self._asked) > MOST_VERSIONS:
-            self._asked.popitem(last=False)
+            took = [(asked.fail, ended - began)]
+            if not failed:
+                asked.clips += clips
+                took = [(asked.success, ended - began), (asked.decoding, decoded - began)]
+                took.append((asked.inference, ended - decoded))
+            for tally, ns in took:
+                tally.count += 1
+                tally.ns += ns

@@ -4,10 +4,12 @@ The network is written out here so that all stretches of a clip go through it to
 them one after the other. It keeps nothing between clips, so any number of threads may use one.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +29,21 @@ _REFLECTED_SAMPLES = 64  # behind a stretch, for the last frame of its spectrum
 _STRIDES = (1, 2, 2, 1)  # of its convolutions
 _WEIGHTS = "data/silero_vad.jit"  # of a later edition than the safetensors beside it
 _OF_16_KHZ = "_model."
+WHOLE: Final = ((0.0, math.inf),)  # one window
+CLIPPED_LEVEL: Final = 0.985  # of full scale; resampling moves peaks a little
+CLIPPED_SHARE: Final = 0.001  # of the samples
+QUIET_DBFS: Final = -50.0  # root mean square
+LEAST_SNR_DB: Final = 0.0
+_POWER_FRAME: Final = SAMPLING_RATE // 50  # 20 ms
+_FLOOR_PERCENTILE: Final = 10.0  # of the frames' powers: pauses, where only the noise is heard
+_FEWEST_FRAMES: Final = 10
+
+
+class Speech(NamedTuple):
+    """How long somebody speaks in the windows `[W]` of a clip, together, and in which of them."""
+
+    seconds: float
+    windows: NDArray[np.bool_]
 
 
 class SpeechActivity:
@@ -67,13 +84,13 @@ class SpeechActivity:
             x = functional.conv1d(x, weight, bias, stride, padding=1).relu()
         return x[:, :, 0]
 
-    def speech_seconds(self, samples: NDArray[np.float32], heard: Sequence[tuple[float, float]] | None = None) -> float:
-        """How long somebody speaks in a clip `[N]`, or in what of it is `heard`: starts and ends, seconds."""
+    def speech(self, samples: NDArray[np.float32], heard: Sequence[tuple[float, float]] = WHOLE) -> Speech:
+        """Where somebody speaks in what is `heard` of a clip `[N]`: starts and ends of windows, seconds."""
         spoken = speech_stretches(self.probabilities(samples))
-        if heard is not None:
-            middles = (np.arange(len(spoken)) + 0.5) * STRETCH_SAMPLES / SAMPLING_RATE
-            spoken &= np.any([(start <= middles) & (middles < end) for start, end in heard], axis=0)
-        return min(int(spoken.sum()) * STRETCH_SAMPLES, len(samples)) / SAMPLING_RATE
+        middles = (np.arange(len(spoken)) + 0.5) * STRETCH_SAMPLES / SAMPLING_RATE
+        windows = np.array([spoken & (start <= middles) & (middles < end) for start, end in heard])  # [W, S]
+        seconds = min(int(windows.any(axis=0).sum()) * STRETCH_SAMPLES, len(samples)) / SAMPLING_RATE
+        return Speech(seconds, np.asarray(windows.any(axis=1)))
 
 
 def _load_weights(path: Path) -> dict[str, Tensor]:
@@ -103,3 +120,27 @@ def speech_stretches(probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
             begin, end = at if begin is None else begin, at + 1
     close()
     return spoken
+
+
+def quality_warnings(samples: NDArray[np.float32]) -> tuple[str, ...]:
+    """What makes a clip `[N]` at 16 kHz a bad witness of a voice: `clipped`, `too_quiet`, `low_snr`."""
+    power = float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
+    found = {
+        "clipped": float(np.mean(np.abs(samples) >= CLIPPED_LEVEL)) > CLIPPED_SHARE if len(samples) else False,
+        "too_quiet": power < 10 ** (QUIET_DBFS / 10),
+        "low_snr": signal_to_noise_db(samples) < LEAST_SNR_DB,
+    }
+    return tuple(name for name, holds in found.items() if holds)
+
+
+def signal_to_noise_db(samples: NDArray[np.float32]) -> float:
+    """Power above the noise floor, against the floor: the level of a clip's quietest tenth. Infinite where unknown."""
+    frames = len(samples) // _POWER_FRAME
+    if frames < _FEWEST_FRAMES:
+        return float("inf")
+    powers = np.square(samples[: frames * _POWER_FRAME], dtype=np.float64).reshape(frames, _POWER_FRAME).mean(axis=1)
+    floor = float(np.percentile(powers, _FLOOR_PERCENTILE))
+    above = float(powers.mean()) - floor
+    if floor <= 0.0:
+        return float("inf")
+    return 10 * float(np.log10(max(above, 1e-12 * floor) / floor))

@@ -60,13 +60,16 @@ class Sniffed:
     dump: bool = False
 
 
-def sniff(encoded: bytes) -> Sniffed:
+def sniff(encoded: bytes, is_whole: bool = True) -> Sniffed:
     """The container, behind the ID3 tags and the zero bytes that may lie before it, which nothing here reads.
+
+    Args:
+        encoded: the file, or its beginning.
 
     Raises:
         BadAudio: none of the accepted containers starts like this.
     """
-    start = _after_id3(encoded, 0)
+    start = after_id3(encoded, 0)
     head = encoded[start : start + 12]
     if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:] == b"WAVE":
         return Sniffed(Container.WAV, start)
@@ -76,7 +79,7 @@ def sniff(encoded: bytes) -> Sniffed:
     kind = stream_kind(encoded, start, _FRAMES_AT_START)
     if kind is None and is_flac_frame(encoded[start : start + 17]):
         raise BadAudio("the clip is flac frames without the file's beginning, 'fLaC' and its header; send it whole")
-    kind = kind or tail_kind(encoded, start)
+    kind = kind or (tail_kind(encoded, start) if is_whole else None)
     found = Sniffed(_STREAMS[kind], start) if kind else _behind_junk(encoded, start)
     if found is None:
         shown = encoded[:8].hex(" ")
@@ -87,7 +90,7 @@ def sniff(encoded: bytes) -> Sniffed:
 def _behind_junk(encoded: bytes, start: int) -> Sniffed | None:
     """A stream of frames behind zero bytes, behind what is left of a frame, or after a tag behind anything."""
     sound = _NOT_ZERO.search(encoded, start, start + _JUNK_BEFORE_SYNC + 1)
-    begin = _after_id3(encoded, sound.start()) if sound else start
+    begin = after_id3(encoded, sound.start()) if sound else start
     reach = start + _JUNK_BEFORE_SYNC if start else begin + max(LONGEST.values())
     for sync in _SYNC.finditer(encoded, begin, reach + 2):
         kind = stream_kind(encoded, sync.start(), _FRAMES_BEHIND_JUNK)
@@ -96,7 +99,7 @@ def _behind_junk(encoded: bytes, start: int) -> Sniffed | None:
     return None
 
 
-def _after_id3(encoded: bytes, start: int) -> int:
+def after_id3(encoded: bytes, start: int) -> int:
     """Position behind the ID3v2 tags at `start`; their sizes have seven bits in each byte."""
     for _ in range(_MAX_TAGS):
         if encoded[start : start + 3] != b"ID3" or len(encoded) < start + 10:

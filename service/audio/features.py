@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.audio.filter_bank import FRAME_SAMPLES, HOP_SAMPLES, MEL_BINS, fbank, frame_count
-from service.audio.waveform import SAMPLING_RATE, Waveform
+from service.audio.filter_bank import FRAME_SAMPLES, HOP_SAMPLES, MEL_BINS, fbank
+from service.audio.waveform import SAMPLING_RATE
 
 NORMALIZE_EPS = 1e-7
 
@@ -50,29 +50,51 @@ class Windows:
 
     inputs: Tensor
     spans: tuple[tuple[float, float], ...]
-    frames: int = 0
+    frames: int
 
 
-def window_count(length: int, window: int, windows: int | None, hop: int | None) -> int:
-    """How many `window_starts` there are, by arithmetic: ten thousand cost no more than one."""
-    last = length - window
-    if last <= 0:
-        return 1
-    return windows if windows is not None else -(-last // (window if hop is None else hop)) + 1
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the windows of one clip lie, in positions of `unit` samples.
 
-
-def window_starts(length: int, window: int, windows: int | None, hop: int | None) -> list[int]:
-    """First positions of the windows in a clip of `length`; all four in the same unit.
-
-    A clip that is no longer than the window has one window, whatever was asked: more would all be the same.
+    Args:
+        length: of the clip.
+        window: length of each.
+        windows: number of evenly spaced ones; None for one every `hop`.
+        hop: distance; None for the window itself.
     """
-    last = length - window
-    if last <= 0:
-        return [0]
-    if windows is not None:
-        return [int(start) for start in np.linspace(0, last, windows)]
-    starts = list(range(0, last + 1, hop if hop is not None else window))
-    return starts if starts[-1] == last else [*starts, last]
+
+    length: int
+    window: int
+    windows: int | None
+    hop: int | None
+    unit: int = 1
+
+    @property
+    def frames(self) -> int:
+        """Length of each window, in hops of 10 ms, rounded up."""
+        return -(-self.window * self.unit // HOP_SAMPLES)
+
+    @property
+    def count(self) -> int:
+        """How many `starts` there are, by arithmetic: ten thousand cost no more than one."""
+        last = self.length - self.window
+        if last <= 0:
+            return 1
+        return self.windows if self.windows is not None else -(-last // (self.hop or self.window)) + 1
+
+    def starts(self) -> list[int]:
+        """First positions of the windows.
+
+        A clip that is no longer than the window has one window, whatever was asked: more would all be the same.
+        """
+        last = self.length - self.window
+        if last <= 0:
+            return [0]
+        if self.windows is not None:
+            return [int(start) for start in np.linspace(0, last, self.windows)]
+        starts = list(range(0, last + 1, self.hop or self.window))
+        return starts if starts[-1] == last else [*starts, last]
 
 
 class Features(ABC):
@@ -82,103 +104,77 @@ class Features(ABC):
     """
 
     hop: int  # samples from one position to the next
+    reach: int  # samples that one position reads
+    bins: tuple[int, ...]  # shape of one position
     least: int  # positions that a window of a whole clip has, shorter clips being filled
 
     @abstractmethod
-    def length(self, samples: int) -> int:
-        """Positions in a clip of so many samples."""
+    def whole(self, samples: Tensor) -> Tensor:
+        """Features of a clip `[N]`, float32 `[length, *bins]`, without normalisation."""
 
-    @abstractmethod
     def shape(self, window_frames: int) -> tuple[int, ...]:
         """Of one window: `[frames, 128]` or `[samples]`."""
+        return (window_frames * HOP_SAMPLES // self.hop, *self.bins)
 
-    @abstractmethod
     def window_samples(self, window_frames: int) -> int:
         """Samples that fill a window."""
+        return window_frames * HOP_SAMPLES - self.hop + self.reach
+
+    def layout(self, samples: int, spec: InputSpec) -> Layout:
+        """Where the windows of a clip of so many samples lie."""
+        length = max(0, (samples - self.reach) // self.hop + 1)
+        scale = HOP_SAMPLES // self.hop
+        longest = spec.window_frames * scale
+        if spec.whole:
+            return Layout(length, min(max(length, self.least), longest), 1, None, self.hop)
+        return Layout(length, longest, spec.windows, spec.hop_frames and spec.hop_frames * scale, self.hop)
+
+    def windows(
+        self, samples: Tensor, spec: InputSpec, whole: Tensor | None = None, layout: Layout | None = None
+    ) -> Windows:
+        """Windows of a clip `[N]`; `whole` and `layout` are what the methods of these names gave, where it is there."""
+        layout = layout or self.layout(len(samples), spec)
+        starts = layout.starts()
+        inputs = self.cut(self.whole(samples) if whole is None else whole, starts, layout.window, spec)
+        seconds, end = self.hop / SAMPLING_RATE, len(samples) / SAMPLING_RATE
+        spans = tuple((start * seconds, min((start + layout.window) * seconds, end)) for start in starts)
+        return Windows(inputs, spans, layout.frames)
 
     @abstractmethod
-    def whole(self, samples: Tensor) -> Tensor:
-        """Features of a clip `[N]`, float32 `[length, ...]`, without normalisation."""
-
-    def normalise(self, features: Tensor, spec: InputSpec) -> Tensor:
-        """Features as the backbone reads them."""
-        return features
-
-    def count(self, samples: int, spec: InputSpec) -> int:
-        """Number of windows of a clip of so many samples, without computing any."""
-        return window_count(self.length(samples), *self._layout(spec, self.length(samples)))
-
-    def window_frames(self, samples: int, spec: InputSpec) -> int:
-        """Length of the windows of a clip of so many samples, in hops of 10 ms, rounded up."""
-        window, _, _ = self._layout(spec, self.length(samples))
-        return -(-window // (HOP_SAMPLES // self.hop))
-
-    def windows(self, samples: Tensor, spec: InputSpec, whole: Tensor | None = None) -> Windows:
-        """Windows of a clip `[N]`; `whole` is what the method of this name gave, where it is there already."""
-        features = self.whole(samples) if whole is None else whole
-        window, windows, hop = self._layout(spec, len(features))
-        starts = window_starts(len(features), window, windows, hop)
-        cut = self.cut(features, starts, window, spec)
-        return Windows(cut, _spans(starts, window, self.hop, len(samples)), self.window_frames(len(samples), spec))
-
     def cut(self, features: Tensor, starts: list[int], window: int, spec: InputSpec) -> Tensor:
-        """Windows `[W, window, ...]` as the backbone reads them, filled and normalised."""
-        return _cut(self.normalise(_fill(features, window, spec.short), spec), starts, window)
-
-    def _layout(self, spec: InputSpec, length: int) -> tuple[int, int | None, int | None]:
-        """Length, number and distance of windows of a clip of `length`, lengths in positions."""
-        scale = HOP_SAMPLES // self.hop
-        if spec.whole:
-            return min(max(length, self.least), spec.window_frames * scale), 1, None
-        return spec.window_frames * scale, spec.windows, None if spec.hop_frames is None else spec.hop_frames * scale
+        """Windows `[W, window, *bins]` as the backbone reads them, filled and normalised."""
 
 
 class FilterBank(Features):
     """AST's: the log mel filter bank, normalised."""
 
     hop = HOP_SAMPLES
+    reach = FRAME_SAMPLES
+    bins = (MEL_BINS,)
     least = 16
-
-    def length(self, samples: int) -> int:
-        return frame_count(samples)
-
-    def shape(self, window_frames: int) -> tuple[int, ...]:
-        return (window_frames, MEL_BINS)
-
-    def window_samples(self, window_frames: int) -> int:
-        return window_frames * HOP_SAMPLES + FRAME_SAMPLES - HOP_SAMPLES  # a frame reaches beyond its hop
 
     def whole(self, samples: Tensor) -> Tensor:
         return fbank(samples)
 
-    def normalise(self, features: Tensor, spec: InputSpec) -> Tensor:
-        return (features - spec.mean) / (2 * spec.std)
+    def cut(self, features: Tensor, starts: list[int], window: int, spec: InputSpec) -> Tensor:
+        return _cut((_fill(features, window, spec.short) - spec.mean) / (2 * spec.std), starts, window)
 
 
 class PlainSamples(Features):
     """wav2vec 2.0's: the samples as they are, or normalised window by window."""
 
-    hop = 1
+    hop = reach = 1
+    bins = ()
     least = 5 * HOP_SAMPLES
-
-    def length(self, samples: int) -> int:
-        return samples
-
-    def shape(self, window_frames: int) -> tuple[int, ...]:
-        return (window_frames * HOP_SAMPLES,)
-
-    def window_samples(self, window_frames: int) -> int:
-        return window_frames * HOP_SAMPLES
 
     def whole(self, samples: Tensor) -> Tensor:
         return samples.to(torch.float32)
 
     def cut(self, features: Tensor, starts: list[int], window: int, spec: InputSpec) -> Tensor:
-        if not spec.normalize:
-            return super().cut(features, starts, window, spec)
-        if len(features) < window:
+        if spec.normalize and len(features) < window:  # the one window, before it is filled
             return _fill(_zero_mean_unit_variance(features[None])[0], window, spec.short)[None]
-        return _zero_mean_unit_variance(_cut(features, starts, window))
+        windows = _cut(_fill(features, window, spec.short), starts, window)
+        return _zero_mean_unit_variance(windows) if spec.normalize else windows
 
 
 FILTER_BANK = FilterBank()
@@ -206,41 +202,3 @@ def _cut(clip: Tensor, starts: list[int], length: int) -> Tensor:
     if len(starts) == 1:
         return clip[starts[0] : starts[0] + length].unsqueeze(0)
     return torch.stack([clip[start : start + length] for start in starts])
-
-
-def _spans(starts: list[int], length: int, unit: int, samples: int) -> tuple[tuple[float, float], ...]:
-    """Positions in `unit` samples -> seconds, none past the end of the clip."""
-    end = samples / SAMPLING_RATE
-    seconds = unit / SAMPLING_RATE
-    return tuple((start * seconds, min((start + length) * seconds, end)) for start in starts)
-
-
-class ClipFeatures:
-    """The features of one clip for the life of a request, each computed once however many adapters read it.
-
-    Adapters with equal `InputSpec` get the same `Windows` object. For one thread at a time.
-    """
-
-    __slots__ = ("_features", "_samples", "_whole", "_windows")
-
-    def __init__(self, waveform: Waveform, features: Features) -> None:
-        self._features = features
-        self._samples = torch.from_numpy(waveform.samples)
-        self._whole: Tensor | None = None
-        self._windows: dict[InputSpec, Windows] = {}
-
-    def count(self, spec: InputSpec) -> int:
-        """Number of windows that `windows` would give, without computing any."""
-        return self._features.count(len(self._samples), spec)
-
-    def window_frames(self, spec: InputSpec) -> int:
-        """Length of each of them, in hops of 10 ms."""
-        return self._features.window_frames(len(self._samples), spec)
-
-    def windows(self, spec: InputSpec) -> Windows:
-        """The windows that an adapter with this `spec` reads."""
-        if spec not in self._windows:
-            if self._whole is None:
-                self._whole = self._features.whole(self._samples)
-            self._windows[spec] = self._features.windows(self._samples, spec, self._whole)
-        return self._windows[spec]

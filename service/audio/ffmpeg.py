@@ -4,8 +4,7 @@ The container is opened with its one demuxer, which can open nothing else; no de
 has been checked; and the limits are applied to what comes out, never to the header alone.
 """
 
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import av
@@ -18,16 +17,17 @@ from av.codec.context import Flags2
 from av.stream import Disposition
 from numpy.typing import NDArray
 
-from service.audio import hostile
 from service.audio.containers import ACCEPTED, Container
 from service.audio.flac import FlacSum
-from service.audio.mixdown import BLOCK_SAMPLES, PADDING_SECONDS, DecodeLimits, Mixdown, mean_of_channels
-from service.audio.source import Patience, Source, refuse_reference
+from service.audio.mixdown import PADDING_SECONDS, DecodeLimits, Mixdown, mean_of_channels
+from service.audio.ogg import check_books
+from service.audio.source import Patience, Readable, Source, refuse_reference
 from service.errors import BadAudio
 
 av.logging.set_level(None)
 av.logging.set_libav_level(av.logging.PANIC)
 
+BLOCK_SAMPLES = 16_384  # gathered before they are worked on, at the source's rate
 IDLE_PACKETS = 1_000  # packets that may yield nothing
 PACKETS_PER_SECOND = 3_000  # of audio: 16 samples at 48 kHz, the smallest block of any codec
 BAD_PACKETS = 16  # packets that mp3 and ADTS may lose: tags and cut frames at either end
@@ -46,9 +46,16 @@ _DTYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl"
 
 
 def decode_stream(
-    encoded: bytes, container: Container, limits: DecodeLimits, mixdown: Mixdown, patience: Patience
+    file: Readable,
+    container: Container,
+    mixdown: Mixdown,
+    patience: Patience,
+    padding: Callable[[], range] = lambda: range(0),
 ) -> None:
-    """The default audio stream of a file whose codec is accepted, or the first such.
+    """The default audio stream of a file whose codec is accepted, or the first such, as a part of `mixdown`.
+
+    Args:
+        padding: samples that are not to be heard, from the middle of a frame to its end; asked for once some came.
 
     Raises:
         BadAudio: no such stream, damaged, or out of bounds.
@@ -57,7 +64,7 @@ def decode_stream(
     """
     options = _DEMUXER_OPTIONS | {"format_whitelist": container.value.demuxer} | _OPTIONS_OF.get(container, {})
     with av.open(
-        Source(encoded, patience),
+        Source(file, patience),
         mode="r",
         format=container.value.demuxer,
         container_options=options,
@@ -66,18 +73,25 @@ def decode_stream(
         io_open=refuse_reference,
     ) as opened:
         stream = _choose(opened.streams.audio, container)
-        _check_stream(stream, container, limits)
-        ends = _OpusEnds(stream, container) if "opus" in stream.codec_context.name else None
-        checksum = None
-        if stream.codec_context.name == "flac":
-            stream.codec_context.options = {"err_detect": "crccheck+explode"}
-            checksum = FlacSum(stream.codec_context.extradata or b"", whole=container is Container.FLAC)
-        block = _Block(mixdown, patience, checksum)
-        for packet, frame in _frames(opened.demux(stream), container, mixdown):
-            block.add(frame, ends.cut(frame.samples, packet) if ends else None)
-        block.flush()
-        if checksum:
-            checksum.check()
+        _check_stream(stream, container, mixdown.limits)
+        block = _Block(stream, container, mixdown, patience, padding)
+        idle = bad = 0
+        for count, packet in enumerate(opened.demux(stream), start=1):
+            frames: list[AudioFrame] = []
+            try:
+                frames = packet.decode()
+            except av.InvalidDataError:
+                bad += 1
+                if container not in (Container.MP3, Container.ADTS) or bad > BAD_PACKETS:
+                    raise
+            for frame in frames:
+                block.add(frame, packet)
+            idle += not frames
+            seconds = 1 + block.samples / max(mixdown.rate, 1)
+            if idle > IDLE_PACKETS or count > IDLE_PACKETS + PACKETS_PER_SECOND * seconds:
+                raise BadAudio(f"the {container.title} file has {count} packets for {mixdown.seconds:.3f} s of audio")
+        block.end()
+    mixdown.end()
 
 
 def _choose(streams: tuple[AudioStream, ...], container: Container) -> AudioStream:
@@ -95,7 +109,8 @@ def _check_stream(stream: AudioStream, container: Container, limits: DecodeLimit
     context = stream.codec_context
     if container is not Container.ADTS and (context.channels or context.name != "flac"):
         limits.check_shape(context.rate, context.channels)  # the others' headers are in their frames
-    hostile.check_codec(context.name, context.extradata or b"")
+    if context.name == "vorbis":
+        check_books(context.extradata or b"")
     exact = container in (Container.FLAC, Container.MP4)
     if exact and stream.duration is not None and stream.time_base is not None:
         seconds = float(stream.duration * stream.time_base)
@@ -133,48 +148,45 @@ class _OpusEnds:
         return slice(start, end)
 
 
-def _frames(
-    packets: "Iterator[av.Packet[AudioStream]]", container: Container, mixdown: Mixdown
-) -> "Iterator[tuple[av.Packet[AudioStream], AudioFrame]]":
-    """Frames with their packets, with a bound on packets that yield nothing or next to nothing."""
-    idle = bad = samples = 0
-    for count, packet in enumerate(packets, start=1):
-        frames: list[AudioFrame] = []
-        try:
-            frames = packet.decode()
-        except av.InvalidDataError:
-            bad += 1
-            if container not in (Container.MP3, Container.ADTS) or bad > BAD_PACKETS:
-                raise
-        for frame in frames:
-            samples += frame.samples
-            yield packet, frame
-        idle += not frames
-        if idle > IDLE_PACKETS or count > IDLE_PACKETS + PACKETS_PER_SECOND * (1 + samples / max(mixdown.rate, 1)):
-            raise BadAudio(f"the {container.title} file has {count} packets for {mixdown.seconds:.3f} s of audio")
-
-
 class _Block:
-    """Frames of one stream, gathered before they are worked on: each costs less among others."""
+    """Frames of one stream, gathered before they are worked on: each costs less among others.
 
-    def __init__(self, mixdown: Mixdown, patience: Patience, checksum: FlacSum | None) -> None:
+    Attributes:
+        samples: of all frames so far, heard or not.
+    """
+
+    def __init__(
+        self,
+        stream: AudioStream,
+        container: Container,
+        mixdown: Mixdown,
+        patience: Patience,
+        padding: Callable[[], range],
+    ) -> None:
+        context = stream.codec_context
+        self.samples = 0
         self._mixdown = mixdown
         self._patience = patience
-        self._checksum = checksum
+        self._ends = _OpusEnds(stream, container) if "opus" in context.name else None
+        self._padding = padding
+        self._checksum: FlacSum | None = None
+        if context.name == "flac":
+            context.options = {"err_detect": "crccheck+explode"}
+            self._checksum = FlacSum(context.extradata or b"", whole=container is Container.FLAC)
         self._shape = (0, 0)  # rate and channels of all
         self._dtype = ""  # of those that are gathered
         self._channels: list[list[NDArray[Any]]] = []  # of each frame
         self._places: list[int | None] = []  # of each frame in the stream, where it says
-        self._samples = 0
+        self._gathered = 0  # samples
 
-    def add(self, frame: AudioFrame, heard: slice | None) -> None:
-        """Take a frame, or what of it is `heard`."""
+    def add(self, frame: AudioFrame, packet: "av.Packet[AudioStream]") -> None:
+        """Take a frame that came of `packet`, or what of it is heard."""
         shape = frame.sample_rate, frame.layout.nb_channels
         if shape != self._shape:
             self._begin(*shape)
         count, dtype = shape[1], _DTYPES[frame.format.name.removesuffix("p")]
         if dtype != self._dtype:
-            self.flush()
+            self._flush()
             self._dtype = dtype
         # Not frame.to_ndarray(): it looks for planes until it meets an empty pointer, and none lies behind an eighth.
         # Views keep their planes and those their frame.
@@ -187,14 +199,28 @@ class _Block:
         else:
             packed = np.frombuffer(AudioPlane(frame, 0), dtype, frame.samples * count)  # type: ignore[call-overload]
             channels = [packed[channel::count] for channel in range(count)]
-        self._channels.append(channels if heard is None else [channel[heard] for channel in channels])
+        end = self.samples + frame.samples
+        if self._ends:
+            heard = self._ends.cut(frame.samples, packet)
+            channels = [channel[heard] for channel in channels]
+        padding = self._padding()
+        if padding and padding.start < end and self.samples < padding.stop:
+            channels = [channel[: max(0, padding.start - self.samples)] for channel in channels]
+        self._channels.append(channels)
         self._places.append(frame.pts)
-        self._samples += frame.samples
-        if self._samples >= BLOCK_SAMPLES:
-            self.flush()
+        self.samples = end
+        self._gathered += frame.samples
+        if self._gathered >= BLOCK_SAMPLES:
+            self._flush()
+
+    def end(self) -> None:
+        """The stream is complete. Raises BadAudio where it says that it should not be."""
+        self._flush()
+        if self._checksum:
+            self._checksum.check()
 
     def _begin(self, rate: int, channels: int) -> None:
-        self.flush()
+        self._flush()
         old_rate, old_channels = self._shape
         if old_rate:
             raise BadAudio(
@@ -204,8 +230,7 @@ class _Block:
         self._mixdown.begin(rate, channels)
         self._shape = rate, channels
 
-    def flush(self) -> None:
-        """Mix what has been gathered."""
+    def _flush(self) -> None:
         if not self._channels:
             return
         if self._checksum:
@@ -213,8 +238,8 @@ class _Block:
         together = [
             parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in zip(*self._channels, strict=True)
         ]
-        self._channels, self._places, self._samples = [], [], 0
+        self._channels, self._places, self._gathered = [], [], 0
         if self._checksum:
             self._checksum.add(together)
         self._mixdown.add(mean_of_channels(together))
-        self._patience.progressed = time.thread_time()
+        self._patience.progress()

@@ -21,22 +21,17 @@ POWER_FLOOR = torch.finfo(torch.float32).eps  # under the logarithm, as Kaldi ha
 FRAMES_PER_BLOCK = 512  # frames transformed at once: bounds the memory of a long clip
 
 
-def frame_count(samples: int) -> int:
-    """Analysis frames in a clip of so many samples: only frames that lie wholly inside count."""
-    return 0 if samples < FRAME_SAMPLES else 1 + (samples - FRAME_SAMPLES) // HOP_SAMPLES
-
-
 def fbank(samples: Tensor) -> Tensor:
     """Log mel filter bank of clips less their means: float32 `[N]` or `[B, N]` -> `[..., frames, 128]`.
+
+    A clip's mean goes with each frame's own, so that a frame has the same numbers wherever it is cut from.
 
     Raises:
         ValueError: fewer samples than one frame (400).
     """
     if samples.shape[-1] < MIN_SAMPLES:
         raise ValueError(f"a clip has {samples.shape[-1]} samples; a filter bank needs {MIN_SAMPLES} or more")
-    samples = samples.to(torch.float32)
-    samples = samples - samples.mean(dim=-1, keepdim=True)
-    frames = samples.unfold(-1, FRAME_SAMPLES, HOP_SAMPLES)  # [..., frames, 400], a view
+    frames = samples.to(torch.float32).unfold(-1, FRAME_SAMPLES, HOP_SAMPLES)  # [..., frames, 400], a view
     blocks = [
         _log_mel(frames.narrow(-2, first, min(FRAMES_PER_BLOCK, frames.shape[-2] - first)))
         for first in range(0, frames.shape[-2], FRAMES_PER_BLOCK)

@@ -1,6 +1,6 @@
-"""Samples of any rate and channel count in, 16 kHz mono out: averages channels, checks bounds, resamples by blocks."""
+"""Samples of any rate and channel count in, 16 kHz mono out: averages channels, checks bounds, resamples."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from service.audio.waveform import MIN_SAMPLES, SAMPLING_RATE, Waveform
 from service.errors import AudioTooLong, BadAudio, ClipTooShort
 
-BLOCK_SAMPLES = 16_384  # samples gathered before they are resampled, at the source's rate
 RESAMPLER_QUALITY = "HQ"  # 20 bits; VHQ's 28 are below the noise of 16-bit audio, at the same speed
 PADDING_SECONDS = 0.1  # by which encoders of lossy formats lengthen a clip
 LARGEST_SAMPLE = 2.0**31  # beyond every integer scale; larger ones overflow float32 when squared and summed
@@ -53,21 +52,27 @@ class Mixdown:
 
     Args:
         slack: seconds by which the clip may pass the limit, which a lossy encoder adds.
+        sink: takes the samples at 16 kHz as they come, which are kept for a waveform without it.
     """
 
-    def __init__(self, limits: DecodeLimits, slack: float = 0.0) -> None:
+    def __init__(
+        self,
+        limits: DecodeLimits,
+        slack: float = 0.0,
+        sink: Callable[[NDArray[np.float32]], None] | None = None,
+    ) -> None:
+        self.limits = limits
+        self.slack = slack
         self.rate = 0  # Hz, of the part that comes in; 0 between parts
         self.channels = 0
         self._produced = 0  # samples of each channel since `begin`, at the source's rate
-        self._first: tuple[int, int] | None = None  # rate and channels that the clip began with
-        self._limits = limits
-        self._slack = slack
+        self.first: tuple[int, int] | None = None  # rate and channels that the clip began with
         self._before = 0.0  # seconds of the parts before
         self._decoded_bytes = 0
-        self._pending: list[NDArray[np.float32]] = []
-        self._pending_samples = 0
         self._resampler: soxr.ResampleStream | None = None
         self._blocks: list[NDArray[np.float32]] = []
+        self._sink = self._blocks.append if sink is None else sink
+        self._given = 0  # samples at 16 kHz
 
     @property
     def seconds(self) -> float:
@@ -75,59 +80,59 @@ class Mixdown:
 
     def begin(self, rate: int, channels: int) -> None:
         """A part of this rate and channel count comes."""
-        self._limits.check_shape(rate, channels)
+        self.limits.check_shape(rate, channels)
         self.rate, self.channels = rate, channels
-        self._first = self._first or (rate, channels)
+        self.first = self.first or (rate, channels)
         if rate != SAMPLING_RATE:
             self._resampler = soxr.ResampleStream(rate, SAMPLING_RATE, 1, "float32", RESAMPLER_QUALITY)
 
     def check_room(self, samples: int) -> None:
         """Raise AudioTooLong where so many samples more would pass a limit; nothing of them need be there yet."""
-        if self.seconds + samples / self.rate > self._limits.max_seconds + self._slack:
-            raise self._limits.too_long(f"more than {self._limits.max_seconds:g} s")
-        if self._decoded_bytes + samples * self.channels * 4 > self._limits.max_decoded_bytes:
+        if self.seconds + samples / self.rate > self.limits.max_seconds + self.slack:
+            raise self.limits.too_long(f"more than {self.limits.max_seconds:g} s")
+        if self._decoded_bytes + samples * self.channels * 4 > self.limits.max_decoded_bytes:
             raise AudioTooLong(
-                f"the clip decodes to more than {self._limits.max_decoded_bytes} bytes "
+                f"the clip decodes to more than {self.limits.max_decoded_bytes} bytes "
                 f"({self.channels} channels at {self.rate} Hz); send it with fewer channels or at a lower rate"
             )
 
     def add(self, mono: NDArray[np.float32]) -> None:
-        """Samples `[N]` at the source's rate, as `mean_of_channels` gives them. Raises as `check_room`."""
+        """Samples `[N]` at the source's rate, as `mean_of_channels` gives them; many at once cost less.
+
+        Raises:
+            BadAudio: a sample is no number, or beyond any scale.
+            AudioTooLong: as `check_room`.
+        """
         self.check_room(len(mono))
+        if len(mono) and not (mono.max() <= LARGEST_SAMPLE and mono.min() >= -LARGEST_SAMPLE):
+            raise BadAudio("the clip has samples that are not finite or beyond any scale; send samples within [-1, 1]")
         self._produced += len(mono)
         self._decoded_bytes += len(mono) * self.channels * 4
-        self._pending.append(mono)
-        self._pending_samples += len(mono)
-        if self._pending_samples >= BLOCK_SAMPLES:
-            self._flush(last=False)
-
-    def _flush(self, last: bool) -> None:
-        pending, self._pending, self._pending_samples = self._pending, [], 0
-        block = np.concatenate(pending) if len(pending) > 1 else pending[0] if pending else np.empty(0, np.float32)
-        if len(block) and not (block.max() <= LARGEST_SAMPLE and block.min() >= -LARGEST_SAMPLE):  # or not a number
-            raise BadAudio("the clip has samples that are not finite or beyond any scale; send samples within [-1, 1]")
-        if self._resampler is not None:
-            block = self._resampler.resample_chunk(block, last=last)
-        self._blocks.append(block)
+        self._give(mono if self._resampler is None else self._resampler.resample_chunk(mono))
 
     def end(self) -> None:
         """The part is complete."""
-        self._flush(last=True)
+        if self._resampler is not None:
+            self._give(self._resampler.resample_chunk(np.empty(0, np.float32), last=True))
         self._before, self._produced, self.rate = self.seconds, 0, 0
         self._resampler = None
 
+    def _give(self, samples: NDArray[np.float32]) -> None:
+        self._given += len(samples)
+        self._sink(samples)
+
     def finish(self) -> Waveform:
-        """The whole clip, after its last part.
+        """The whole clip, after its last part; without its samples where a sink took them.
 
         Raises:
             ClipTooShort: fewer than 25 ms.
         """
-        samples = np.concatenate(self._blocks) if self._blocks else np.empty(0, np.float32)
-        if len(samples) < MIN_SAMPLES:
+        if self._given < MIN_SAMPLES:
             raise ClipTooShort(
-                f"the clip has {len(samples)} samples at 16 kHz; at least {MIN_SAMPLES} (25 ms) are needed"
+                f"the clip has {self._given} samples at 16 kHz; at least {MIN_SAMPLES} (25 ms) are needed"
             )
-        rate, channels = self._first or (0, 0)
+        samples = np.concatenate(self._blocks) if self._blocks else np.empty(0, np.float32)
+        rate, channels = self.first or (0, 0)
         return Waveform(samples, rate, channels)
 
 

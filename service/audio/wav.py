@@ -1,25 +1,25 @@
 """Wav files of plain samples: RIFF, RIFX, RF64 and BW64, every legal layout of PCM, floats and G.711.
 
 Read here and not by FFmpeg: that takes longer to open a short clip than to decode it, and it takes 24 bits in 32 for
-floats. Only views of the file are made, and one block of samples at a time.
+floats. One block of samples is held at a time.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.audio.arriving import Arriving
 from service.audio.containers import ACCEPTED
-from service.audio.mixdown import DecodeLimits, Mixdown, mean_of_channels
-from service.audio.waveform import Waveform
+from service.audio.mixdown import Mixdown, mean_of_channels
 from service.errors import BadAudio
 
 MAX_CHUNKS = 10_000  # before the samples
 EXCESS_BYTES = 44  # that a file may lack: writers that count the header as data are common
 STREAMING = 0x7FFFF000  # data sizes from here on, and 0, are what pipes write
 BLOCK_BYTES = 2**17  # converted at once
+_FMT_BYTES = 64  # of a `fmt ` chunk that are read
 _EXTENSIBLE = 0xFFFE
 _SUB_FORMATS = (  # behind the two bytes of a format: Microsoft's own, and ambisonic's
     bytes.fromhex("0000000010008000 00aa00389b71"),
@@ -32,44 +32,46 @@ _NAMES = {2: "ADPCM", 0x11: "IMA ADPCM", 0x31: "GSM 6.10", 0x50: "MPEG audio", 0
 
 @dataclass(frozen=True, slots=True)
 class Uncompressed:
-    """What a file's header says of its samples, and where they lie."""
+    """What a file's header says of its samples."""
 
     form: int  # PCM, _FLOAT, _ALAW or _MULAW
     width: int  # bytes of one sample of one channel, which is left-justified in them
     order: Literal["<", ">"]
     rate: int
     channels: int
-    content: memoryview
 
 
-def decode_wav(encoded: bytes, limits: DecodeLimits) -> Waveform:
-    """The clip in a wav file.
+def decode_wav(arriving: Arriving, mixdown: Mixdown, length: int | None = None) -> None:
+    """The clip in a wav file, as a part of `mixdown`.
+
+    Args:
+        length: bytes of the file, where they are known before they have come.
 
     Raises:
         BadAudio: cut off, of another codec, or out of bounds.
         AudioTooLong: more than the limits allow.
     """
-    return mix_down(_read_header(encoded), limits)
-
-
-def mix_down(found: Uncompressed, limits: DecodeLimits) -> Waveform:
-    """The clip in samples of any layout; raises as `decode_wav`."""
-    mixdown = Mixdown(limits)
+    found, size = _read_header(arriving)
+    if length is not None:
+        there = length - arriving.position
+        if size is not None:
+            _check_whole(size - there, EXCESS_BYTES)
+        size = there if size is None else min(size, there)
     mixdown.begin(found.rate, found.channels)
     frame = found.width * found.channels
-    mixdown.check_room(len(found.content) // frame)
-    for block in _blocks(found.content, frame):
-        samples = _samples(block, found).reshape(-1, found.channels)
+    if size is not None:
+        mixdown.check_room(size // frame)
+    left, rest, step = size, b"", max(1, BLOCK_BYTES // frame) * frame
+    while block := arriving.read(step if left is None else min(step, left)):
+        left = None if left is None else left - len(block)
+        block = rest + block if rest else block
+        whole = len(block) // frame * frame
+        samples = _samples(memoryview(block)[:whole], found).reshape(-1, found.channels)
         mixdown.add(mean_of_channels([samples[:, channel] for channel in range(found.channels)]))
+        rest = block[whole:]
     mixdown.end()
-    return mixdown.finish()
-
-
-def _blocks(content: memoryview, frame: int) -> Iterator[memoryview]:
-    whole = len(content) // frame * frame
-    step = max(1, BLOCK_BYTES // frame) * frame
-    for at in range(0, whole, step):
-        yield content[at : min(at + step, whole)]
+    if length is None:
+        _check_whole(left or 0, EXCESS_BYTES)
 
 
 def _samples(block: memoryview, wav: Uncompressed) -> NDArray[Any]:
@@ -83,54 +85,50 @@ def _samples(block: memoryview, wav: Uncompressed) -> NDArray[Any]:
     return np.frombuffer(block, wav.order + _DTYPES[wav.form][wav.width])
 
 
-def _read_header(encoded: bytes) -> Uncompressed:
-    order: Literal["big", "little"] = "big" if encoded[:4] == b"RIFX" else "little"
+def _read_header(arriving: Arriving) -> tuple[Uncompressed, int | None]:
+    """What the header says, up to the samples, and their bytes where the writer knew them."""
+    order: Literal["big", "little"] = "big" if arriving.peek(4) == b"RIFX" else "little"
 
-    def number(at: int, width: int) -> int:
-        return int.from_bytes(encoded[at : at + width], order)
+    def number(content: bytes, at: int, width: int) -> int:
+        return int.from_bytes(content[at : at + width], order)
 
-    fmt = wide = 0
-    position = 12
+    fmt = b""
+    wide = 0
+    arriving.skip(12)
     for _ in range(MAX_CHUNKS):
-        kind, size, start = encoded[position : position + 4], number(position + 4, 4), position + 8
-        if len(encoded) < start:
+        head = arriving.peek(8)
+        kind, size = head[:4], number(head, 4, 4)
+        if arriving.skip(8) < 8:
             raise BadAudio("the wav file is cut off: it ends before its samples; send it whole")
         if kind == b"data":
             if size == 0xFFFFFFFF and 0 < wide < 2**63:
                 size = wide
-            elif size == 0 or size >= STREAMING:
-                size = len(encoded) - start
-            return _check_format(encoded, fmt, order, _content(encoded, start, size))
-        _check_whole(encoded, start + size, excess=1)
+            is_known = 0 < size < STREAMING or size == wide > 0
+            return _check_format(fmt, order), size if is_known else None
+        content = arriving.peek(min(size, _FMT_BYTES)) if kind in (b"fmt ", b"ds64") else b""
+        _check_whole(size + size % 2 - arriving.skip(size + size % 2), excess=1 + size % 2)
         if kind == b"fmt " and not fmt:
             if size < 16:
                 raise BadAudio(f"the wav file's format takes {size} bytes; at least 16 are needed")
-            fmt = start
+            fmt = content
         if kind == b"ds64":
-            wide = number(start + 8, 8)
-        position = start + size + size % 2
+            wide = number(content, 8, 8)
     raise BadAudio(f"the wav file has more than {MAX_CHUNKS} chunks before its samples")
 
 
-def _content(encoded: bytes, start: int, size: int) -> memoryview:
-    _check_whole(encoded, start + size, EXCESS_BYTES)
-    return memoryview(encoded)[start : start + size]
-
-
-def _check_whole(encoded: bytes, end: int, excess: int) -> None:
-    missing = end - len(encoded)
+def _check_whole(missing: int, excess: int) -> None:
     if missing > excess:
         raise BadAudio(f"the wav file is cut off: {missing} bytes of it are missing; send it whole")
 
 
-def _check_format(encoded: bytes, at: int, order: Literal["big", "little"], content: memoryview) -> Uncompressed:
-    """The samples by the `fmt ` chunk's content at `at`; its sizes are of containers, which are filled from the top."""
-    if not at:
+def _check_format(fmt: bytes, order: Literal["big", "little"]) -> Uncompressed:
+    """The samples by the content of the `fmt ` chunk; its sizes are of containers, which are filled from the top."""
+    if not fmt:
         raise BadAudio("the wav file does not say the format of its samples")
-    fields = [int.from_bytes(encoded[at + 2 * field : at + 2 * field + 2], order) for field in (0, 1, 6, 7)]
+    fields = [int.from_bytes(fmt[2 * field : 2 * field + 2], order) for field in (0, 1, 6, 7)]
     form, channels, align, bits = fields
-    if form == _EXTENSIBLE and encoded[at + 26 : at + 40] in _SUB_FORMATS:
-        form = int.from_bytes(encoded[at + 24 : at + 26], order)
+    if form == _EXTENSIBLE and fmt[26:40] in _SUB_FORMATS:
+        form = int.from_bytes(fmt[24:26], order)
     if form not in (PCM, _FLOAT, _ALAW, _MULAW):
         raise BadAudio(f"the wav file holds audio of the codec {_NAMES.get(form, hex(form))}; send {ACCEPTED}")
     if not channels:
@@ -140,14 +138,7 @@ def _check_format(encoded: bytes, at: int, order: Literal["big", "little"], cont
         width = align // channels  # 24 bits in 32
     if form in _DTYPES and width not in _DTYPES[form]:
         raise BadAudio(f"the wav file holds samples of {bits} bits in {align} bytes; send 8, 16, 24 or 32 bits")
-    return Uncompressed(
-        form,
-        width,
-        ">" if order == "big" else "<",
-        int.from_bytes(encoded[at + 4 : at + 8], order),
-        channels,
-        content,
-    )
+    return Uncompressed(form, width, ">" if order == "big" else "<", int.from_bytes(fmt[4:8], order), channels)
 
 
 def _alaw(code: NDArray[np.int32]) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ catalogue.json                      adapters, versions (deleted ones too), alias
 objects/<sha256>/                   the files of every version that is there, as in a data directory
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,20 +18,17 @@ ARCHIVE_FILE = "catalogue.json"
 _MAX_FAULTS = 3  # named in one message
 
 
-def _named(text: str) -> str:
-    if not is_name(text):
-        raise ValueError(f"{text[:80]!a} cannot name an adapter")
-    return text
+def _checked(is_right: Callable[[str], bool], what: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if not is_right(text):
+            raise ValueError(f"{text[:80]!a} cannot {what}")
+        return text
+
+    return AfterValidator(check)
 
 
-def _aliased(text: str) -> str:
-    if not is_alias(text):
-        raise ValueError(f"{text[:80]!a} cannot be an alias")
-    return text
-
-
-Name = Annotated[str, AfterValidator(_named)]
-Alias = Annotated[str, AfterValidator(_aliased)]
+Name = Annotated[str, _checked(is_name, "name an adapter")]
+Alias = Annotated[str, _checked(is_alias, "be an alias")]
 Number = Annotated[int, Field(ge=1, lt=2**31)]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 

@@ -5,30 +5,22 @@ numbers, times and history. Servers may run meanwhile; they see what is restored
 """
 
 import shutil
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, select
 
-from service.backup.archive import (
-    ARCHIVE_FILE,
-    Archive,
-    ArchivedAdapter,
-    ArchivedEvent,
-    ArchivedVersion,
-    read_archive,
-)
+from service.backup.archive import ARCHIVE_FILE, Archive, ArchivedAdapter, ArchivedEvent, ArchivedVersion, read_archive
 from service.errors import InvalidBundle, InvalidRequest
-from service.registry.audit import Event, append, everything, history, utc
-from service.registry.bundle import read_bundle, replace_file, sync_directory
+from service.private import replace_file, sync_directory
+from service.registry.audit import Event, append, history
+from service.registry.bundle import read_bundle
 from service.registry.catalogue import Catalogue, Transaction
 from service.registry.manifest import CONFIG_FILE, parse_manifest
 from service.registry.objects import ObjectStore
-from service.registry.quarantine import Staging, storage
-from service.registry.tables import adapters, aliases, versions
+from service.registry.quarantine import storage
+from service.registry.tables import versions
 
 _ALL = 2**31 - 1  # events
 
@@ -54,7 +46,7 @@ def back_up(catalogue: Catalogue, objects: ObjectStore, out: Path, progress: Pro
     if out.exists() and any(out.iterdir()):
         raise InvalidRequest(f"{out} is not empty; a backup needs a directory of its own")
     with catalogue.read() as transaction:
-        found = _read_all(transaction.connection)
+        found = [_read(transaction, name) for name in transaction.names()]
     moved = Moved(adapters=len(found))
     with storage():
         (out / "objects").mkdir(parents=True, exist_ok=True)
@@ -95,6 +87,24 @@ def restore(catalogue: Catalogue, objects: ObjectStore, source: Path, progress: 
 # Backing up
 
 
+def _read(transaction: Transaction, name: str) -> ArchivedAdapter:
+    """All rows of one adapter, also of a deleted one."""
+    connection = transaction.connection
+    rows = connection.execute(select(versions).where(versions.c.name == name).order_by(versions.c.version))
+    return ArchivedAdapter(
+        name=name,
+        last_version=transaction.last_version(name),
+        aliases=dict(sorted(transaction.adapter(name).aliases.items())),
+        versions=tuple(ArchivedVersion.model_construct(**row) for row in rows.mappings()),
+        history=tuple(ArchivedEvent.model_construct(**asdict(event)) for event in _events(connection, name)),
+    )
+
+
+def _events(connection: Connection, name: str) -> list[Event]:
+    """The oldest first."""
+    return history(connection, name, _ALL)[::-1]
+
+
 def _copy_version(
     name: str, version: ArchivedVersion, objects: ObjectStore, out: Path, moved: Moved
 ) -> ArchivedVersion:
@@ -111,42 +121,6 @@ def _copy_version(
             shutil.copytree(objects.directory(version.digest), target)
             (target / CONFIG_FILE).write_bytes(version.config)
     return version
-
-
-def _read_all(connection: Connection) -> list[ArchivedAdapter]:
-    versions_of: dict[str, list[ArchivedVersion]] = defaultdict(list)
-    for row in connection.execute(select(versions).order_by(versions.c.name, versions.c.version)):
-        versions_of[row.name].append(_archived(row))
-    aliases_of: dict[str, dict[str, int]] = defaultdict(dict)
-    for row in connection.execute(select(aliases).order_by(aliases.c.alias)):
-        aliases_of[row.name][row.alias] = row.version
-    events_of: dict[str, list[ArchivedEvent]] = defaultdict(list)
-    for event in everything(connection):
-        events_of[event.name].append(_archived_event(event))
-    return sorted(
-        (
-            ArchivedAdapter(
-                name=row.name,
-                last_version=row.last_version,
-                aliases=aliases_of[row.name],
-                versions=tuple(versions_of[row.name]),
-                history=tuple(events_of[row.name]),
-            )
-            for row in connection.execute(select(adapters))
-        ),
-        key=lambda adapter: adapter.name,
-    )
-
-
-def _archived(row: Any) -> ArchivedVersion:
-    fields = {key: value for key, value in row._mapping.items() if key != "name"}
-    moments = {key: fields[key] and utc(fields[key]) for key in ("created", "deleted")}
-    return ArchivedVersion.model_construct(**fields | moments)
-
-
-def _archived_event(event: Event) -> ArchivedEvent:
-    fields = {key: value for key, value in asdict(event).items() if key not in ("id", "name")}
-    return ArchivedEvent.model_construct(**fields)
 
 
 # Restoring
@@ -177,43 +151,38 @@ def _restore_adapter(
         known = _known(transaction.connection, adapter.name)
     newest = max(known, default=0)
     new = [version for version in adapter.versions if version.version > newest]
-    staged = {
-        version.digest: _stage(objects, source, version)
-        for version in new
-        if version.deleted is None and version.damaged is None
-    }
+    damaged = {f"{adapter.name}@{version.version}": version.damaged for version in new if version.damaged}
+    staged: dict[str, Path] = {}
     try:
+        for version in new:
+            if version.deleted is None and version.damaged is None:
+                staged[version.digest] = _stage(objects, source, version)
+                objects.send(version.digest, staged[version.digest])
         with catalogue.write() as transaction:
             if _known(transaction.connection, adapter.name) != known:
                 raise InvalidRequest(f"{adapter.name} was changed meanwhile; restore again")
             for version in new:
-                if version.digest in staged and objects.verify(version, thorough=True) is not None:
-                    objects.publish(staged[version.digest])
-            _write_adapter(transaction, adapter, new, is_known=bool(known))
+                if version.digest in staged and objects.local.verify(version, thorough=True) is not None:
+                    objects.publish(version.digest, staged[version.digest])
+            _write_adapter(transaction, adapter, new)
     finally:
-        for staging in staged.values():
-            staging.discard()
+        for directory in staged.values():
+            shutil.rmtree(directory, ignore_errors=True)
     moved.versions += len(staged)
     moved.skipped += len(adapter.versions) - len(new)
-    moved.damaged |= {f"{adapter.name}@{one.version}": one.damaged for one in new if one.damaged is not None}
+    moved.damaged |= damaged
 
 
-def _stage(objects: ObjectStore, source: Path, version: ArchivedVersion) -> Staging:
+def _stage(objects: ObjectStore, source: Path, version: ArchivedVersion) -> Path:
     files = read_bundle(source / "objects" / version.digest.removeprefix("sha256:"))
     if files.digest != version.digest or files.config != version.config:
         raise InvalidBundle(f"the backup is damaged: {version.digest} has the digest {files.digest}")
-    return objects.stage(files)
+    return objects.local.stage(files)
 
 
-def _write_adapter(
-    transaction: Transaction, adapter: ArchivedAdapter, new: Sequence[ArchivedVersion], *, is_known: bool
-) -> None:
+def _write_adapter(transaction: Transaction, adapter: ArchivedAdapter, new: Sequence[ArchivedVersion]) -> None:
     connection, name = transaction.connection, adapter.name
-    if is_known:
-        last = max(adapter.last_version, transaction.last_version(name))
-        connection.execute(update(adapters).where(adapters.c.name == name).values(last_version=last))
-    else:
-        connection.execute(insert(adapters).values(name=name, last_version=adapter.last_version))
+    transaction.count_to(name, max(adapter.last_version, transaction.last_version(name)))
     if new:
         rows = [version.model_dump(exclude={"damaged"}) | {"name": name, "config": version.config} for version in new]
         connection.execute(insert(versions), rows)
@@ -222,7 +191,7 @@ def _write_adapter(
     for alias, version in adapter.aliases.items():
         if version in there and here.aliases.get(alias) != version:
             transaction.put_alias(name, alias, version)
-    seen = {replace(event, id=None) for event in history(connection, name, _ALL)}
+    seen = {replace(event, id=None) for event in _events(connection, name)}
     events = [Event(name=name, **event.model_dump()) for event in adapter.history]
     append(connection, [event for event in events if event not in seen])
     transaction.touch(name)

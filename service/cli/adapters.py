@@ -12,7 +12,7 @@ from service.cli.connection import DEFAULT_URL, AsJson, Key, Url, connected, fai
 from service.cli.exchange import Labels, WindowFrames, read_labels
 
 if TYPE_CHECKING:
-    from service.client_answers import Change
+    from service.answers import Change
 
 app = typer.Typer(
     help="List, upload, fetch and switch the adapters of a running server; back up, restore and verify a registry.",
@@ -28,9 +28,6 @@ def list_adapters(as_json: AsJson = False, url: Url = DEFAULT_URL, key: Key = No
     """Show every adapter with its live version and aliases."""
     with connected(url, key) as client:
         adapters = client.adapters()
-    if as_json:
-        print_json(adapters)
-        return
     rows = [
         [
             adapter["name"],
@@ -41,7 +38,7 @@ def list_adapters(as_json: AsJson = False, url: Url = DEFAULT_URL, key: Key = No
         ]
         for adapter in adapters
     ]
-    print_table(["name", "task", "live", "aliases", "versions"], rows)
+    print_table(["name", "task", "live", "aliases", "versions"], rows, adapters if as_json else None)
 
 
 @app.command()
@@ -132,11 +129,8 @@ def history(
     """Show who changed an adapter, when and what, newest first; also of a deleted one."""
     with connected(url, key) as client:
         answer = client.history(name, limit)
-    if as_json:
-        print_json(answer)
-        return
     rows = [[one["at"], one["actor"], one["action"], _told(one)] for one in answer["history"]]
-    print_table(["at", "who", "what", "of"], rows)
+    print_table(["at", "who", "what", "of"], rows, answer if as_json else None)
 
 
 @app.command()

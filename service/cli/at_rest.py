@@ -1,6 +1,8 @@
-"""`ipet adapters backup | restore | verify`: on a registry's data directory and database, with or without a server."""
+"""Commands on a service's data directory and database, whether it runs or not: `adapters backup | restore | verify`,
+`speakers rekey`.
+"""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,15 +22,25 @@ DataDir = Annotated[
 DatabaseUrl = Annotated[
     str | None, typer.Option("--database-url", envvar="IPET_DATABASE_URL", help="As for `ipet serve`.")
 ]
+Objects = Annotated[str | None, typer.Option("--objects", envvar="IPET_OBJECTS", help="As for `ipet serve`.")]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--voiceprint-key-file",
+        envvar="IPET_VOICEPRINT_KEY_FILE",
+        help="As for `ipet serve`, which takes IPET_VOICEPRINT_KEYS too.",
+    ),
+]
 
 
 def backup(
     out: Annotated[Path, typer.Argument(metavar="DIR", file_okay=False, help="New directory to write.")],
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
+    objects_url: Objects = None,
 ) -> None:
     """Write a whole registry to a directory: files, version numbers, aliases, history. Servers may go on."""
-    with _opened(data_dir, database_url) as (catalogue, objects), progress_bar("backing up") as progress:
+    with _opened(data_dir, database_url, objects_url) as (catalogue, objects), progress_bar("backing up") as progress:
         from service.backup import transfer
 
         moved = transfer.back_up(catalogue, objects, out, progress)
@@ -41,39 +53,68 @@ def restore(
     source: Annotated[Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="What backup wrote.")],
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
+    objects_url: Objects = None,
 ) -> None:
     """Take over a registry as backup wrote it; running servers see it within a second. Again, it changes nothing."""
-    with _opened(data_dir, database_url, may_begin=True) as (catalogue, objects), progress_bar("restoring") as progress:
+    opened = _opened(data_dir, database_url, objects_url, may_begin=True)
+    with opened as (catalogue, objects), progress_bar("restoring") as progress:
         from service.backup import transfer
 
         moved = transfer.restore(catalogue, objects, source, progress)
     typer.echo(f"{moved.adapters} adapters: {moved.versions} versions restored, {moved.skipped} were there")
 
 
-def verify(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+def verify(data_dir: DataDir = None, database_url: DatabaseUrl = None, objects_url: Objects = None) -> None:
     """Read every file of the registry and compare it with its digest; exit with 1 where one is damaged.
 
     A config that is damaged is put back from the catalogue; weights that are damaged are not served, and come
     back when the same bundle is pushed again.
     """
-    with _opened(data_dir, database_url) as (catalogue, objects), progress_bar("reading") as progress:
+    with _opened(data_dir, database_url, objects_url) as (catalogue, objects), progress_bar("reading") as progress:
         with catalogue.read() as transaction:
             rows = [row for adapter in transaction.adapters() for row in adapter.versions]
-        report = objects.inspect(_counted(rows, progress), thorough=True)
-        orphans = list(objects.orphans({row.digest for row in rows}))
-    damaged = [(row, report.damaged[row.digest]) for row in rows if row.digest in report.damaged]
-    for row, reason in damaged:
-        typer.echo(f"{row.name}@{row.version}\t{reason}")
+        damaged, put_back = [], 0
+        for number, row in enumerate(rows, start=1):
+            if fault := objects.verify(row, thorough=True):
+                damaged.append(f"{row.name}@{row.version}\t{fault}")
+            else:
+                put_back += objects is objects.local and objects.local.restore_config(row, thorough=True)
+            progress(number, len(rows))
+        orphans = objects.sizes().keys() - {row.digest for row in rows}
+    for line in damaged:
+        typer.echo(line)
     typer.echo(
-        f"{report.versions} versions: {len(damaged)} damaged, {len(report.repaired)} configs put back; "
+        f"{len(rows)} versions: {len(damaged)} damaged, {put_back} configs put back; "
         f"{len(orphans)} directories that no version refers to (removed when the server starts)"
     )
     if damaged:
         raise typer.Exit(1)
 
 
+def rekey(key_file: KeyFile = None, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Encrypt every stored voiceprint anew under the first key given; servers may run, with both keys, meanwhile.
+
+    Sealed voiceprints that callers keep are not among them: a server opens those with the key that sealed them only.
+    """
+    from service.database import database_of
+    from service.speakers.store import open_speakers
+
+    with told():
+        settings = settings_of(data_dir, database_url, voiceprint_key_file=key_file)
+        database_of(settings.data_dir, settings.database_url).require_begun()
+        store = open_speakers(settings)
+        try:
+            count = store.rewrite()
+        finally:
+            store.close()
+    typer.echo(f"{count} voiceprints encrypted anew; older keys open none that is stored any more")
+    typer.echo(
+        "sealed voiceprints that callers keep open with the key that sealed them only: keep it behind the new one"
+    )
+
+
 def settings_of(data_dir: Path | None, database_url: str | None, **more: Any) -> "Settings":
-    """The settings of the service whose registry this is. Raises ValueError."""
+    """The settings of the service whose data these are. Raises ValueError."""
     from service.settings import Settings
 
     given: dict[str, Any] = {"data_dir": data_dir, "database_url": database_url, **more}
@@ -82,30 +123,26 @@ def settings_of(data_dir: Path | None, database_url: str | None, **more: Any) ->
 
 @contextmanager
 def _opened(
-    data_dir: Path | None, database_url: str | None, *, may_begin: bool = False
+    data_dir: Path | None, database_url: str | None, objects_url: str | None, *, may_begin: bool = False
 ) -> Iterator[tuple["Catalogue", "ObjectStore"]]:
     """A registry at rest; what is wrong, one that is not there too, is told in one line and ends the command with 1."""
     from service.database import database_of
     from service.errors import InvalidRequest
+    from service.registry.bucket import is_url, open_objects
     from service.registry.catalogue import catalogue_of
-    from service.registry.objects import OBJECTS, ObjectStore
+    from service.registry.objects import OBJECTS
 
     with told():
-        settings = settings_of(data_dir, database_url)
+        settings = settings_of(data_dir, database_url, objects=objects_url)
         if not may_begin:
             database_of(settings.data_dir, settings.database_url).require_begun()
-            if not (settings.data_dir / OBJECTS).is_dir():
-                raise InvalidRequest(f"there are no adapters in {settings.data_dir.resolve()}")
+            place = Path(settings.objects or settings.data_dir)
+            if not (is_url(settings.objects) or (place / OBJECTS).is_dir()):
+                raise InvalidRequest(f"there are no adapters in {place.resolve()}")
         catalogue = catalogue_of(settings.data_dir, settings.database_url)
-        objects = ObjectStore(settings.data_dir)
+        objects = open_objects(settings.data_dir, settings.objects, settings.objects_cache_mb * 2**20)
         objects.belong_to(catalogue.identity)
         try:
             yield catalogue, objects
         finally:
-            objects.quarantine.close()
-
-
-def _counted(rows: list[Any], progress: Callable[[int, int], None]) -> Iterator[Any]:
-    for number, row in enumerate(rows, start=1):
-        yield row
-        progress(number, len(rows))
+            objects.local.quarantine.close()

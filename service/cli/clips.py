@@ -2,13 +2,16 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import typer
 
 from service.cli.connection import fail, progress_bar
+
+if TYPE_CHECKING:
+    from service.client import ProblemError
 
 AUDIO: Final = frozenset({".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".mp4", ".aac", ".webm"})
 A_REQUEST: Final = 16  # clips; a service takes at most `--max-clips`, which is 64 unless it says otherwise
@@ -23,14 +26,16 @@ def files_in(paths: Sequence[Path]) -> list[Path]:
     """The files among `paths`, and every audio file in the folders among them, by name."""
     found: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO and file.is_file())
-            if not inside:
-                fail(f"{path} holds no audio file ({', '.join(sorted(AUDIO))})")
-            found += inside
-        else:
-            found.append(path)
+        inside = audio_in(path) if path.is_dir() else [path]
+        if not inside:
+            fail(f"{path} holds no audio file ({', '.join(sorted(AUDIO))})")
+        found += inside
     return found
+
+
+def audio_in(folder: Path) -> list[Path]:
+    """Every audio file in a folder and in those within it, by name."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in AUDIO and file.is_file())
 
 
 @dataclass(slots=True)
@@ -38,17 +43,19 @@ class Asked(Generic[T]):
     """What `ask` answers of all files, a few in a request, in their order.
 
     Attributes:
-        left_out: files that could not be heard; each is told on standard error.
+        bar: what the progress bar says; none is shown where it is empty.
+        left_out: files that could not be heard, and why; each is told on standard error.
     """
 
     files: Sequence[Path]
     ask: Callable[[list[Path]], T]
-    left_out: int = 0
+    bar: str = "asking"
+    left_out: "list[tuple[Path, ProblemError]]" = field(default_factory=list)
 
     def __iter__(self) -> Iterator[tuple[list[Path], T]]:
         """The files of each request that was answered, and its answer."""
         done = 0
-        with progress_bar("asking") as show:
+        with progress_bar(self.bar) as show:
             for chunk in _chunks(self.files):
                 show(done, len(self.files))
                 yield from self._answers(chunk)
@@ -72,7 +79,7 @@ class Asked(Generic[T]):
                 parts = [chunk[: len(chunk) // 2], chunk[len(chunk) // 2 :]]
             elif at == 0:
                 typer.echo(f"error: {chunk[0]}: {error.detail}", err=True)
-                self.left_out += 1
+                self.left_out.append((chunk[0], error))
                 return
             else:
                 raise

@@ -28,39 +28,42 @@ def connected(url: str, key: str | None, clips: Sequence[Path] = ()) -> Iterator
     """
     from service.client import Client, ClientError, ConnectionFailed, ProblemError
 
-    try:
-        with Client(url, key) as client:
-            yield client
-    except ProblemError as error:
-        how = "" if key or error.code != "unauthorized" else " (here: --key, or the variable IPET_KEY)"
-        at = error.members.get("clip")
-        where = f"{clips[at]}: " if isinstance(at, int) and at < len(clips) else ""
-        fail(f"{error.code}: {where}{error.detail}{how}")
-    except ConnectionFailed as error:
-        fail(f"{error}; is `ipet serve` running there?")
-    except (ClientError, OSError, ValueError) as error:
-        fail(str(error))
+    with told():
+        try:
+            with Client(url, key) as client:
+                yield client
+        except ProblemError as error:
+            how = "" if key or error.code != "unauthorized" else " (here: --key, or the variable IPET_KEY)"
+            at = error.members.get("clip")
+            where = f"{clips[at]}: " if isinstance(at, int) and at < len(clips) else ""
+            fail(f"{error.code}: {where}{error.detail}{how}")
+        except ConnectionFailed as error:
+            fail(f"{error}; is `ipet serve` running there?")
+        except ClientError as error:
+            fail(str(error))
 
 
 @contextmanager
 def told() -> Iterator[None]:
-    """What is wrong with a recipe, a bundle or the recordings is told in one line and ends the command with 1."""
+    """What is wrong with what a command was given is told in one line and ends it with 1."""
     from service.errors import ServiceError
 
     try:
         yield
+    except typer.Exit:  # a RuntimeError too: it has been told
+        raise
     except (ServiceError, ValueError, OSError, RuntimeError) as error:
         fail(str(error) or type(error).__name__)
 
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, nothing in a pipe."""
+    """A bar on a terminal, nothing in a pipe or of nothing."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(console=console, transient=True, disable=not (what and console.is_terminal)) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -74,8 +77,11 @@ def print_json(answer: object) -> None:
     typer.echo(json.dumps(answer, indent=2, ensure_ascii=False))
 
 
-def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """A table on a terminal, tab-separated lines in a pipe."""
+def print_table(columns: list[str], rows: list[list[str]], instead: object = None) -> None:
+    """A table on a terminal, tab-separated lines in a pipe; or `instead` as JSON, where it is given."""
+    if instead is not None:
+        print_json(instead)
+        return
     if not sys.stdout.isatty():
         typer.echo("\n".join("\t".join(row) for row in rows))
         return

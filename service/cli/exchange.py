@@ -45,9 +45,17 @@ def export(
     out: Annotated[Path, typer.Option(file_okay=False, help="Directory to write; made if need be.")],
     format: Annotated[Literal["peft"], typer.Option(help="Whose files to write.")] = "peft",
 ) -> None:
-    """Write a bundle of LoRA, DoRA or IA3 as PEFT saves them; refuses parts that PEFT has no place for."""
+    """Write a bundle of LoRA, DoRA or IA3 as PEFT saves them, and print how PEFT loads it.
+
+    Refuses parts that PEFT has no place for, and warns of what else would make other answers there.
+    """
     with told():
         from service.exchange.to_peft import export_peft
 
         modules = export_peft(bundle, out, base)
     typer.echo(f"{out}: {format}, {len(modules)} modules")
+    if (out / "config.json").exists():
+        typer.echo(
+            "PeftModel.from_pretrained(AutoModelForAudioClassification.from_pretrained("
+            f"{base!r}, config=AutoConfig.from_pretrained({str(out)!r}), ignore_mismatched_sizes=True), {str(out)!r})"
+        )

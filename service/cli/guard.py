@@ -15,8 +15,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from service.api.problems import problem
 
 MAX_HEAD_BYTES: Final = 32 * 2**10  # of the request line and the header fields together
+MAX_HANDSHAKE_BYTES: Final = 2**13  # of those of a WebSocket, as its parser takes no more in one line
 MAX_FIELDS: Final = 100  # header fields, and trailers
 MAX_PIPELINED: Final = 16  # requests sent before the answers to those before them
+_GET_BYTES: Final = len("GET  HTTP/1.1\r\n")
 
 _log = logging.getLogger("service.requests")
 
@@ -36,7 +38,13 @@ HEAD_TOO_LARGE: Final = Fault(
     "head_too_large", f"a request's head is at most {MAX_HEAD_BYTES} bytes and {MAX_FIELDS} fields"
 )
 NO_HTTP: Final = Fault("bad_http", "what arrived is no HTTP/1.1 request")
-HOSTS: Final = Fault("bad_http", "an HTTP/1.1 request has one Host field (RFC 9112, section 3.2)")
+HOSTS: Final = Fault("bad_http", "an HTTP/1.1 request has one Host field, which names a host (RFC 9112, section 3.2)")
+CALLERS: Final = Fault(
+    "bad_http", "a request has one Authorization field; a proxy and the service could each believe another one"
+)
+HANDSHAKE: Final = Fault(
+    "head_too_large", f"the head of a WebSocket's handshake is at most {MAX_HANDSHAKE_BYTES} bytes"
+)
 PIPELINED: Final = Fault("bad_http", f"at most {MAX_PIPELINED} requests may be sent ahead of their answers")
 
 
@@ -71,11 +79,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._reading: asyncio.TimerHandle | None = None
         self._writing: asyncio.TimerHandle | None = None
         self._loose = 0  # bytes since the last head, piece of body or end of a message
-        self._head_bytes = 0
-        self._fields = 0
-        self._hosts = 0
+        self._head_bytes = 0  # of the header fields so far
+        self._timed = ""  # what `_reading` waits for
         self._fault = NO_HTTP  # what the parser gives up for, unless a callback below says otherwise
-        self._in_body = False
+        self._in_head = self._in_body = False
         self._pieces: list[bytes] = []  # of the body, out of one read: adding each to the body would copy all of it
 
     # Asyncio's side
@@ -86,7 +93,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._on_refusal(429)  # counted as what it is; to say it would take as long as to serve
             transport.abort()
             return
-        self._expect(self._limits.head_seconds)
+        self._expect("head")
 
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self._reading, self._writing):
@@ -95,11 +102,14 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._reading is None:
-            self._expect(self._limits.head_seconds)
         self._loose += len(data)
         super().data_received(data)
-        self._hand_over()
+        if self._pieces:
+            self._hand_over()
+        part = "body" if self._in_body else "head" if self._in_head or self._loose else ""
+        # None for a request that arrived whole; anew for a body that is read still: its route bounds it.
+        if part != self._timed or (part == "body" and self._is_answering()):
+            self._expect(part)
         # A field that does not end is kept by the parser, which calls nobody; one of a trailer just as well.
         if self._loose > MAX_HEAD_BYTES:
             self._refuse(HEAD_TOO_LARGE)
@@ -127,32 +137,44 @@ class GuardedProtocol(HttpToolsProtocol):
         super().timeout_keep_alive_handler()
         self._abort_later()
 
+    def _should_upgrade(self) -> bool:
+        """What else asks for an upgrade is answered as if it had not."""
+        return super()._should_upgrade() and self.scope["method"] == "GET" and not self._is_answering()
+
+    def handle_websocket_upgrade(self) -> None:
+        if self._head_bytes + len(self.url) + _GET_BYTES > MAX_HANDSHAKE_BYTES:
+            self._refuse(HANDSHAKE)
+        else:
+            super().handle_websocket_upgrade()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Every client of HTTP/2 would cause it."""
+
     # The parser's side
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_bytes = self._fields = self._hosts = 0
+        self._head_bytes = 0
+        self._in_head = True
         if len(self.pipeline) >= MAX_PIPELINED:  # all that one read brought are begun in one go
             self._give_up(PIPELINED)
 
-    def on_url(self, url: bytes) -> None:
-        self._count(len(url))
-        super().on_url(url)
-
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields += 1
-        if self._fields > MAX_FIELDS:
-            self._give_up(HEAD_TOO_LARGE)
-        self._count(len(name) + len(value))
-        self._hosts += name.lower() == b"host"
         super().on_header(name, value)
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_FIELDS:
+            self._give_up(HEAD_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
-        if self._hosts != 1 and (self._hosts or self.parser.get_http_version() == "1.1"):
+        if self._head_bytes + len(self.url) > MAX_HEAD_BYTES:
+            self._give_up(HEAD_TOO_LARGE)
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) > 1 or b"" in hosts or (not hosts and self.parser.get_http_version() == "1.1"):
             self._give_up(HOSTS)
+        if [name for name, _ in self.headers].count(b"authorization") > 1:
+            self._give_up(CALLERS)
         self._loose = 0
-        self._in_body = True
-        self._expect(self._limits.body_seconds)
+        self._in_head, self._in_body = False, True
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -160,12 +182,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._pieces.append(body)
 
     def on_message_complete(self) -> None:
-        self._hand_over()
+        if self._pieces:
+            self._hand_over()
         self._loose = 0
         self._in_body = False
-        if self._reading is not None:
-            self._reading.cancel()
-            self._reading = None
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -175,14 +195,8 @@ class GuardedProtocol(HttpToolsProtocol):
     # Behind them
 
     def _hand_over(self) -> None:
-        if self._pieces:
-            body, self._pieces = b"".join(self._pieces), []
-            super().on_body(body)
-
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self._give_up(HEAD_TOO_LARGE)
+        body, self._pieces = b"".join(self._pieces), []
+        super().on_body(body)
 
     def _give_up(self, fault: Fault) -> NoReturn:
         self._fault = fault
@@ -197,17 +211,23 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.close()
         self._abort_later()
 
-    def _expect(self, seconds: float) -> None:
+    def _expect(self, part: str) -> None:
+        """Waits for the end of a head, of a body or, with the empty string, of nothing."""
         if self._reading is not None:
             self._reading.cancel()
-        self._reading = self.loop.call_later(seconds, self._too_slow)
+        seconds = self._limits.body_seconds if part == "body" else self._limits.head_seconds
+        self._reading = self.loop.call_later(seconds, self._too_slow) if part else None
+        self._timed = part
 
     def _too_slow(self) -> None:
-        self._reading = None
         if not self._in_body and self._is_answering():  # the head of a next request, begun too early
-            self._expect(self._limits.head_seconds)
+            self._expect("head")
             return
-        if not self._in_body and not self._loose:  # connected, and never said a word
+        if self._in_body and self.flow.read_paused:  # it is we who do not get on
+            self._expect("body")
+            return
+        self._expect("")
+        if not (self._in_body or self._in_head or self._loose):  # connected, and never said a word
             self._close()
             return
         part = "body" if self._in_body else "head"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.at_rest import DatabaseUrl, DataDir, settings_of
-from service.cli.connection import print_json, print_table, told
+from service.cli.connection import print_table, told
 
 if TYPE_CHECKING:
     from service.access.key_table import KeyTable
@@ -65,11 +65,8 @@ def list_keys(as_json: ListAsJson = False, data_dir: DataDir = None, database_ur
     """Show every key, the revoked and expired ones too; never their secrets."""
     with told(), _keys(data_dir, database_url) as table:
         keys = table.all_keys()
-    if as_json:
-        print_json([_as_json(key) for key in keys])
-        return
     columns = ["id", "name", "scopes", "adapters", "limits", "created", "expires", "state", "domain"]
-    print_table(columns, [_as_row(key) for key in keys])
+    print_table(columns, [_as_row(key) for key in keys], [_as_json(key) for key in keys] if as_json else None)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from service.cli.clips import Asked, files_in, print_csv
 from service.cli.connection import DEFAULT_URL, AsJson, Key, Url, connected, fail, print_json, print_table
 
 if TYPE_CHECKING:
-    from service.client_answers import Classification, Classified, Embedded, LabelScore, Score
+    from service.answers import Classification, ClassifyAnswer, EmbedAnswer, LabelScore, ScoreAnswer
 
 UNHEARD_SECONDS = 0.05  # of a clip that are not worth a word
 
@@ -74,7 +74,7 @@ def verify(
         typer.echo(f"{answer['decision']} ({verdict(answer)})")
 
 
-def verdict(answer: "Score") -> str:
+def verdict(answer: "ScoreAnswer") -> str:
     """What a decision rests on."""
     score, speech = answer["score"], answer["speech_seconds"]
     if score is None and speech is not None:
@@ -82,7 +82,7 @@ def verdict(answer: "Score") -> str:
     return f"score {score:.3f}, threshold {answer['threshold']:.3f}"
 
 
-def _labels(asked: "Asked[Classified]") -> "Iterator[tuple[Path, Classification, LabelScore, float]]":
+def _labels(asked: "Asked[ClassifyAnswer]") -> "Iterator[tuple[Path, Classification, LabelScore, float]]":
     """Each label, with its file, its result and the seconds of its clip."""
     for files, answer in asked:
         for result in answer["results"]:
@@ -105,7 +105,7 @@ def _table_row(file: Path, result: "Classification", label: "LabelScore", second
     return [file.name, name, label["label"], f"{label['score']:.3f}", "; ".join(notes)]
 
 
-def _joined(asked: "Asked[Classified] | Asked[Embedded]") -> dict[str, Any]:
+def _joined(asked: "Asked[ClassifyAnswer] | Asked[EmbedAnswer]") -> dict[str, Any]:
     """The answers of all requests as one; `clip` counts in its `files` and `audio`."""
     joined: dict[str, Any] = {"results": [], "audio": [], "files": []}
     for files, answer in asked:

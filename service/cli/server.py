@@ -19,30 +19,34 @@ from types import FrameType
 from typing import Final, cast
 
 import uvicorn
-from fastapi import FastAPI
 
-from service.api.context import Context
-from service.api.middleware import UNMATCHED
+from service.api.app import UNMATCHED, App
 from service.cli.guard import GuardedProtocol, Limits
+from service.cli.sockets import MAX_MESSAGE_BYTES, PING_SECONDS, PONG_SECONDS, GuardedSocket
 from service.settings import Settings
 
 KEEP_ALIVE_SECONDS: Final = 30
 LAST_SECONDS: Final = 3  # after that deadline: for a batch that runs, and for those beyond telling
+SLOW_READER_SECONDS: Final = 20  # of a WebSocket, whom the application gives up before
 NET_SECONDS: Final = 1  # after the drain's deadline, at which every request has been told: for those beyond telling
 
 
 class Server(uvicorn.Server):
     """A server of one application that ends with status 0 when a signal ends it."""
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
-        self._context: Context = app.state.context
+    def __init__(self, app: App, settings: Settings) -> None:
+        self._context = app.context
         self._settings = settings
         self._closes_at: float | None = None  # on the clock of time.monotonic
         super().__init__(
             uvicorn.Config(
                 app,
                 http=self._guarded(),
-                ws="none",
+                ws=cast(type[asyncio.Protocol], partial(GuardedSocket, write_seconds=SLOW_READER_SECONDS)),
+                ws_max_size=MAX_MESSAGE_BYTES,
+                ws_ping_interval=PING_SECONDS,
+                ws_ping_timeout=PONG_SECONDS,
+                ws_per_message_deflate=False,  # audio is no smaller, and each socket would hold buffers for it
                 log_config=None,  # logs go where the process's logs go
                 access_log=False,  # the application's own says more
                 server_header=False,

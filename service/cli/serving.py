@@ -1,7 +1,9 @@
 """`ipet serve`: settings -> backbone -> registry -> engine -> application -> server."""
 
 import inspect
+import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -14,13 +16,8 @@ import typer
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-
     from service.api.context import Runtime
-    from service.cli.server import Server
-    from service.telemetry import Telemetry
 
-FOLLOW_SECONDS = 0.25  # between looks at what other processes changed in the registry
 EXAMPLES = Path("adapters/examples")
 
 
@@ -77,43 +74,8 @@ def _flag(name: str) -> str:
     return name.replace("_", "-")
 
 
-def open_runtime(settings: Settings, telemetry: "Telemetry") -> "Runtime":
-    """Loads the backbone, opens the registry, registers the bundles of `--adapters` and builds the engine."""
-    from service.api.context import Runtime
-    from service.engine.engine import Engine
-    from service.engine.local import LocalDevice
-    from service.model.loading import load_backbone
-    from service.registry.store import Registry
-    from service.speakers.galleries import Galleries
-    from service.speakers.store import open_speakers
-
-    backbone = load_backbone(
-        settings.backbone, settings.device, settings.dtype, for_inference=True, weights=settings.weights
-    )
-    device = LocalDevice(backbone, settings, telemetry)
-    registry = Registry(
-        settings.data_dir,
-        backbone.spec,
-        max_prompt_length=settings.max_prompt_length,
-        max_bottleneck_dim=settings.max_bottleneck_dim,
-        database_url=settings.database_url,
-        smoke=device.try_out,
-        grace_seconds=settings.request_timeout + FOLLOW_SECONDS,
-        verify=settings.verify_registry,
-    )
-    if settings.adapters is not None:
-        registry.register_directory(settings.adapters)
-    speakers = open_speakers(settings)
-    galleries = Galleries(speakers.database, speakers.vault)
-    engine = Engine(device, registry, settings, telemetry)
-    registry.on_gone(device.forget)
-    registry.follow(FOLLOW_SECONDS, telemetry.registry_up.set)
-    dtype = str(backbone.dtype).removeprefix("torch.")
-    return Runtime(backbone.spec, str(backbone.device), dtype, registry, engine, speakers, galleries)
-
-
-def run(settings: Settings) -> None:
-    """Serves until a signal ends it, and the process with it: status 0, or 1 when the service cannot start or stop."""
+def require_keys(settings: Settings) -> None:
+    """Ends the command where everybody could use what it would serve, and nobody has said that they may."""
     from service.access.keyring import is_loopback
 
     if not (settings.allow_anonymous or is_loopback(settings.host) or has_keys(settings)):
@@ -124,10 +86,19 @@ def run(settings: Settings) -> None:
             err=True,
         )
         raise typer.Exit(1)
+
+
+def run(settings: Settings) -> None:
+    """Serves until a signal ends it, and the process with it: status 0, or 1 when the service cannot start or stop."""
+    require_keys(settings)
+    if os.getpid() == 1:  # of a container, which a signal without a handler does not end
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     listener = listen(settings.host, settings.port)
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a log is no place for them
     from service.api.app import create_app  # takes seconds: what can be refused is refused before
+    from service.api.opening import open_runtime
+    from service.cli.server import Server
     from service.telemetry import configure_logging
 
     configure_logging(settings.log_level.upper())
@@ -139,21 +110,21 @@ def run(settings: Settings) -> None:
         server.should_exit = True
 
     def ready(runtime: "Runtime") -> None:
-        greet(listener, runtime, app.state.context.keys.closed)
+        greet(listener, runtime, app.context.keys.closed)
 
     app = create_app(settings, open_runtime, on_ready=ready, on_failed=failed)
-    server = make_server(app, settings)
+    server = Server(app, settings)
     server.run(sockets=[listener])
     if failures:
         typer.echo(f"error: {failures[0]}", err=True)
         leave(1)
-    leave(0 if app.state.context.device_stopped else 1)
+    leave(0 if app.context.device_stopped else 1)
 
 
 def leave(status: int) -> NoReturn:
     """Ends the process without waiting for threads that nobody needs: a backbone half loaded, a device that hangs."""
     sys.stdout.flush()
-    sys.stderr.flush()
+    logging.shutdown()
     os._exit(status)
 
 
@@ -173,12 +144,6 @@ def has_keys(settings: Settings) -> bool:
     except NotReady:
         typer.echo(f"error: whether there are keys cannot be told: {keys.fault}", err=True)
         raise typer.Exit(1) from None
-
-
-def make_server(app: "FastAPI", settings: Settings) -> "Server":
-    from service.cli.server import Server
-
-    return Server(app, settings)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -201,7 +166,7 @@ def url_of(listener: socket.socket) -> str:
 def greet(listener: socket.socket, runtime: "Runtime", has_keys: bool) -> None:
     """Prints where the service is and one line to try."""
     url = url_of(listener)
-    records = runtime.registry.records()
+    records = list(runtime.registry.walk())
     spec = runtime.backbone
     lines = [
         f"ipet-serve is ready on {url}  (console; API docs at {url}/docs)",

@@ -1,80 +1,98 @@
-// The console: keeps what is shown in step with the service. The parts of the page are in their own files.
-import { showAdapters } from "./adapters.js";
-import { api, byId, make } from "./api.js";
-import { offer } from "./ask.js";
-import "./upload.js";
+// The console's frame: which view the address names, how the service stands, and the key.
+import { byId, make } from "./api.js";
+import { may, refresh, session, useKey, watch, WRONG_KEY } from "./session.js";
+import { mount as adapter } from "./views/adapter.js";
+import { mount as adapters } from "./views/fleet.js";
+import { mount as recordings } from "./views/recordings.js";
+import { mount as speakers } from "./views/speakers.js";
+import { mount as tryView } from "./views/try.js";
 
-const REFRESH = 5000; // ms
-const STARTING = 1000; // ms, while the backbone is loading
-const PAGE = 200; // adapters in one answer
-let timer = 0;
+const VIEWS = {
+  try: { title: "Try", mount: tryView, scope: "infer" },
+  recordings: { title: "Recordings", mount: recordings, scope: "infer" },
+  speakers: { title: "Speakers", mount: speakers, scope: "speakers" },
+  adapters: { title: "Adapters", mount: adapters, scope: "read", also: "write" },
+  adapter: { title: "Adapter", mount: adapter, scope: "read", parent: "adapters" },
+};
+const FIRST = "try";
+let leave = () => {};
+let shown = null;
 
-async function refresh() {
-  clearTimeout(timer);
-  let wait = REFRESH;
-  try {
-    const adapters = await readable();
-    byId("adapters-section").hidden = adapters === null;
-    showAdapters(adapters ?? []);
-    offer(adapters);
-    status("ready", "Ready");
-    byId("key-section").hidden = true;
-  } catch (error) {
-    byId("key-section").hidden = error.status !== 401;
-    if (error.status === 401) status("locked", api.key ? "That key is not known" : "Asks for a key");
-    else if (error.status === 503) [wait] = [STARTING, status("starting", "Loading the backbone")];
-    else status("gone", error.message);
+// `#/adapter/name` is [adapter, name].
+function route() {
+  const [view, argument] = location.hash.replace(/^#\/?/, "").split("/", 2).map(decodeURIComponent);
+  return Object.hasOwn(VIEWS, view) ? [view, argument] : [FIRST, undefined];
+}
+
+function show() {
+  const [name, argument] = route();
+  const address = `${name}/${argument}`;
+  if (address === shown) return;
+  const moved = shown !== null;
+  shown = address;
+  leave();
+  const view = VIEWS[name];
+  document.title = `${argument ?? view.title} · ipet-serve`;
+  const root = make("div", { class: "view" });
+  byId("view").replaceChildren(root);
+  leave = allowed(view) ? (view.mount(root, argument) ?? (() => {})) : () => {};
+  if (!allowed(view)) root.append(make("h1", {}, view.title), make("p", { class: "note" }, `This key lacks the scope ${view.scope}, which ${view.title} needs; it has ${session.key.scopes.join(", ")}.`));
+  drawLinks();
+  if (moved) byId("main").focus();
+}
+
+const allowed = ({ scope, also }) => may(scope) || (also && may(also));
+
+function drawLinks() {
+  const [current] = route();
+  for (const link of document.querySelectorAll("nav [data-view]")) {
+    const { view } = link.dataset;
+    if (view === (VIEWS[current].parent ?? current)) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+    const lacks = !allowed(VIEWS[view]);
+    link.classList.toggle("lacks", lacks);
+    link.title = lacks ? `This key lacks the scope ${VIEWS[view].scope}.` : "";
   }
-  if (!document.hidden) timer = setTimeout(refresh, wait);
 }
 
-// Shows the backbone and answers the adapters, or null to a key that may not read them: it may infer all the same.
-async function readable() {
-  try {
-    showBackbone(await api.call("/v1/backbone"));
-    return await everyAdapter();
-  } catch (error) {
-    if (error.status !== 403) throw error;
-    byId("backbone").replaceChildren();
-    return null;
-  }
+function drawState() {
+  const { state, text, key, backbone } = session;
+  if (byId("status").textContent !== text) byId("status").textContent = text; // said once
+  byId("status").className = `status ${state}`;
+  byId("gone").hidden = state !== "gone";
+  byId("key-wrong").hidden = state !== "locked" || text !== WRONG_KEY;
+  byId("key-section").hidden = state !== "locked";
+  byId("view").hidden = state === "locked";
+  const known = key && key.id !== "anonymous";
+  byId("key-shown").hidden = !known;
+  if (known) byId("key-name").textContent = `${key.name || key.id}: ${key.scopes.join(", ")}`;
+  const size = backbone && `${(backbone.parameters / 1e6).toFixed(1)} M parameters`;
+  const told = backbone ? [backbone.name.split("/").at(-1), backbone.model_type, size, `${backbone.device}, ${backbone.dtype}`] : [];
+  byId("backbone").textContent = told.join(" · ");
+  drawLinks();
 }
 
-async function everyAdapter() {
-  const found = [];
-  let after = null;
-  do {
-    const query = new URLSearchParams({ limit: PAGE, ...(after === null ? {} : { after }) });
-    const page = await api.call(`/v1/adapters?${query}`);
-    found.push(...page.adapters);
-    after = page.next;
-  } while (after !== null);
-  return found;
-}
-
-function status(kind, text) {
-  if (byId("status").textContent === text) return; // said once
-  byId("status").className = `status ${kind}`;
-  byId("status").textContent = text;
-}
-
-function showBackbone(backbone) {
-  const facts = [
-    ["Backbone", backbone.name.split("/").at(-1)],
-    ["Architecture", backbone.model_type],
-    ["Size", `${(backbone.parameters / 1e6).toFixed(1)} M parameters`],
-    ["Layers", `${backbone.num_hidden_layers} × ${backbone.hidden_size}`],
-    ["Runs on", `${backbone.device}, ${backbone.dtype}`],
-    ["Fingerprint", make("code", { title: backbone.fingerprint }, backbone.fingerprint.replace("sha256:", "").slice(0, 12))],
-  ];
-  byId("backbone").replaceChildren(...facts.map(([term, fact]) => make("div", {}, make("dt", {}, term), make("dd", {}, fact))));
-}
-
-byId("key-form").addEventListener("submit", (event) => {
+byId("key-form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  api.key = byId("key").value.trim();
-  refresh();
+  await useKey(byId("key").value.trim());
+  if (session.state !== "locked") byId("key").value = "";
+  else byId("key").focus();
+  remount();
 });
-document.addEventListener("asked", refresh);
-document.addEventListener("visibilitychange", refresh);
-refresh();
+byId("forget").addEventListener("click", async () => {
+  await useKey("");
+  remount();
+  if (session.state === "locked") byId("key").focus();
+});
+
+// What a view has fetched with one key is not shown to another.
+function remount() {
+  shown = null;
+  show();
+}
+
+watch(drawState);
+window.addEventListener("hashchange", show);
+await refresh();
+drawState();
+show();

@@ -5,24 +5,23 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import numpy as np
 
-from service.engine.device import Part, Work
-from service.engine.job import FRAME_SECONDS, AdapterKey, Values, key_of
-from service.engine.local import LocalDevice
+from service.engine.device import Device, Part, Work
+from service.engine.job import FRAME_SECONDS, AdapterKey, Values
 from service.engine.prepare import Clip, Preparer, Reading
+from service.engine.recording import Recordings
 from service.engine.room import Room
 from service.errors import AdapterFailed, DeadlineExceeded, NotReady
 from service.registry.manifest import Manifest
 from service.registry.store import AdapterVersion, Registry
-from service.scoring.calibration import with_temperature
 from service.scoring.score import activate
 from service.settings import Settings
-from service.telemetry import Telemetry
+from service.telemetry import Occupancy, Telemetry
 
 _READINGS_KEPT = 4096
 _FEW_VALUES = 2**14  # outputs that the event loop turns into answers itself: it takes less than a thread would
@@ -43,22 +42,30 @@ class Outputs:
     values: Values
     spans: tuple[tuple[float, float], ...]
 
+    def finite(self) -> Values:
+        """The values; raises AdapterFailed where the adapter made NaN or infinite ones."""
+        if not np.isfinite(self.values).all():
+            told = "the adapter's outputs are not finite; its weights do not suit this input"
+            raise AdapterFailed(told, adapter=self.adapter.reference)
+        return self.values
+
 
 class Engine:
     """Lets requests in, as far as there is room, and takes them through the device."""
 
-    def __init__(self, device: LocalDevice, registry: Registry, settings: Settings, telemetry: Telemetry) -> None:
+    def __init__(self, device: Device, registry: Registry, settings: Settings, telemetry: Telemetry) -> None:
         self.device = device
         self.room = Room(round(settings.queue_seconds / FRAME_SECONDS), lambda: device.rate)
         self.preparer = Preparer(device, settings, telemetry)
+        self.recordings = Recordings(settings, telemetry)
         self._registry = registry
-        self._telemetry = telemetry
+        self.telemetry = telemetry
         self._readings: dict[AdapterKey, Reading] = {}
         self._open = False
 
-    def check_ready(self) -> None:
-        """Raises NotReady, with the reason, unless requests are admitted."""
-        self.device.check()
+    def check_ready(self, adapters: Sequence[AdapterVersion] = ()) -> None:
+        """Raises NotReady, with the reason, unless requests are admitted; AdapterFailed as `Device.check`."""
+        self.device.check(adapters)
         if not self._open:
             raise NotReady("the engine is not running")
 
@@ -66,6 +73,10 @@ class Engine:
         """Starts the device, then admits requests. `on_dead` is called if the device is lost for good."""
         self.device.start(self._registry, on_dead)
         self._open = True
+        self.telemetry.show_occupancy(self._occupancy)
+
+    def _occupancy(self) -> Occupancy:
+        return replace(self.device.occupancy(), queue_seconds=self.room.held * FRAME_SECONDS)
 
     def stop(self, timeout: float) -> bool:
         """Admits nothing more, finishes what was admitted within `timeout` seconds, fails the rest with NotReady.
@@ -79,6 +90,7 @@ class Engine:
             time.sleep(_LOOK_SECONDS)
         stopped = self.device.stop(max(0.0, deadline - time.monotonic()))
         self.preparer.close(wait=stopped)
+        self.recordings.close()
         return stopped
 
     def admit(self, adapters: Sequence[AdapterVersion]) -> "Place":
@@ -92,28 +104,22 @@ class Engine:
             PayloadTooLarge: the request alone is more than the queue holds.
             Overloaded: the queue, or an adapter's share of it, is full.
         """
-        self.check_ready()
-        for version in adapters:
-            self.device.check_adapter(version)
-        return Place(self, [self._reading(version) for version in adapters])
+        self.check_ready(adapters)
+        return Place(self, [self._readings.get(version.key) or self.reading(version) for version in adapters])
 
-    def _reading(self, version: AdapterVersion) -> Reading:
-        key = key_of(version)
+    def reading(self, version: AdapterVersion) -> Reading:
+        """How an adapter reads clips. Raises AdapterFailed: its windows are more than runs here."""
+        key = version.key
         reading = self._readings.get(key)
         if reading is None:
             manifest = version.manifest
-            if refusal := self.device.refusal(manifest.window_frames):
+            if refusal := self.device.costs.refusal(manifest.window_frames):
                 raise AdapterFailed(refusal, adapter=version.reference)
-            least = self.device.cost(manifest.least_window_frames).frames
+            least = self.device.costs.of(manifest.least_window_frames).frames
             if len(self._readings) >= _READINGS_KEPT:
                 self._readings.clear()
             reading = self._readings[key] = Reading(version, manifest.input_spec(), least)
         return reading
-
-    def count(self, readings: Sequence[Reading], clips: int) -> None:
-        """Counts clips asked of adapters."""
-        for reading in readings:
-            self._telemetry.count_adapter(reading.adapter.name, clips)
 
 
 class Place:
@@ -141,7 +147,7 @@ class Place:
             held, self._held = self._held, None
         self._engine.room.give_back(held or {})
 
-    async def prepare(self, encoded: Sequence[bytes], reserve: Callable[[int], None]) -> list[Clip]:
+    def prepare(self, encoded: Sequence[bytes], reserve: Callable[[int], None]) -> Awaitable[list[Clip]]:
         """Every clip decoded once and cut into the windows that the adapters read.
 
         Args:
@@ -153,31 +159,31 @@ class Place:
         """
         if len(encoded) > 1:
             self._take([(len(encoded) - 1) * reading.least for reading in self._readings])
-        return await self._engine.preparer.prepare(encoded, self._readings, self._take_more, reserve)
+        return self._engine.preparer.prepare(encoded, self._readings, self._take_more, reserve)
 
     async def infer(self, clips: Sequence[Clip], deadline: float = math.inf) -> list[list[Outputs]]:
         """Every adapter's outputs for every clip, `[clip][adapter]`; one failure fails the whole request.
 
-        Cancelling drops what has not reached the device.
+        Cancelling drops what has not reached the device, as the caller does at its deadline.
 
         Args:
-            deadline: on the clock of `time.monotonic`.
+            deadline: on the clock of `time.monotonic`; what waits for its turn then has waited in vain.
 
         Raises:
-            DeadlineExceeded: the answer was not there at the deadline.
             NotReady, AdapterFailed, NoFreeSlot: as `Device.infer`.
         """
+        arrays = {id(read): read.inputs.numpy() for clip in clips for read in clip.reads}  # one for those who share
         parts = [
-            Part(reading.adapter, read.windows, read.frames)
+            Part(version, arrays[id(read)], read.frames)
             for clip in clips
-            for reading, read in zip(self._readings, clip.reads, strict=True)
+            for version, read in zip(self.adapters, clip.reads, strict=True)
         ]
-        self._engine.count(self._readings, len(clips))
-        try:
-            async with asyncio.timeout(None if deadline == math.inf else deadline - time.monotonic()):
-                values = await self._engine.device.infer(Work(parts, deadline))
-        except TimeoutError:
-            raise DeadlineExceeded("the answer was not ready before the request's deadline; try again later") from None
+        for version in self.adapters:
+            self._engine.telemetry.adapters[version.name].inc(len(clips))
+        started = time.monotonic()
+        values = await self._engine.device.infer(Work(parts, deadline))
+        for version in self.adapters:
+            self._engine.telemetry.adapter_seconds[version.name].observe(time.monotonic() - started)
         if sum(each.size for each in values) <= _FEW_VALUES:
             return self._outputs(clips, values)
         return await asyncio.to_thread(self._outputs, clips, values)
@@ -186,8 +192,8 @@ class Place:
         told = iter(values)
         return [
             [
-                Outputs(reading.adapter, answer(reading.adapter.manifest, next(told)), read.spans)
-                for reading, read in zip(self._readings, clip.reads, strict=True)
+                Outputs(version, answer(version.manifest, next(told)), read.spans)
+                for version, read in zip(self.adapters, clip.reads, strict=True)
             ]
             for clip in clips
         ]
@@ -218,6 +224,5 @@ def answer(manifest: Manifest, outputs: Values) -> Values:
     """A head's outputs `[W, ...]` as the service answers them: probabilities, or embeddings as they are."""
     if manifest.activation is None:
         return outputs
-    temperature = manifest.calibration.temperature if manifest.calibration else None
-    logits = outputs if temperature is None else with_temperature(outputs, temperature)
-    return activate(logits, manifest.activation).astype(np.float32)
+    temperature = (manifest.calibration and manifest.calibration.temperature) or 1.0
+    return activate(outputs, manifest.activation, temperature)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from service.errors import NotReady
 from service.telemetry import Telemetry
@@ -23,6 +24,7 @@ class Health:
         on_break: called whenever the device cannot be used any more, with what to tell those who wait for it.
 
     Attributes:
+        fault: why the device cannot be used, while it cannot.
         on_dead: called when only another process could use the device again.
     """
 
@@ -32,14 +34,8 @@ class Health:
         self._telemetry = telemetry
         self._on_break = on_break
         self._lock = threading.Lock()
-        self._fault: str | None = None
-        self._rows = 0  # of the batch that runs
-        self._watch = Watch(timeout, self._hangs, self._returned)
-
-    @property
-    def fault(self) -> str | None:
-        """Why the device cannot be used, while it cannot."""
-        return self._fault
+        self.fault: str | None = None
+        self._watch = Watch(timeout)
 
     def start(self) -> None:
         self._watch.start()
@@ -50,17 +46,19 @@ class Health:
     @contextmanager
     def running(self, rows: int) -> Iterator[None]:
         """Watches a forward of so many rows; called by the device's one worker."""
-        self._rows = rows
-        with self._watch.running():
+        fault = f"the device has not returned from a batch of {rows} rows for {self._timeout:g} s"
+        with self._watch.running(lambda: self.broke("hang", fault)) as run:
             yield
+        if run.hangs:
+            self.works(f"the device has returned after {time.monotonic() - run.started:.1f} s")
 
     def broke(self, kind: str, fault: str) -> None:
-        """Turns readiness off; `kind` is what the metric counts."""
+        """Turns readiness off; `kind` is what the metric counts: `hang`, `device`, `dead` or `worker`."""
         with self._lock:
-            if self._fault is None:
+            if self.fault is None:
                 _log.error("not ready: %s", fault)
-                self._telemetry.count_device_fault(kind)
-            self._fault = fault
+                self._telemetry.device_faults.labels(kind).inc()
+            self.fault = fault
             self._telemetry.device_broken.set(1)
         self._on_break(NotReady(fault))
 
@@ -72,35 +70,33 @@ class Health:
     def works(self, how: str) -> None:
         """Turns readiness on again, if it was off."""
         with self._lock:
-            if self._fault is not None:
+            if self.fault is not None:
                 _log.warning("ready again: %s", how)
-            self._fault = None
+            self.fault = None
             self._telemetry.device_broken.set(0)
 
-    def _hangs(self) -> None:
-        self.broke("hang", f"the device has not returned from a batch of {self._rows} rows for {self._timeout:g} s")
 
-    def _returned(self, seconds: float) -> None:
-        self.works(f"the device has returned after {seconds:.1f} s")
+@dataclass(slots=True, eq=False)
+class Run:
+    """Something that is watched; `hangs` once it has taken longer than the limit."""
+
+    on_hang: Callable[[], None]
+    started: float = field(default_factory=time.monotonic)
+    hangs: bool = False
 
 
 class Watch:
-    """Tells when something has run for longer than a limit, and when it has ended after all.
+    """Tells when something has run for longer than a limit.
 
     Args:
         limit: seconds.
-        on_hang: called once for each run past the limit, from the watch's own thread.
-        on_return: called when such a run has ended, with the seconds that it took, from the thread that ran it.
     """
 
-    def __init__(self, limit: float, on_hang: Callable[[], None], on_return: Callable[[float], None]) -> None:
+    def __init__(self, limit: float) -> None:
         self._limit = limit
-        self._on_hang = on_hang
-        self._on_return = on_return
-        self._since: float | None = None  # on the clock of time.monotonic, while something runs
-        self._hangs = False
+        self._runs: dict[Run, None] = {}  # those within the limit, in the order in which they began
         self._stopped = False
-        self._changed = threading.Condition()  # held around the callbacks, so that they come in order
+        self._changed = threading.Condition()  # held around `on_hang`, which has ended when the run has
         self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
 
     def start(self) -> None:
@@ -112,29 +108,27 @@ class Watch:
             self._changed.notify_all()
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Watches what is inside."""
+    def running(self, on_hang: Callable[[], None]) -> Iterator[Run]:
+        """Watches what is inside, and calls `on_hang`, from the watch's own thread, once it is past the limit."""
+        run = Run(on_hang)
         with self._changed:
-            self._since = since = time.monotonic()
+            self._runs[run] = None
         try:
-            yield
+            yield run
         finally:
             with self._changed:
-                self._since = None
-                if self._hangs:
-                    self._hangs = False
-                    self._on_return(time.monotonic() - since)
+                self._runs.pop(run, None)
 
     def _look(self) -> None:
-        """Sleeps until the present run could be over the limit; one that begins meanwhile cannot be so earlier."""
+        """Sleeps until the oldest run could be over the limit; one that begins meanwhile cannot be so earlier."""
         with self._changed:
             while not self._stopped:
-                if self._since is None or self._hangs:
-                    left = self._limit
-                else:
-                    left = self._since + self._limit - time.monotonic()
+                left = self._limit
+                if run := next(iter(self._runs), None):
+                    left += run.started - time.monotonic()
                     if left <= 0:
-                        self._hangs = True
-                        self._on_hang()
-                        left = self._limit
+                        del self._runs[run]
+                        run.hangs = True
+                        run.on_hang()
+                        continue
                 self._changed.wait(left)

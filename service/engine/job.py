@@ -14,11 +14,12 @@ from service.registry.store import AdapterVersion
 FRAME_SECONDS = 0.01  # of `window_frames`
 
 Values = NDArray[np.float32]
-AdapterKey = tuple[str, int]  # name and version: never used again for other weights
+AdapterKey = tuple[str, int]  # an AdapterVersion's
 
 
-def key_of(version: AdapterVersion) -> AdapterKey:
-    return (version.name, version.version)
+def flow_of(name: str, patient: bool) -> str:
+    """Whom fairness counts the work of an adapter to."""
+    return f"{name} (recordings)" if patient else name
 
 
 @dataclass(slots=True, eq=False)
@@ -28,13 +29,14 @@ class Job:
     Args:
         version: the adapter that the request was admitted with, and keeps.
         key: of the version.
-        flow: whom fairness counts: the adapter, whatever its version.
+        flow: whom fairness counts: the adapter, whatever its version; its patient work by itself.
         inputs: the windows `[W, ...]`; shared by identity between adapters that read a clip in the same way.
         rows: W.
         shape: what rows of one forward must have in common.
         frames: work of all rows, in window-frames: the unit of the queue's and the batches' bounds.
         nbytes: memory that all rows take on the device.
         deadline: on the clock of `time.monotonic`; after it nobody wants the answer.
+        patient: as `Work.patient`.
     """
 
     version: AdapterVersion
@@ -46,6 +48,7 @@ class Job:
     frames: int
     nbytes: int
     deadline: float
+    patient: bool = False
     future: "Future[Values]" = field(default_factory=Future)
     admitted: float = field(default_factory=time.monotonic)
 

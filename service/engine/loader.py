@@ -6,35 +6,71 @@ another thread takes its place, and what it would still write is thrown away.
 """
 
 import logging
-import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import SimpleQueue
 
 from service.engine.cores import use_cores
 from service.engine.faults import Fault, fault_of
-from service.engine.host_cache import HostCache
-from service.engine.job import AdapterKey, key_of
-from service.engine.scheduler import Scheduler
-from service.engine.slots import Slots, State
+from service.engine.health import Watch
+from service.engine.job import AdapterKey
+from service.engine.shared import Shared
+from service.engine.slots import State
 from service.errors import AdapterFailed, NoFreeSlot, ServiceError
 from service.model.backbone import Backbone
 from service.model.bank import Bank
-from service.model.folding import fold
+from service.model.folding import FoldedAdapter, fold
 from service.registry.store import AdapterVersion, Registry
 from service.settings import Settings
-from service.telemetry import Telemetry
 
 _AT_ONCE = 2  # loads
 _MOST_HUNG = 64  # threads that may hang; then nothing is loaded any more
 _RETRY_SECONDS = 1.0  # after a failed load, requests fail at once for so long
-_LOOK_SECONDS = 1.0  # at most, between looks for loads that take too long
 
 _log = logging.getLogger(__name__)
+
+
+class HostCache:
+    """Adapters within a byte budget; the least recently used go first. Thread-safe."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._held: OrderedDict[AdapterKey, FoldedAdapter] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def __contains__(self, key: AdapterKey) -> bool:
+        return key in self._held
+
+    def keys(self) -> list[AdapterKey]:
+        """All that it holds."""
+        with self._lock:
+            return list(self._held)
+
+    def get(self, key: AdapterKey) -> FoldedAdapter | None:
+        with self._lock:
+            if key not in self._held:
+                return None
+            self._held.move_to_end(key)
+            return self._held[key]
+
+    def put(self, key: AdapterKey, adapter: FoldedAdapter) -> None:
+        """Keeps `adapter`, unless it is there or more than all that may be kept."""
+        with self._lock:
+            if key in self._held or adapter.nbytes > self._max_bytes:
+                return
+            self._held[key] = adapter
+            self._bytes += adapter.nbytes
+            while self._bytes > self._max_bytes:
+                self._bytes -= self._held.popitem(last=False)[1].nbytes
+
+    def discard(self, key: AdapterKey) -> None:
+        with self._lock:
+            if key in self._held:
+                self._bytes -= self._held.pop(key).nbytes
 
 
 @dataclass(slots=True, eq=False)
@@ -48,38 +84,20 @@ class _Load:
 
     version: AdapterVersion
     slot: int
-    started: float = field(default_factory=time.monotonic)
     is_writing: bool = False
     is_given_up: bool = False
 
 
 class Loader:
-    """Loads adapters into slots. Methods without a leading underscore are called with `changed` held.
+    """Loads adapters into slots. Methods without a leading underscore are called with the device's lock held."""
 
-    Args:
-        changed: the engine's lock; notified whenever an adapter became resident or a load failed.
-        suspect: called when a load met an error of the device's own.
-    """
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        bank: Bank,
-        slots: Slots,
-        scheduler: Scheduler,
-        telemetry: Telemetry,
-        changed: threading.Condition,
-        settings: Settings,
-        suspect: Callable[[], None],
-    ) -> None:
+    def __init__(self, backbone: Backbone, bank: Bank, shared: Shared, settings: Settings) -> None:
         self._backbone = backbone
         self._bank = bank
-        self._slots = slots
-        self._scheduler = scheduler
-        self._telemetry = telemetry
-        self._changed = changed
+        self._shared = shared
+        self._slots, self._scheduler, self._telemetry = shared.slots, shared.scheduler, shared.telemetry
         self._timeout = settings.load_timeout
-        self._suspect = suspect
+        self._watch = Watch(settings.load_timeout)
         self._cache = HostCache(settings.host_cache_mb * 2**20)
         self._queue: OrderedDict[AdapterKey, AdapterVersion] = OrderedDict()  # loads that wait for a slot
         self._running: dict[AdapterKey, _Load] = {}
@@ -87,18 +105,17 @@ class Loader:
         self._waiters: dict[AdapterKey, list[Future[None]]] = {}
         self._failed_at: dict[AdapterKey, float] = {}
         self._placed: SimpleQueue[_Load | None] = SimpleQueue()  # None ends a thread
-        self._closed = threading.Event()
 
     def start(self, registry: Registry) -> None:
         """Starts the threads that load from `registry`, and the one that watches them."""
         self._registry = registry
         for _ in range(_AT_ONCE):
             self._start_thread()
-        threading.Thread(target=self._watch, name="loads", daemon=True).start()
+        self._watch.start()
 
     def request(self, version: AdapterVersion) -> None:
         """Sees to it that `version` becomes resident, unless it is or is on its way."""
-        key = key_of(version)
+        key = version.key
         if key not in self._queue and self._slots.state(key) in (State.REGISTERED, State.FAILED):
             self._queue[key] = version
             self.advance()
@@ -106,20 +123,21 @@ class Loader:
     def wait_for(self, version: AdapterVersion) -> "Future[None]":
         """A future that ends when `version` is resident, or with the error that kept it from it."""
         future: Future[None] = Future()
-        if self._slots.state(key_of(version)) is State.RESIDENT:
+        if self._slots.state(version.key) is State.RESIDENT:
             future.set_result(None)
         else:
-            self._waiters.setdefault(key_of(version), []).append(future)
+            self._waiters.setdefault(version.key, []).append(future)
             self.request(version)
         return future
 
     def check(self, version: AdapterVersion) -> None:
         """Raises AdapterFailed while a load of `version` hangs, or failed a moment ago. Needs no lock."""
-        key = key_of(version)
-        if self._slots.state(key) is State.FAILED and (
-            key in self._hung or time.monotonic() - self._failed_at.get(key, -math.inf) < _RETRY_SECONDS
-        ):
-            raise _failure(version, self._slots.failure(key) or "")
+        key = version.key
+        failed_at = self._failed_at.get(key)
+        if failed_at is None or self._slots.state(key) is not State.FAILED:
+            return
+        if key in self._hung or time.monotonic() - failed_at < _RETRY_SECONDS:
+            raise self._failure(version)
 
     def is_known(self, version: AdapterVersion) -> bool:
         """Whether the registry has `version` still; what is deleted is forgotten right after it says no."""
@@ -129,49 +147,52 @@ class Loader:
             return False
         return True
 
-    def is_cached(self, version: AdapterVersion) -> bool:
-        """Whether the weights of `version` are in host memory."""
-        return key_of(version) in self._cache
+    def is_cached(self, key: AdapterKey) -> bool:
+        """Whether the weights of `key` are in host memory."""
+        return key in self._cache
+
+    def cached(self) -> list[AdapterKey]:
+        """All whose weights are in host memory."""
+        return self._cache.keys()
+
+    def unload(self, version: AdapterVersion) -> None:
+        """Frees the slot of `version` as soon as nothing runs on it, and lifts its pin."""
+        self._slots.unload(version.key)
+        self._ended()
 
     def forget(self, version: AdapterVersion) -> None:
-        """Drops the weights of a deleted `version` from host memory."""
-        self._cache.discard(key_of(version))
-        self._failed_at.pop(key_of(version), None)
+        """Drops what a deleted `version` holds; requests admitted on it still finish."""
+        self._cache.discard(version.key)
+        self._failed_at.pop(version.key, None)
+        self.unload(version)
 
     def advance(self) -> None:
-        """Gives slots that have become free to the loads that wait for one."""
+        """Gives slots that have become free to the loads that wait for one, as far as there is hope for them."""
         while self._queue and len(self._running) < _AT_ONCE:
             key, version = next(iter(self._queue.items()))
             if key not in self._scheduler and key not in self._waiters:
-                del self._queue[key]
                 self._scheduler.wake(key)  # what it was to be loaded for has been abandoned
             elif key in self._hung or len(self._hung) >= _MOST_HUNG:
-                del self._queue[key]
-                self._settle(key, _failure(version, self._slots.failure(key) or "too many loads hang already"))
+                self._settle(key, self._failure(version, "too many loads hang already"))
+            elif self._slots.all_pinned:
+                reason = f"all {self._slots.count} slots hold pinned adapters; unpin one"
+                self._settle(key, NoFreeSlot(reason, adapter=version.name))
             elif (slot := self._slots.place(key, self._scheduler)) is not None:
-                del self._queue[key]
-                self._running[key] = _Load(version, slot)
-                self._placed.put(self._running[key])
+                self._running[key] = load = _Load(version, slot)
+                self._placed.put(load)
             else:
                 break
-        if self._queue and self._slots.all_pinned:
-            count = self._slots.count
-            for key, version in list(self._queue.items()):
-                del self._queue[key]
-                self._settle(
-                    key, NoFreeSlot(f"all {count} slots hold pinned adapters; unpin one", adapter=version.name)
-                )
+            del self._queue[key]
 
-    def fail_waiters(self, error: ServiceError) -> None:
-        """Answers everybody who waits for a load; the loads themselves go on."""
-        for key in list(self._waiters):
+    def fail_all(self, error: ServiceError) -> None:
+        """Answers every queued job, and everybody who waits for a load; the loads themselves go on."""
+        for key in [*self._waiters, *self._scheduler.waiting()]:
             self._settle(key, error)
 
     def close(self) -> None:
-        """Starts no more loads; those that run are let be. Called without `changed`."""
-        with self._changed:
-            self._queue.clear()
-        self._closed.set()
+        """Starts no more loads; those that run are let be."""
+        self._queue.clear()
+        self._watch.stop()
         for _ in range(_AT_ONCE):
             self._placed.put(None)
 
@@ -187,25 +208,26 @@ class Loader:
                 return
 
     def _load(self, load: _Load) -> None:
-        version, key = load.version, key_of(load.version)
+        version, key, started = load.version, load.version.key, time.monotonic()
         error: Exception | None = None
         try:
-            folded = self._cache.get(key) or fold(self._registry.load(version), self._backbone)
-            with self._changed:
-                load.is_writing = not load.is_given_up
-            if load.is_writing:
-                self._bank.write(load.slot, folded)
+            with self._watch.running(lambda: self._give_up(load)):
+                folded = self._cache.get(key) or fold(self._registry.load(version), self._backbone)
+                with self._shared.changed:
+                    load.is_writing = not load.is_given_up
+                if load.is_writing:
+                    self._bank.write(load.slot, folded)
         except Exception as failure:
             _log.exception("adapter failed to load", extra={"adapter": version.name, "version": version.version})
             error = failure
-        with self._changed:
+        with self._shared.changed:
             if load.is_given_up:
                 self._come_back(load)
                 return
             del self._running[key]
             if error is not None:
                 if fault_of(error) is Fault.DEVICE:
-                    self._suspect()
+                    self._shared.suspect()
                 self._fail(load, error.detail if isinstance(error, ServiceError) else repr(error))
                 return
             self._slots.loaded(key)
@@ -214,36 +236,28 @@ class Loader:
             self._settle(key, None)
             if self.is_known(version):
                 self._cache.put(key, folded)
-            elif key in self._scheduler:
-                self._slots.doom(key)  # deleted meanwhile; those who were let in before still run
-            else:
-                self._slots.unload(key)
+            else:  # deleted meanwhile; those who were let in before still run
+                self._slots.unload(key, self._scheduler)
             self._ended()
         self._telemetry.adapter_loads_total.inc()
-        self._telemetry.adapter_load_seconds.observe(time.monotonic() - load.started)
+        self._telemetry.adapter_load_seconds.observe(time.monotonic() - started)
 
-    def _watch(self) -> None:
-        """Gives up the loads that take too long."""
-        while not self._closed.wait(min(_LOOK_SECONDS, self._timeout / 4)):
-            with self._changed:
-                late = time.monotonic() - self._timeout
-                for key, load in list(self._running.items()):
-                    if load.started <= late:
-                        self._give_up(key, load)
-
-    def _give_up(self, key: AdapterKey, load: _Load) -> None:
-        load.is_given_up = True
-        self._hung[key] = self._running.pop(key)
-        self._telemetry.adapter_loads_hung.set(len(self._hung))
+    def _give_up(self, load: _Load) -> None:
+        """A load takes too long: its adapter has failed, and another thread takes the place of its own."""
+        key = load.version.key
         _log.error("a load hangs", extra={"adapter": load.version.name, "version": load.version.version})
-        what = "the device has not taken" if load.is_writing else "the disk has not given"
-        self._fail(load, f"{what} its weights within {self._timeout:g} s", strands=load.is_writing)
-        if len(self._hung) < _MOST_HUNG:
-            self._start_thread()
+        with self._shared.changed:
+            load.is_given_up = True
+            self._hung[key] = self._running.pop(key)
+            self._telemetry.adapter_loads_hung.set(len(self._hung))
+            what = "the device has not taken" if load.is_writing else "the disk has not given"
+            self._fail(load, f"{what} its weights within {self._timeout:g} s", strands=load.is_writing)
+            if len(self._hung) < _MOST_HUNG:
+                self._start_thread()
 
     def _come_back(self, load: _Load) -> None:
         """The thread of a load that was given up has ended after all: its adapter can be tried again."""
-        key = key_of(load.version)
+        key = load.version.key
         del self._hung[key]
         self._telemetry.adapter_loads_hung.set(len(self._hung))
         self._failed_at.pop(key, None)
@@ -252,17 +266,16 @@ class Loader:
         self.advance()
 
     def _fail(self, load: _Load, reason: str, *, strands: bool = False) -> None:
-        key = key_of(load.version)
+        key = load.version.key
         self._telemetry.adapter_load_failures_total.inc()
         self._slots.failed(key, reason, strands=strands)
         self._failed_at[key] = time.monotonic()
-        self._settle(key, _failure(load.version, reason))
+        self._settle(key, self._failure(load.version))
         self._ended()
 
     def _ended(self) -> None:
-        self._telemetry.adapters_resident.set(self._slots.resident)
         self.advance()
-        self._changed.notify_all()
+        self._shared.changed.notify_all()
 
     def _settle(self, key: AdapterKey, error: ServiceError | None) -> None:
         """Answers those who wait for `key`; on an error its queued jobs too."""
@@ -277,7 +290,7 @@ class Loader:
             for job in self._scheduler.remove(key):
                 job.fail(error)
 
-
-def _failure(version: AdapterVersion, reason: str) -> AdapterFailed:
-    reference = f"{version.name}@{version.version}"
-    return AdapterFailed(f"adapter {reference} could not be loaded: {reason}", adapter=reference)
+    def _failure(self, version: AdapterVersion, reason: str = "") -> AdapterFailed:
+        """What to tell those who want `version`: why its last load failed, or else the `reason`."""
+        reason = self._slots.failure(version.key) or reason
+        return AdapterFailed(f"adapter {version.reference} could not be loaded: {reason}", adapter=version.reference)

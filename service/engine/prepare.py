@@ -5,23 +5,27 @@ not hold up the others.
 """
 
 import asyncio
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar, TypeVarTuple, Unpack
 
-from service.audio.activity import SpeechActivity
+import torch
+
+from service.audio.activity import Speech, SpeechActivity, quality_warnings
 from service.audio.decode import DecodeLimits, decode
-from service.audio.features import ClipFeatures, InputSpec
-from service.audio.quality import quality_warnings
+from service.audio.features import InputSpec, Windows
 from service.engine.cores import use_cores
-from service.engine.job import Values
-from service.engine.local import LocalDevice
-from service.engine.turns import Turns
+from service.engine.device import Device
 from service.errors import AudioTooLong, ServiceError
 from service.model.spec import TaskType
 from service.registry.store import AdapterVersion
 from service.settings import Settings
 from service.telemetry import Telemetry
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,46 +42,72 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
-    """One clip as one adapter reads it.
-
-    Args:
-        windows: float32 `[W, ...]`; the same object for adapters that read in the same way.
-        frames: length of each, in hops of 10 ms.
-        spans: start and end of each window in the clip, seconds.
-    """
-
-    windows: Values
-    frames: int
-    spans: tuple[tuple[float, float], ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Clip:
     """What is left of a clip once it has been prepared.
 
     Args:
         seconds: of audio.
         source_rate, channels: of the encoded clip.
-        speech_seconds: how long somebody speaks in what of it is heard, where that was asked.
+        speech: how long somebody speaks in what of it is heard by the first adapter, and in which of its windows,
+            where that was asked.
         warnings: what is wrong with the speech, where there is some.
-        reads: by adapter, as asked.
+        reads: by adapter, as asked; the same object for adapters that read in the same way.
         nbytes: memory of the windows.
     """
 
     seconds: float
     source_rate: int
     channels: int
-    speech_seconds: float | None
+    speech: Speech | None
     warnings: tuple[str, ...]
-    reads: tuple[Read, ...]
+    reads: tuple[Windows, ...]
     nbytes: int
+
+    @property
+    def speech_seconds(self) -> float | None:
+        return None if self.speech is None else self.speech.seconds
+
+
+class Turns:
+    """Lets `width` at a time through, one of each waiting flow in turn: a thread pool alone serves first come, first
+    served. Used from one event loop.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._free = width
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+
+    async def take(self, flow: str) -> None:
+        """Waits for the flow's turn, which is to be passed on; who is cancelled while waiting is passed over."""
+        if self._free:
+            self._free -= 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(flow, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # it came at the same moment
+                self.pass_on()
+            raise
+
+    def pass_on(self) -> None:
+        """Ends a turn that was taken."""
+        while self._waiting:
+            flow, turns = self._waiting.popitem(last=False)
+            turn = turns.popleft()
+            if turns:
+                self._waiting[flow] = turns
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
 
 
 class Preparer:
     """The pool in which clips are prepared."""
 
-    def __init__(self, device: LocalDevice, settings: Settings, telemetry: Telemetry) -> None:
+    def __init__(self, device: Device, settings: Settings, telemetry: Telemetry) -> None:
         self._device = device
         self._limits = DecodeLimits(max_seconds=settings.max_audio_seconds)
         self._most_seconds = settings.max_request_seconds
@@ -109,20 +139,18 @@ class Preparer:
 
         async def one(index: int, content: bytes) -> Clip:
             nonlocal seconds
-            async with self._turns.turn(readings[0].adapter.name):
-                try:
-                    clip = await loop.run_in_executor(self._pool, self._prepare, content, readings, take_room)
-                    reserve(clip.nbytes)
-                    seconds += clip.seconds
-                    if seconds > self._most_seconds:
-                        most = f"{self._most_seconds:g} s together"
-                        raise AudioTooLong(f"the request's clips are longer than {most}; send fewer at once")
-                except ServiceError as error:
-                    error.clip = index
-                    raise
-                return clip
+            try:
+                clip = await self.run(readings[0].adapter.name, self._prepare, content, readings, take_room)
+                reserve(clip.nbytes)
+                seconds += clip.seconds
+                if seconds > self._most_seconds:
+                    most = f"{self._most_seconds:g} s together"
+                    raise AudioTooLong(f"the request's clips are longer than {most}; send fewer at once")
+            except ServiceError as error:
+                error.clip = index
+                raise
+            return clip
 
-        loop = asyncio.get_running_loop()
         if len(encoded) == 1:
             return [await one(0, encoded[0])]
         try:
@@ -132,30 +160,38 @@ class Preparer:
             raise failures.exceptions[0] from None
         return [task.result() for task in tasks]
 
+    async def run(self, flow: str, work: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
+        """The result of `work`, in a thread of the pool, once it is the flow's turn."""
+        await self._turns.take(flow)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
+        finally:
+            self._turns.pass_on()
+
     def close(self, wait: bool) -> None:
         self._pool.shutdown(wait=wait, cancel_futures=True)
 
     def _prepare(self, content: bytes, readings: Sequence[Reading], take_room: Callable[[Sequence[int]], None]) -> Clip:
         with self._telemetry.decode_seconds.time():
             waveform = decode(content, self._limits)
-        self._telemetry.audio_seconds_total.inc(waveform.seconds)
-        features, cost = ClipFeatures(waveform, self._device.features), self._device.cost
+        seconds = waveform.seconds
+        self._telemetry.audio_seconds_total.inc(seconds)
+        samples, features = torch.from_numpy(waveform.samples), self._device.features
         specs = [reading.spec for reading in readings]
-        take_room([features.count(spec) * cost(features.window_frames(spec)).frames for spec in specs])
-        reads: dict[InputSpec, Read] = {}
-        for spec in specs:
-            if spec not in reads:
-                windows = features.windows(spec)
-                reads[spec] = Read(windows.inputs.numpy(), windows.frames, windows.spans)
+        layouts = {spec: features.layout(len(samples), spec) for spec in dict.fromkeys(specs)}
+        costs = {spec: layout.count * self._device.costs.of(layout.frames).frames for spec, layout in layouts.items()}
+        take_room([costs[spec] for spec in specs])
+        whole = features.whole(samples)
+        reads = {spec: features.windows(samples, spec, whole, layout) for spec, layout in layouts.items()}
         speech = None
         if readings[0].adapter.manifest.task_type is not TaskType.CLASSIFICATION:
-            speech = self._activity.speech_seconds(waveform.samples, reads[specs[0]].spans)
+            speech = self._activity.speech(waveform.samples, reads[specs[0]].spans)
         return Clip(
-            waveform.seconds,
+            seconds,
             waveform.source_rate,
             waveform.channels,
             speech,
-            quality_warnings(waveform.samples) if speech else (),
+            quality_warnings(waveform.samples) if speech and speech.seconds else (),
             tuple(reads[spec] for spec in specs),
-            max(waveform.samples.nbytes, sum(read.windows.nbytes for read in reads.values())),
+            max(samples.nbytes, sum(read.inputs.nbytes for read in reads.values())),
         )

@@ -8,6 +8,7 @@ nobody who holds less than what is free is ever refused. Nothing is configured, 
 
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 from service.engine.job import FRAME_SECONDS
@@ -22,17 +23,17 @@ class Room:
     Args:
         frames: most that all flows together may hold.
         rate: how many the device answers a second at the moment; 0 where that is not known.
+
+    Attributes:
+        held, held_by: how many are held, and by which flow; no zeros.
     """
 
     def __init__(self, frames: int, rate: Callable[[], float]) -> None:
         self.frames = frames
         self.held = 0
         self._rate = rate
-        self._held_by: dict[str, int] = {}
+        self.held_by: Counter[str] = Counter()
         self._lock = threading.Lock()
-
-    def held_by(self, flow: str) -> int:
-        return self._held_by.get(flow, 0)
 
     def take(self, wanted: Mapping[str, int]) -> None:
         """Takes so many window-frames of each flow; all of it or nothing.
@@ -47,28 +48,25 @@ class Room:
             if total > free:
                 self._refuse(total)
             for flow, frames in wanted.items():
-                held = self._held_by.get(flow, 0)
+                held = self.held_by[flow]
                 if held and held + frames > free:
                     raise Overloaded(
                         f"{_seconds(held)} of windows are queued for adapter {flow}, and one adapter may hold no more "
                         f"than is free, {_seconds(free)}; try again later",
-                        retry_after=self._drains_in(min(self.held, held * len(self._held_by))),
+                        retry_after=self._drains_in(min(self.held, held * len(self.held_by))),
                         adapter=flow,
                     )
             self.held += total
-            for flow, frames in wanted.items():
-                self._held_by[flow] = self._held_by.get(flow, 0) + frames
+            self.held_by.update(wanted)
 
     def give_back(self, held: Mapping[str, int]) -> None:
         """Gives back what was taken."""
         with self._lock:
             for flow, frames in held.items():
                 self.held -= frames
-                left = self._held_by.get(flow, 0) - frames
-                if left:
-                    self._held_by[flow] = left
-                else:
-                    self._held_by.pop(flow, None)
+                self.held_by[flow] -= frames
+                if not self.held_by[flow]:
+                    del self.held_by[flow]
 
     def _refuse(self, total: int) -> None:
         if total > self.frames:

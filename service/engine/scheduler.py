@@ -16,10 +16,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
-from service.engine.cost import Cost
-from service.engine.headroom import Headroom
+from service.engine.cost import Cost, Headroom, Pace
 from service.engine.job import AdapterKey, Job
-from service.engine.pace import Pace
 
 _CREDIT_SECONDS = 1.0  # of the whole device, that a flow which idled may catch up
 _OVERHEAD = 0.2  # share of a batch's time that its fixed cost may be where only bulk is left to run
@@ -61,6 +59,7 @@ class Scheduler:
         batch_bytes: most memory that a batch's rows may take, before the device runs out of it for the first time.
         batch_seconds: most time that a batch should take beyond its fixed cost, as far as batches so far tell: what
             arrives meanwhile waits for so long. None for no such bound.
+        pace, headroom: of the device, where another queue learns them too.
     """
 
     def __init__(
@@ -68,9 +67,11 @@ class Scheduler:
         batch_frames: int,
         batch_seconds: float | None = None,
         batch_bytes: float = math.inf,
+        pace: Pace | None = None,
+        headroom: Headroom | None = None,
     ) -> None:
-        self.headroom = Headroom(batch_bytes)
-        self.pace = Pace()
+        self.headroom = headroom or Headroom(batch_bytes)
+        self.pace = pace or Pace()
         self._batch_frames = batch_frames
         self._batch_seconds = batch_seconds
         self._flows: dict[str, _Flow] = {}
@@ -121,26 +122,28 @@ class Scheduler:
         if lane is not None and job in lane.jobs:
             self._take(lane, job)
 
-    def next_batch(self, now: float, ready: Callable[[Job], bool]) -> list[Job]:
+    def next_batch(self, now: float, ready: Callable[[Job], bool], most: float = math.inf) -> list[Job]:
         """Takes the next batch's jobs: one input shape, adapters mixed, fair, within `batch_frames` and `headroom`.
 
         Args:
             now: on the clock of the jobs' deadlines; abandoned jobs are dropped on the way.
             ready: whether a job's adapter can run; the others are parked until `wake` and hold nobody up.
+            most: window-frames beyond which the batch does not grow.
 
         Returns:
             The jobs in the order of their tags, empty when nothing can run.
         """
-        tops = [(top[0], shape) for shape in list(self._heaps) if (top := self._top(shape, now, ready)) is not None]
-        if not tops:
+        tops = [top for shape in list(self._heaps) if (top := self._top(shape, now, ready)) is not None]
+        top = min(tops, key=lambda entry: entry[0], default=None)
+        if top is None:
             return []
-        (least, _), shape = min(tops, key=lambda top: top[0])
+        (least, _), shape = top[0], top[2].shape
         self._virtual = max(self._virtual, least)
         batch: list[Job] = []
-        frames, most, nbytes = 0, self.batch_frames, 0
+        frames, most, nbytes = 0, min(most, self.batch_frames), 0
         enough = most if self._bulk_batches > _QUIET_BATCHES else min(most, self.pace.frames_for(_OVERHEAD))
         self._bulk_batches += 1
-        while (top := self._top(shape, now, ready)) is not None:
+        while top is not None:
             lane = top[2]
             job = next(iter(lane.jobs))
             bulk = lane.flow.queued > most
@@ -155,7 +158,9 @@ class Scheduler:
             frames += job.frames
             nbytes += job.nbytes
             batch.append(job)
-        self._forget_idle_flows()
+            top = self._top(shape, now, ready)
+        if len(self._flows) > self._flows_kept:
+            self._forget_idle_flows()
         return batch
 
     def wake(self, key: AdapterKey) -> None:
@@ -229,12 +234,11 @@ class Scheduler:
 
     def _forget_idle_flows(self) -> None:
         """Forgets the tags that would be lifted anyway."""
-        if len(self._flows) > self._flows_kept:
-            queued = {id(lane.flow) for lanes in self._lanes.values() for lane in lanes.values()}
-            self._flows = {
-                name: flow for name, flow in self._flows.items() if flow.tag > self._virtual or id(flow) in queued
-            }
-            self._flows_kept = max(_FLOWS_KEPT, 2 * len(self._flows))
+        queued = {id(lane.flow) for lanes in self._lanes.values() for lane in lanes.values()}
+        self._flows = {
+            name: flow for name, flow in self._flows.items() if flow.tag > self._virtual or id(flow) in queued
+        }
+        self._flows_kept = max(_FLOWS_KEPT, 2 * len(self._flows))
 
 
 def _tag(lane: _Lane) -> _Tag:

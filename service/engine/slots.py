@@ -60,6 +60,7 @@ class Slots:
     def __init__(self, count: int) -> None:
         self.count = count
         self.resident = 0
+        self.evictions = 0  # so far
         self._free = list(range(count, NULL_SLOT, -1))
         self._occupants: dict[AdapterKey, _Occupant] = {}
         self._evictable: OrderedDict[AdapterKey, _Occupant] = OrderedDict()  # the least recently used first
@@ -79,6 +80,14 @@ class Slots:
 
     def is_pinned(self, key: AdapterKey) -> bool:
         return key in self._pins
+
+    def occupants(self) -> list[tuple[AdapterKey, State]]:
+        """Who holds a slot, loaded or still loading."""
+        return [(key, occupant.state) for key, occupant in self._occupants.items()]
+
+    def known(self) -> set[AdapterKey]:
+        """All whose state is not REGISTERED, or that are pinned."""
+        return {*self._occupants, *self._failures, *self._pins}
 
     @property
     def all_pinned(self) -> bool:
@@ -101,6 +110,7 @@ class Slots:
             if victim is None:
                 return None
             self._vacate(victim)
+            self.evictions += 1
         slot = self._free.pop()
         self._occupants[key] = _Occupant(slot)
         self._pinned += key in self._pins
@@ -158,22 +168,20 @@ class Slots:
                 self._pinned -= 1
                 self._rank(key, occupant)
 
-    def unload(self, key: AdapterKey) -> None:
-        """Evicts `key` as soon as nothing runs on it, and forgets its pin and its failure."""
+    def unload(self, key: AdapterKey, waiting: Container[AdapterKey] = ()) -> None:
+        """Evicts `key` as soon as nothing runs on it, and forgets its pin and its failure.
+
+        Where it is in `waiting`, as in `place`, what is queued for it has its turn before.
+        """
         self.unpin(key)
         self._failures.pop(key, None)
         occupant = self._occupants.get(key)
         if occupant is None:
             return
-        if occupant.leases or occupant.state is State.LOADING:
+        if occupant.leases or occupant.state is State.LOADING or key in waiting:
             occupant.doomed = True
         else:
             self._vacate(key)
-
-    def doom(self, key: AdapterKey) -> None:
-        """Evicts `key` as soon as what is about to run on it has run."""
-        if (occupant := self._occupants.get(key)) is not None:
-            occupant.doomed = True
 
     def _victim(self, waiting: Container[AdapterKey]) -> AdapterKey | None:
         served = None

@@ -9,10 +9,10 @@ are refused at once, as a device that hangs would only make each of them wait it
 so do uploads; if not, only a restart helps, and what is served meanwhile is served as before.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from service.errors import DeadlineExceeded, InvalidBundle, NotReady
 from service.model.adapter import AdapterWeights
 from service.model.backbone import Backbone
 from service.model.bank import Bank
+from service.model.folding import fold
 from service.model.spec import NULL_SLOT
 from service.registry.manifest import Manifest
 
@@ -48,7 +49,7 @@ class SmokeTest:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="smoke", initializer=use_cores, initargs=(1,))
         self._overdue: Future[Tensor] | None = None  # what nobody waits for any more
 
-    def __call__(self, manifest: Manifest, weights: AdapterWeights) -> None:
+    async def __call__(self, manifest: Manifest, weights: AdapterWeights) -> None:
         """Raise unless the backbone runs these weights well.
 
         Raises:
@@ -66,8 +67,8 @@ class SmokeTest:
             )
         running = self._pool.submit(self._run, weights, frames)
         try:
-            outputs = running.result(self._seconds)
-        except FutureTimeout:
+            outputs = await asyncio.wait_for(asyncio.wrap_future(running), self._seconds)
+        except TimeoutError:
             if not running.cancel():
                 self._overdue = running
             raise DeadlineExceeded(
@@ -90,7 +91,8 @@ class SmokeTest:
         silence = torch.zeros(shape)
         with torch.inference_mode():
             try:
-                bank = Bank.of(self._backbone, [weights])
+                bank = Bank(self._backbone, 1)
+                bank.write(1, fold(weights, self._backbone))
                 return torch.cat([self._backbone.answer(window, bank, [1]).cpu() for window in (noise, silence)])
             except Exception as error:
                 _log.exception("the first inference of an adapter failed")

@@ -12,16 +12,14 @@ import torch
 
 from service.engine.cores import use_cores
 from service.engine.faults import Fault, fault_of
-from service.engine.halving import Outcome, rows_of, run_in_halves
 from service.engine.health import Health
 from service.engine.job import Job, Rows
 from service.engine.loader import Loader
-from service.engine.runner import Runner
-from service.engine.scheduler import Scheduler
-from service.engine.slots import Slots, State
+from service.engine.runner import Outcome, Runner, rows_of, run_in_halves
+from service.engine.shared import Shared
+from service.engine.slots import State
 from service.errors import Internal, NotReady, ServiceError
 from service.registry.store import AdapterVersion
-from service.telemetry import Telemetry
 
 EXAMINE_SECONDS = 1.0  # between two looks at a device that fails
 
@@ -29,38 +27,21 @@ _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Runs batches until it is told to stop and nothing can run any more.
+    """Runs batches until the device stops and nothing can run any more.
 
     Args:
-        changed: the engine's lock; notified when there may be something to run.
         health: is told what the device does.
-
-    Attributes:
-        stopping, suspected: set with `changed` held; suspected: whether the device may have failed altogether.
     """
 
-    def __init__(
-        self,
-        runner: Runner,
-        scheduler: Scheduler,
-        slots: Slots,
-        loader: Loader,
-        telemetry: Telemetry,
-        changed: threading.Condition,
-        health: Health,
-    ) -> None:
+    def __init__(self, runner: Runner, shared: Shared, loader: Loader, health: Health) -> None:
         self._runner = runner
-        self._scheduler = scheduler
-        self._slots = slots
+        self._shared = shared
+        self._slots, self._scheduler, self._telemetry = shared.slots, shared.scheduler, shared.telemetry
         self._loader = loader
-        self._telemetry = telemetry
-        self._changed = changed
         self._health = health
         self._cores = torch.get_num_threads()
         self._running: Sequence[Rows] = ()
         self._cold: list[AdapterVersion] = []  # whose jobs had their turn and could not run
-        self.stopping = False
-        self.suspected = False
         self._thread = threading.Thread(target=self._work, name="device", daemon=True)
 
     def start(self) -> None:
@@ -73,31 +54,28 @@ class Worker:
         return not self._thread.is_alive()
 
     def _work(self) -> None:
-        """The worker: takes batches and runs them until the engine stops."""
         use_cores(self._cores)
         try:
             while (batch := self._schedule()) is not None:
-                ran = self._run(batch)
-                self._answer(batch, ran)
-                if self.suspected and not self._examine():
+                if batch:
+                    self._answer(batch, self._run(batch))
+                if self._shared.suspected and not self._examine():
                     return
         except BaseException:  # whatever it is: a service without its worker must not look ready
             _log.exception("the worker of the device died")
             self._health.broke("worker", "the thread that runs the device died; restart the service, its log says why")
 
     def fail_running(self, error: ServiceError) -> None:
-        """Answers the batch that is on the device, if one is, without its results. Called with `changed` held."""
+        """Answers the batch that is on the device, if one is, without its results. Called with the lock held."""
         for rows in self._running:
             rows.job.fail(error)
 
     def _schedule(self) -> Sequence[Rows] | None:
         """Waits for jobs that can run and leases their slots; none where the device is to be examined first, and None
-        when the engine stops.
+        when the device stops.
         """
-        with self._changed:
-            while True:
-                if self.suspected:
-                    return ()
+        with self._shared.changed:
+            while not self._shared.suspected:
                 taken = self._scheduler.next_batch(time.monotonic(), self._is_resident)
                 batch = [job for job in taken if job.future.set_running_or_notify_cancel()]
                 self._running = [Rows(job, self._slots.lease(job.key), 0, job.rows) for job in batch]
@@ -107,9 +85,10 @@ class Worker:
                     return self._running
                 if taken:
                     continue
-                if self.stopping:
+                if self._shared.stopping:
                     return None
-                self._changed.wait()
+                self._shared.changed.wait(self._scheduler.pause(time.monotonic()))
+            return ()
 
     def _is_resident(self, job: Job) -> bool:
         resident = self._slots.state(job.key) is State.RESIDENT
@@ -119,35 +98,33 @@ class Worker:
 
     def _run(self, batch: Sequence[Rows]) -> "_Ran":
         """Runs a batch, in halves where it must be; what the device shows of itself meanwhile is learnt."""
-        ran = _Ran(time.monotonic())
-        if not batch:
-            return ran
+        ran, count = _Ran(time.monotonic()), rows_of(batch)
         for rows in batch:
             self._telemetry.queue_seconds.observe(ran.started - rows.job.admitted)
-        self._telemetry.batch_rows.observe(rows_of(batch))
+        self._telemetry.batch_rows.observe(count)
         self._telemetry.batch_adapters.observe(len({rows.slot for rows in batch}))
 
         def failed(fault: Fault, part: Sequence[Rows]) -> None:
             ran.faults.append(fault)
-            self._telemetry.count_device_fault(fault)
+            self._telemetry.device_faults.labels(fault).inc()
             if fault is Fault.MEMORY:
                 self._scheduler.headroom.refused(_bytes(part))
                 self._runner.free_cached_memory()
 
-        with self._health.running(rows_of(batch)), self._telemetry.inference_seconds.time():
+        with self._health.running(count), self._telemetry.inference_seconds.time():
             ran.outcomes = run_in_halves(self._runner.run, batch, failed)
         return ran
 
     def _answer(self, batch: Sequence[Rows], ran: "_Ran") -> None:
         """Gives the slots back, then everyone their values, or why there are none."""
         failed = [outcome for outcome in ran.outcomes if isinstance(outcome, Fault)]
-        with self._changed:
+        with self._shared.changed:
             self._running = ()
-            if batch and not ran.faults:  # what ran in pieces would teach a pace that no whole batch has
+            if not ran.faults:  # what ran in pieces would teach a pace that no whole batch has
                 frames = sum(rows.job.frames for rows in batch)
                 self._scheduler.pace.observe(frames, time.monotonic() - ran.started)
                 self._scheduler.headroom.fitted(_bytes(batch))
-            self.suspected |= Fault.DEVICE in ran.faults or (bool(batch) and len(failed) == len(batch))
+            self._shared.suspected |= Fault.DEVICE in ran.faults or len(failed) == len(batch)
             for rows in batch:
                 self._slots.release(rows.job.key)
             self._loader.advance()
@@ -163,14 +140,14 @@ class Worker:
 
         A device that fails with an error of CUDA's own is lost to this process.
         """
-        self.suspected = False
+        self._shared.suspected = False
         while (fault := self._fault()) is not None:
             if fault is Fault.DEVICE:
                 self._health.died("the device's context is dead, as only a new process can have another; it ends")
                 return False
             self._health.broke("device", "the device fails whatever it is asked; the log has the cause")
-            with self._changed:
-                if self._changed.wait_for(lambda: self.stopping, EXAMINE_SECONDS):
+            with self._shared.changed:
+                if self._shared.changed.wait_for(lambda: self._shared.stopping, EXAMINE_SECONDS):
                     return False
         self._health.works("the device runs again")
         return True

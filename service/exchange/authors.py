@@ -10,7 +10,7 @@ from torch import Tensor
 
 from service.errors import InvalidBundle
 from service.exchange.base import Base, task_of
-from service.exchange.modules import ENCODERS, check_prefix
+from service.exchange.modules import check_prefix, encoder_of, in_float32
 from service.model.checkpoint import published_tensors, read_state
 
 SCALE = 0.1  # of the paper's bottlenecks, where the state dict has none of its own
@@ -67,7 +67,9 @@ def read_authors(path: Path, base: Base, labels: Iterable[str] | None) -> tuple[
                 raise InvalidBundle(f"{name[:100]}: a second tensor for {ours}, which has one; leave one of them out")
             tensors[ours] = tensor[0] if ours.endswith(".prompt") and tensor.shape[:-2] == (1,) else tensor
         elif found := _SCALE.fullmatch(name):
-            scales[found[1]] = _one(name, tensor)
+            if tensor.numel() != 1:
+                raise InvalidBundle(f"{name[:100]}: expected one number, got {list(tensor.shape)}")
+            scales[found[1]] = float(tensor)
         else:
             _check_frozen(name, tensor, base)
     return _fields(tensors, _scale_of(scales, tensors), base, labels), tensors
@@ -80,7 +82,7 @@ def _state_of(path: Path) -> dict[str, Tensor]:
     if not isinstance(read, dict) or others:
         what = str((others or ["its content"])[0])[:60]
         raise InvalidBundle(f"{path.name}: {what}: not a tensor; save the model's state_dict() alone")
-    state = {str(name).removeprefix("module."): tensor.float() for name, tensor in read.items()}
+    state = {str(name).removeprefix("module."): in_float32(str(name), tensor) for name, tensor in read.items()}
     if len(state) != len(read):
         raise InvalidBundle(f"{path.name}: tensors with and without module. before the same name")
     return state
@@ -92,14 +94,10 @@ def _name_of(name: str, tensor: Tensor, state: Mapping[str, Tensor]) -> str | No
         return f"layers.{found[1] or found[2]}.prompt"
     if found := _BOTTLENECK.fullmatch(name):
         return f"layers.{found[1]}.adapter.{found[2]}.{found[3]}"
-    found = _HEAD.fullmatch(name)
-    return None if found is None else _head_name(name, found[1], state)
-
-
-def _one(name: str, tensor: Tensor) -> float:
-    if tensor.numel() != 1:
-        raise InvalidBundle(f"{name[:100]}: expected one number, got {list(tensor.shape)}")
-    return float(tensor)
+    if found := _HEAD.fullmatch(name):
+        weight = state.get(name.removesuffix(found[1]) + "weight")  # [E] of the norm, [C, E] of the linear layer
+        return f"head.{'norm' if weight is not None and weight.dim() == 1 else 'linear'}.{found[1]}"
+    return None
 
 
 def _scale_of(scales: Mapping[str, float], tensors: Mapping[str, Tensor]) -> float:
@@ -112,25 +110,17 @@ def _scale_of(scales: Mapping[str, float], tensors: Mapping[str, Tensor]) -> flo
 
 
 def _fields(tensors: Mapping[str, Tensor], scale: float, base: Base, labels: Iterable[str] | None) -> dict[str, Any]:
-    missing = [name for name in ("head.norm.weight", "head.linear.weight") if name not in tensors]
-    if missing:
+    linear = tensors.get("head.linear.weight")
+    if linear is None or not linear.dim() or "head.norm.weight" not in tensors:
         raise InvalidBundle("mlp_head: expected a layer norm and a linear layer, as the authors' classifiers have them")
-    if not tensors["head.linear.weight"].dim():
-        raise InvalidBundle("mlp_head: expected a linear layer, got a number")
     prompt, down = tensors.get("layers.0.prompt"), tensors.get("layers.0.adapter.down.weight")
     return {
-        **task_of(base, len(tensors["head.linear.weight"]), labels, "mlp_head"),
+        **task_of(base, len(linear), labels, "mlp_head"),
         "prompt_length": 0 if prompt is None else len(prompt),
         "bottleneck_dim": 0 if down is None else len(down),
         "adapter_scale": scale,
         "adapter_residual": base.model_type.reads_samples,
     }
-
-
-def _head_name(name: str, end: str, state: Mapping[str, Tensor]) -> str:
-    """The norm's weight has one dimension, the linear layer's two."""
-    weight = state.get(name.removesuffix(end) + "weight")
-    return f"head.{'norm' if weight is not None and weight.dim() == 1 else 'linear'}.{end}"
 
 
 def _check_frozen(name: str, tensor: Tensor, base: Base) -> None:
@@ -139,7 +129,7 @@ def _check_frozen(name: str, tensor: Tensor, base: Base) -> None:
         return
     own, names = base.checkpoint.tensors, [_AROUND.get(name, "")]
     if base.model_type.reads_samples:
-        _, _, bare = name.partition(f"{ENCODERS[base.model_type]}.")
+        _, _, bare = name.partition(f"{encoder_of(base.model_type)}.")
         names = list(published_tensors(base.model_type, {bare: tensor})) or [""]
     elif found := _BLOCK.fullmatch(name):
         names = [f"encoder.layer.{found[1]}.{part}.{found[3]}" for part in _BLOCKS.get(found[2], ("",))]

@@ -2,6 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -11,21 +13,36 @@ from service.model.attention import Attention
 from service.model.bank import Bank
 from service.model.checkpoint import Checkpoint, load_checkpoint
 from service.model.kernels import Kernels
-from service.model.layers import Activation, Linear, Norm, Projection
-from service.model.parts.convolution import TokenLayout
-from service.model.parts.targets import Changes
+from service.model.layers import Activation, Linear, Norm, Projection, activation_named
+from service.model.noise import QUIET, LayerNoise
+from service.model.parts.part import Changes
 from service.model.selection import RowAdapters, Selection
 from service.model.spec import BackboneSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A transformer layer; its norms stand before attention and feed-forward (pre-norm) or behind them."""
+
+    attention: Attention
+    norm: Norm
+    up: Projection  # with the activation
+    down: Projection
+    norm_last: Norm
 
 
 class Backbone(ABC):
     """A frozen stack of transformer layers over a front end, in which every row may have its own adapter.
 
     All rows of a forward share their length: nothing is ever padded in time, so no row's answer depends on another.
+    Architectures differ in their front end, in the names of their tensors, and in what is pooled.
     """
 
     features: Features  # what the front end reads of a clip
-    layout = TokenLayout()  # of the sequence that the layers see
+    layers_name: str  # what the checkpoint calls its layers
+    names: ClassVar[Mapping[str, str]]  # what it calls a layer's targets, and its norms, `norm` and `norm_last`
+    is_pre_norm = True
+    pooled_tokens: int | None = None  # in front, all that `pool` reads; None for the whole sequence
 
     def __init__(
         self, checkpoint: Checkpoint, spec: BackboneSpec, device: torch.device, dtype: torch.dtype, kernels: Kernels
@@ -34,51 +51,67 @@ class Backbone(ABC):
         self.device = device
         self.dtype = dtype
         self._kernels = kernels
+        self._config: Any = checkpoint.config
         self._tensors = checkpoint.tensors
         self._exact: Mapping[str, Tensor] | None = None
+        self._load()
+        activation = activation_named(self._config.hidden_act)
+        self._layers = [self._load_layer(i, activation) for i in range(spec.num_hidden_layers)]
+        self._tensors = {}
+
+    @classmethod
+    @abstractmethod
+    def geometry(cls, config: Any) -> dict[str, int]:
+        """What of a `BackboneSpec` only the architecture knows. Raises ValueError where it is not supported."""
 
     @abstractmethod
-    def embed(self, inputs: Tensor) -> Tensor:
+    def _load(self) -> None:
+        """Take what is the architecture's own, all but the layers, out of the checkpoint's tensors."""
+
+    @abstractmethod
+    def embed(self, inputs: Tensor, noise: LayerNoise = QUIET) -> Tensor:
         """The front end, which no adapter touches: inputs `[U, ...]` -> hidden states `[U, T, D]`, float32."""
 
     @abstractmethod
+    def pool(self, hidden: Tensor) -> Tensor:
+        """The last layer's output `[B, T, D]`, of which it reads `pooled_tokens` -> embeddings `[B, E]`, float32."""
+
     def run_layer(self, i: int, hidden: Tensor, rows: RowAdapters) -> Tensor:
         """Transformer layer i: `[B, T, D]` -> `[B, T, D]`, float32 (contract, section 3).
 
-        The last layer may leave out tokens that neither `pool` nor any adapter reads.
+        Of the last layer only the tokens that are pooled are computed; all others serve as its keys and values alone.
         """
+        layer, is_pre_norm = self._layers[i], self.is_pre_norm
+        queries = self.pooled_tokens if i == len(self._layers) - 1 else None
+        read = layer.norm(hidden) if is_pre_norm else hidden
+        hidden = hidden[:, :queries] + layer.attention(read, rows, queries)
+        read = layer.norm_last(hidden) if is_pre_norm else layer.norm(hidden)
+        fed = rows.project("fc2", layer.down, rows.project("fc1", layer.up, read))
+        out = rows.add_bottlenecks(hidden, fed, fed + (hidden if is_pre_norm else read))
+        return out if is_pre_norm else layer.norm_last(out)
 
-    def pooled_part(self, hidden: Tensor) -> Tensor:
-        """The tokens of `[B, T, D]` that `pool` reads."""
-        return hidden
-
-    @abstractmethod
-    def pool(self, hidden: Tensor) -> Tensor:
-        """The last layer's output `[B, T, D]`, or its `pooled_part` -> embeddings `[B, E]`, float32."""
-
-    @abstractmethod
     def fold_prompt(self, i: int, prompt: Tensor, changes: Changes) -> tuple[Tensor, Tensor]:
-        """The prompt `[P, D]` of layer i as keys and values, each `[H, P, d]`, float32.
+        """As `Frozen.fold_prompt`."""
+        layer = self._layers[i]
+        return layer.attention.fold(i, layer.norm(prompt) if self.is_pre_norm else prompt, changes)
 
-        Args:
-            changes: what the prompt's own adapter changes in the layers.
-        """
-
-    @abstractmethod
-    def target_name(self, i: int, target: str) -> str:
-        """The checkpoint's name of a linear map that adapters may change, one of `TARGETS`, in layer i."""
-
-    def exact_linear(self, i: int, target: str) -> tuple[Tensor, Tensor | None]:
-        """Weight `[out, in]` and bias `[out]` of a target in float32, as the checkpoint has them.
+    def exact_linear(self, i: int, target: str, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """As `Frozen.exact_linear`.
 
         The first call reads the checkpoint again and keeps it in host memory: weights as they are served may be rounded
         or in a device's own layout. Raises OSError where the checkpoint is no longer there.
         """
         if self._exact is None:
             self._exact = load_checkpoint(self.spec.location).tensors
-        name = self.target_name(i, target)
+        name = self._name(i, target)
         bias = self._exact.get(f"{name}.bias")
-        return self._exact[f"{name}.weight"].to(self.device), None if bias is None else bias.to(self.device)
+        return self._exact[f"{name}.weight"].to(device), None if bias is None else bias.to(device)
+
+    def shell(self) -> Self:
+        """This backbone without its weights, which tells shapes and costs where another process runs it."""
+        shell = object.__new__(type(self))
+        vars(shell).update(spec=self.spec, device=self.device, dtype=self.dtype, _config=self._config)
+        return shell
 
     def input_shape(self, window_frames: int) -> tuple[int, ...]:
         """Shape of one window's input, without the batch: `[frames, mel bins]` or `[samples]`."""
@@ -118,18 +151,25 @@ class Backbone(ABC):
 
     def _embeddings(self, inputs: Tensor, selection: Selection) -> Tensor:
         windows = selection.with_pictures(inputs.to(self.device, non_blocking=True))
-        return self._run_layers(selection.spread(self.embed(windows)), selection)
+        return self._run_layers(selection.spread(self.embed(windows, selection.noise)), selection)
 
     def _run_layers(self, hidden: Tensor, selection: Selection) -> Tensor:
+        noise = selection.noise
+        if noise is not QUIET:
+            hidden = noise.behind("o", hidden)
         aggregation = selection.aggregation()
         if aggregation is not None:
-            aggregation.add(0, self.pooled_part(hidden))
+            aggregation.add(0, hidden[:, : self.pooled_tokens])
         for i in range(self.spec.num_hidden_layers):
-            hidden = self.run_layer(i, hidden, selection.layer(i))
+            if noise is QUIET or not noise.skips():
+                hidden = self.run_layer(i, hidden, RowAdapters(selection, i))
             if aggregation is not None:
-                aggregation.add(i + 1, self.pooled_part(hidden))
+                aggregation.add(i + 1, hidden[:, : self.pooled_tokens])
         embeddings = self.pool(hidden)
         return embeddings if aggregation is None else aggregation.rows.put(embeddings, self.pool(aggregation.sum()))
+
+    def _name(self, i: int, part: str) -> str:
+        return f"{self.layers_name}.{i}.{self.names[part]}"
 
     def _linear(self, *names: str, activation: Activation | None = None) -> Projection:
         return self._kernels.linear(self._plain_linear(*names, activation=activation))
@@ -141,14 +181,24 @@ class Backbone(ABC):
         bias = torch.cat(biases).to(self.device, self.dtype) if biases else None
         return Linear(weight.to(self.device, self.dtype), bias, activation)
 
-    def _norm(self, name: str, eps: float) -> Norm:
+    def _norm(self, name: str) -> Norm:
         weight, bias = self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]
-        return Norm(weight.to(self.device), bias.to(self.device), eps)
+        return Norm(weight.to(self.device), bias.to(self.device), self.spec.norm_eps)
 
-    def _attention(self, q: str, k: str, v: str, out: str) -> Attention:
+    def _load_layer(self, i: int, activation: Activation) -> Layer:
+        return Layer(
+            attention=self._load_attention(i),
+            norm=self._norm(self._name(i, "norm")),
+            up=self._linear(self._name(i, "fc1"), activation=activation),
+            down=self._linear(self._name(i, "fc2")),
+            norm_last=self._norm(self._name(i, "norm_last")),
+        )
+
+    def _load_attention(self, i: int) -> Attention:
+        q, k, v, o = (self._name(i, target) for target in ("q", "k", "v", "o"))
         return Attention(
             qkv=self._linear(q, k, v),
-            out=self._linear(out),
+            out=self._linear(o),
             kv=self._plain_linear(k, v),
             heads=self.spec.num_attention_heads,
             attend=self._kernels.attend,

@@ -11,26 +11,22 @@ times in a server's life.
 import threading
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from service.model.adapter import AdapterWeights
-from service.model.folding import FoldedAdapter, fold_exactly
-from service.model.groups import Draft, Groups, RowSubset, join_few, send
-from service.model.parts import bottleneck, head, input_prompt
-from service.model.parts.input_prompt import Windows, share_windows
-from service.model.parts.part import Holding
-from service.model.parts.targets import TARGETS, place_of
+from service.model.folding import FoldedAdapter, hold_all
+from service.model.groups import Draft, join_few, send
+from service.model.noise import QUIET, LayerNoise
+from service.model.parts import bottleneck, head, input_prompt, prefix
+from service.model.parts.input_prompt import share_windows
+from service.model.parts.part import Frozen, Holding
 from service.model.selection import Selection
-from service.model.spec import NULL_SLOT
-
-if TYPE_CHECKING:
-    from service.model.backbone import Backbone
+from service.model.spec import NULL_SLOT, TARGETS
 
 _FIRST_ALLOTMENT = 2  # adapters that a new stack has room for
-_JOINED = (bottleneck.PLACE, *map(place_of, TARGETS))  # where rows that hold nothing may run along, as zeros
+_JOINED = (bottleneck.PLACE, *TARGETS)  # where rows that hold nothing may run along, as zeros
 
 
 class Bank:
@@ -41,10 +37,9 @@ class Bank:
         slots: number of slots for adapters, beside the null adapter's.
     """
 
-    def __init__(self, backbone: "Backbone", slots: int) -> None:
+    def __init__(self, backbone: Frozen, slots: int) -> None:
         self._device = backbone.device
-        self._layout = backbone.layout
-        self._dropout = 0.0
+        self._noise = QUIET
         self._lock = threading.Lock()
         self._stacks: dict[tuple[str, Hashable], _Stack] = {}
         # Each slot's own, replaced whole: a batch that is being put together sees it before or after a load.
@@ -52,29 +47,24 @@ class Bank:
         self.generation = 0  # how often memory of the bank has moved
 
     @classmethod
-    def of(cls, backbone: "Backbone", adapters: Sequence[AdapterWeights], dropout: float = 0.0) -> "Bank":
+    def of(cls, backbone: Frozen, adapters: Sequence[AdapterWeights], noise: LayerNoise = QUIET) -> "Bank":
         """A bank of just these `adapters`, in slots 1, 2, ...; gradients reach their tensors (training)."""
         bank = cls(backbone, len(adapters))
-        bank._dropout = dropout
+        bank._noise = noise
         by_kind: dict[tuple[str, Hashable], list[Holding]] = {}
         for slot, weights in enumerate(adapters, start=1):
             berths = {}
-            for held in fold_exactly(weights, backbone).holdings:
+            for held in hold_all(weights, backbone):
                 others = by_kind.setdefault((held.place, held.kind), [])
                 others.append(held)
                 berths[held.place] = _Berth(held.kind, len(others), held.size)
             bank._berths[slot] = berths
         for key, holdings in by_kind.items():
-            dtype = torch.float32 if holdings[0].exact else backbone.dtype
-            bank._stacks[key] = _Stack(
-                {
-                    name: torch.stack(
-                        [torch.zeros_like(tensor, dtype=dtype), *(held.tensors[name].to(dtype) for held in holdings)],
-                        dim=1,
-                    )
-                    for name, tensor in holdings[0].tensors.items()
-                }
-            )
+            dtype, tensors = torch.float32 if holdings[0].exact else backbone.dtype, {}
+            for name in holdings[0].tensors:
+                mine = [held.tensors[name].to(backbone.device, dtype) for held in holdings]
+                tensors[name] = torch.stack([torch.zeros_like(mine[0]), *mine], dim=1)
+            bank._stacks[key] = _Stack(tensors, {name: dim + 1 for name, dim in holdings[0].along.items()})
         return bank
 
     @property
@@ -123,54 +113,32 @@ class Bank:
         """
         berths = [self._berths[slot] for slot in slots]
         drafts = self._draft(berths)
-        seen = self._windows(berths, slots, rows, windows)
-        lists = [numbers for each in drafts.values() for draft in each for numbers in draft.lists()]
-        rests = {place: _rest(each, len(slots)) for place, each in drafts.items()}
-        extra = [seen.chosen, seen.prompted, seen.pictures, seen.rows] if seen else []
-        sent = iter(send([*lists, *rests.values(), *extra], self._device))
-        groups = {
-            place: [draft.on_device([next(sent), next(sent), next(sent)], len(slots)) for draft in each]
+        lists = [numbers for each in drafts.values() for draft in each for numbers in zip(*draft.held, strict=True)]
+        sent = iter(send([*lists, *_windows(berths, rows, windows)], self._device))
+        places = {
+            place: [draft.on_device(next(sent), next(sent), next(sent), len(slots)) for draft in each]
             for place, each in drafts.items()
         }
-        return Selection(
-            places={
-                place: Groups(each, RowSubset(rests[place], index) if len(index := next(sent)) else None)
-                for place, each in groups.items()
-            },
-            windows=tuple(sent),
-            layout=self._layout,
-            dropout=self._dropout,
-        )
+        return Selection(places, next(sent), next(sent), self._noise)
 
     def _draft(self, berths: Sequence[Mapping[str, "_Berth"]]) -> dict[str, list[Draft]]:
-        """The rows that hold something, by place, then by kind."""
+        """The rows that hold something, by place, then by kind; and those that have no prefix where others have."""
         found: dict[str, dict[Hashable, Draft]] = {}
         for row, mine in enumerate(berths):
             for place, berth in mine.items():
                 kinds = found.setdefault(place, {})
                 if berth.kind not in kinds:
-                    kinds[berth.kind] = Draft(berth.kind, self._stacks[place, berth.kind].tensors, [], [], [])
-                kinds[berth.kind].add(row, berth.place, berth.size)
-        return {
-            place: join_few(list(kinds.values()), len(berths)) if place in _JOINED else list(kinds.values())
-            for place, kinds in found.items()
-        }
-
-    def _windows(
-        self,
-        berths: Sequence[Mapping[str, "_Berth"]],
-        slots: Sequence[int],
-        rows: Sequence[int] | None,
-        windows: int | None,
-    ) -> Windows | None:
-        """What the front end sees; None where that is row b's window b and no input prompt."""
-        prompted = [input_prompt.PLACE in mine for mine in berths]
-        plain = range(len(slots))
-        given = plain if rows is None else rows
-        if not any(prompted):
-            shared = list(given) != list(plain) or windows not in (None, len(slots))
-            return Windows([], [], [], list(given)) if shared else None
-        return share_windows(given, slots, prompted)
+                    stack = self._stacks[place, berth.kind]
+                    kinds[berth.kind] = Draft(berth.kind, stack.tensors, stack.along, [])
+                kinds[berth.kind].held.append((row, berth.place, berth.size))
+        drafts = {place: list(kinds.values()) for place, kinds in found.items()}
+        for place in drafts.keys() & {*_JOINED, prefix.PLACE}:
+            rest = [row for row, mine in enumerate(berths) if place not in mine]
+            if rest and place in _JOINED:
+                drafts[place] = join_few(drafts[place], rest)
+            elif rest:
+                drafts[place].append(Draft(None, {}, {}, [(row, 0, 0) for row in rest]))
+        return drafts
 
     def _take_place(self, held: Holding) -> int:
         key = (held.place, held.kind)
@@ -206,6 +174,7 @@ class _Stack:
     """All of one kind: `[L, S, ...]`, replaced whole when it grows, so that a running forward keeps the old one."""
 
     tensors: dict[str, Tensor]
+    along: Mapping[str, int]  # the dimension of each that is padded
     free: list[int] = field(default_factory=list)
 
     @classmethod
@@ -214,7 +183,7 @@ class _Stack:
             name: torch.zeros((len(t), places + 1, *t.shape[1:]), dtype=t.dtype, device=device)
             for name, t in held.tensors.items()
         }
-        return cls(tensors, list(range(places, 0, -1)))
+        return cls(tensors, {name: dim + 1 for name, dim in held.along.items()}, list(range(places, 0, -1)))
 
     @property
     def places(self) -> int:
@@ -237,7 +206,12 @@ class _Stack:
             self.tensors[name][:, place].copy_(tensor)
 
 
-def _rest(drafts: Sequence[Draft], batch: int) -> list[int]:
-    """The rows of none of the drafts."""
-    held = {row for draft in drafts for row in draft.rows}
-    return [row for row in range(batch) if row not in held] if len(held) < batch else []
+def _windows(
+    berths: Sequence[Mapping[str, _Berth]], rows: Sequence[int] | None, windows: int | None
+) -> tuple[list[int], list[int]]:
+    """What the front end sees, and each row's of these; nothing where that is all windows, and row b's window b."""
+    given = list(range(len(berths)) if rows is None else rows)
+    framed = [input_prompt.PLACE in mine for mine in berths]
+    if any(framed):
+        return share_windows(given, framed)
+    return [], [] if given == list(range(len(berths) if windows is None else windows)) else given

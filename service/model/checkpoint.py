@@ -5,17 +5,17 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig
-from transformers.modeling_utils import load_state_dict
-from transformers.utils.logging import disable_progress_bar
 
 from service.model.spec import ModelType
+
+if TYPE_CHECKING:  # where they run they are imported by then: it takes seconds
+    from transformers import PretrainedConfig
 
 _WEIGHT_NORM = [
     (r"\.parametrizations\.weight\.original0$", ".weight_g"),
@@ -40,6 +40,8 @@ _PUBLISHED_NAMES = {
     ModelType.DATA2VEC: [],
 }
 
+HEADS = ("classifier.", "projector.", "layer_weights")  # names of a classifier's tensors outside its backbone
+
 # In the file, but not read: by no forward without masking, or an adapter of the checkpoint's own (MMS).
 _UNREAD = re.compile(r"masked_spec_embed|.+\.adapter_layer\..+|.+\.num_batches_tracked")
 
@@ -52,14 +54,8 @@ _WAV2VEC2_KEYS = (
 # Configuration values that change the forward, beside the tensors' shapes.
 _FORWARD_KEYS = {
     ModelType.AST: (
-        "frequency_stride",
-        "hidden_act",
-        "layer_norm_eps",
-        "max_length",
-        "num_attention_heads",
-        "num_mel_bins",
-        "patch_size",
-        "time_stride",
+        *("frequency_stride", "hidden_act", "layer_norm_eps", "max_length", "num_attention_heads", "num_mel_bins"),
+        *("patch_size", "time_stride"),
     ),
     ModelType.WAV2VEC2: _WAV2VEC2_KEYS,
     ModelType.HUBERT: (*_WAV2VEC2_KEYS, "conv_pos_batch_norm", "feat_proj_layer_norm"),
@@ -73,12 +69,17 @@ _FORWARD_KEYS = {
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A frozen backbone as loaded: its module, and its tensors in float32 under their published names."""
+    """A frozen backbone as loaded: its module, and its tensors in float32 under their published names.
+
+    Args:
+        head: tensors of a classifier's head by their names there, as far as the files have them and were asked for.
+    """
 
     model_type: ModelType
-    config: PretrainedConfig
+    config: "PretrainedConfig"
     module: nn.Module
     tensors: dict[str, Tensor]
+    head: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int:
@@ -100,16 +101,39 @@ class Checkpoint:
         return f"sha256:{hasher.hexdigest()}"
 
 
-def load_checkpoint(name: str) -> Checkpoint:
-    """Loads a Hugging Face directory or Hub id, on the CPU in float32; no file of it can run anything.
+def read_config(name: str) -> "PretrainedConfig":
+    """The configuration of a directory or Hub id.
 
     Raises:
-        ValueError: the model is of another architecture, or its file lacks tensors that the forward reads.
+        ValueError: an adapter lies beside it, which transformers would put into the model unasked.
         OSError: there is no such directory or Hub id.
     """
+    from transformers import AutoConfig
+    from transformers.utils import find_adapter_config_file
+
     if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
         raise FileNotFoundError(f"backbone {name!r}: there is no such directory")
-    config = AutoConfig.from_pretrained(name)
+    config: PretrainedConfig = AutoConfig.from_pretrained(name)
+    if find_adapter_config_file(name) is not None:
+        raise ValueError(f"backbone {name!r} holds an adapter_config.json too; name a directory of the model alone")
+    return config
+
+
+def load_checkpoint(name: str, *, with_head: bool = False) -> Checkpoint:
+    """Loads a Hugging Face directory or Hub id, on the CPU in float32; no file of it can run anything.
+
+    Args:
+        with_head: as a classifier, whose head is read too where the files have one.
+
+    Raises:
+        ValueError: the model is of another architecture, its file lacks tensors that the forward reads, has them in
+            another shape than its config says, or cannot be read safely, or as `read_config`.
+        OSError: there is no such directory or Hub id.
+    """
+    from transformers import AutoModel, AutoModelForAudioClassification
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+    config = read_config(name)
     try:
         model_type = ModelType(config.model_type)
     except ValueError:
@@ -117,35 +141,58 @@ def load_checkpoint(name: str) -> Checkpoint:
         raise ValueError(f"backbone {name!r} has model_type {config.model_type!r}; supported are {supported}") from None
     if Path(name).is_dir():
         disable_progress_bar()  # nothing is downloaded: it would only flicker over the log
-    module, info = _read_module(name, config)
-    missing = sorted(key for key in info["missing_keys"] if not _UNREAD.fullmatch(key))
-    if missing or info["mismatched_keys"]:
-        raise ValueError(f"backbone {name!r} lacks tensors or has them in another shape: {missing[:5]}")
+    set_verbosity_error()  # its report of tensors is judged below, and calls a classifier's head unexpected
+    try:
+        model, info = _read_model(name, config, AutoModelForAudioClassification if with_head else AutoModel)
+    except Exception as error:
+        if not _is_of_pickle(error):
+            raise
+        raise _unsafe(f"backbone {name!r}", error) from None
+    for key, found, told in sorted(info["mismatched_keys"]):
+        raise ValueError(f"{name!r}: {key} is {list(found)} in its files, and {list(told)} by its config.json")
+    module, absent = model.base_model, {key.removeprefix(f"{model.base_model_prefix}.") for key in info["missing_keys"]}
+    missing = sorted(key for key in absent if not (_UNREAD.fullmatch(key) or (with_head and key.startswith(HEADS))))
+    if missing:
+        raise ValueError(f"backbone {name!r} lacks tensors: {missing[:5]}")
     module.eval().requires_grad_(False)
-    return Checkpoint(model_type, config, module, published_tensors(model_type, module.state_dict()))
+    head = {key: t for key, t in model.state_dict().items() if key.startswith(HEADS) and key not in absent}
+    return Checkpoint(model_type, config, module, published_tensors(model_type, module.state_dict()), head)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """A file's tensors, safetensors or torch's own read for weights alone, which runs nothing. Raises ValueError."""
+    from transformers.modeling_utils import load_state_dict
+
     try:
         state: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
     except Exception as error:  # whatever a file can make the two readers raise, UnpicklingError among it
-        raise ValueError(f"{path.name} holds no tensors that can be read safely: {str(error)[:200]}") from None
+        raise _unsafe(path.name, error) from None
     return state
 
 
-def _read_module(name: str, config: PretrainedConfig) -> tuple[nn.Module, dict[str, Any]]:
-    """The checkpoint's module and what transformers says of its loading.
+def _is_of_pickle(error: Exception) -> bool:
+    return type(error).__name__ == "UnpicklingError"  # by name, so that nothing here imports what runs
+
+
+def _unsafe(what: str, error: Exception) -> ValueError:
+    """In our words where torch refused a pickle, as its own advise to run it."""
+    why = "it is a pickle of more than tensors; save it as safetensors" if _is_of_pickle(error) else str(error)[:200]
+    return ValueError(f"{what} holds no tensors that can be read safely: {why}")
+
+
+def _read_model(name: str, config: "PretrainedConfig", kind: Any) -> tuple[Any, dict[str, Any]]:
+    """The checkpoint's model, of an automatic class of transformers, and what that says of its loading.
 
     From safetensors; where a repository has none, by torch's loader of weights alone, which runs nothing of the file.
     """
     read: dict[str, Any] = {"config": config, "dtype": torch.float32, "output_loading_info": True}
-    loaded: tuple[nn.Module, dict[str, Any]]
+    read["ignore_mismatched_sizes"] = True  # they are judged by the caller
+    loaded: tuple[Any, dict[str, Any]]
     try:
-        loaded = AutoModel.from_pretrained(name, use_safetensors=True, **read)
+        loaded = kind.from_pretrained(name, use_safetensors=True, **read)
     except OSError:
         os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # which would ask the Hub to convert the file
-        loaded = AutoModel.from_pretrained(name, weights_only=True, **read)
+        loaded = kind.from_pretrained(name, weights_only=True, **read)
     return loaded
 
 

@@ -2,18 +2,16 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from service.model.adapter import AdapterWeights
-from service.model.parts.part import Holding
+from service.model.parts.part import Change, Frozen, Holding, Source
 from service.model.parts.prefix import hold_prefix
-from service.model.parts.targets import changes_of, hold_change
-
-if TYPE_CHECKING:
-    from service.model.backbone import Backbone
+from service.model.parts.targets import hold_change
+from service.model.precision import host_memory
+from service.model.spec import TARGETS
 
 _ALIGNMENT = 16  # bytes, of every tensor in a buffer
 
@@ -23,11 +21,23 @@ class FoldedAdapter:
     """What one adapter holds at each place of the forward.
 
     Args:
-        buffer: bytes in which all of the tensors lie, on the host, as the device will hold them; None in training.
+        buffer: bytes in which all of the tensors lie, on the host, as the device will hold them.
     """
 
     holdings: tuple[Holding, ...]
-    buffer: Tensor | None = None
+    buffer: Tensor
+
+    @classmethod
+    def over(cls, buffer: Tensor, holdings: Iterable[Holding]) -> "FoldedAdapter":
+        """Tensors like those of `holdings`, one behind the other in a buffer."""
+        end, placed = 0, []
+        for holding in holdings:
+            tensors = {}
+            for name, tensor in holding.tensors.items():
+                tensors[name] = buffer[end : end + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+                end += _aligned(tensor.nbytes)
+            placed.append(replace(holding, tensors=tensors))
+        return cls(tuple(placed), buffer)
 
     @property
     def nbytes(self) -> int:
@@ -35,56 +45,40 @@ class FoldedAdapter:
 
     def to_device(self, device: torch.device) -> "FoldedAdapter":
         """The same on the device: one copy of its buffer."""
-        if self.buffer is None or self.buffer.device == device:
+        if self.buffer.device == device:
             return self
-        return self._over(self.buffer.to(device, non_blocking=True))
-
-    def _over(self, buffer: Tensor) -> "FoldedAdapter":
-        """The same tensors in another buffer of the same bytes."""
-        end, holdings = 0, []
-        for holding in self.holdings:
-            tensors = {}
-            for name, tensor in holding.tensors.items():
-                tensors[name] = buffer[end : end + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-                end += _aligned(tensor.nbytes)
-            holdings.append(replace(holding, tensors=tensors))
-        return FoldedAdapter(tuple(holdings), buffer)
+        return FoldedAdapter.over(self.buffer.to(device, non_blocking=True), self.holdings)
 
 
-def fold(weights: AdapterWeights, backbone: "Backbone") -> FoldedAdapter:
-    """An adapter ready for its slot: in the backbone's dtype, in one buffer on the host, so that a load is one copy."""
-    with torch.no_grad():
-        return pack(fold_exactly(weights, backbone), backbone.dtype)
-
-
-def fold_exactly(weights: AdapterWeights, backbone: "Backbone") -> FoldedAdapter:
-    """Folds in float32 on the backbone's device; gradients pass through."""
-    placed = weights.to(backbone.device)
-    return FoldedAdapter(tuple(_holdings(placed, backbone)))
-
-
-def pack(folded: FoldedAdapter, dtype: torch.dtype) -> FoldedAdapter:
-    """Rounds to `dtype` what need not stay exact, and lays all of it into one buffer on the host."""
-    rounded = [
-        replace(held, tensors={n: t.to(torch.float32 if held.exact else dtype) for n, t in held.tensors.items()})
-        for held in folded.holdings
-    ]
+@torch.no_grad()
+def fold(weights: AdapterWeights, backbone: Frozen) -> FoldedAdapter:
+    """An adapter ready for its slot: what need not stay exact in the backbone's dtype, in one buffer on the host."""
+    rounded = []
+    for held in hold_all(weights, backbone):
+        dtype = torch.float32 if held.exact else backbone.dtype
+        rounded.append(replace(held, tensors={name: tensor.to(dtype) for name, tensor in held.tensors.items()}))
     size = sum(_aligned(tensor.nbytes) for held in rounded for tensor in held.tensors.values())
-    pinned = torch.cuda.is_available()
-    packed = FoldedAdapter(tuple(rounded))._over(torch.empty(size, dtype=torch.uint8, pin_memory=pinned))
-    for target, source in zip(packed.holdings, rounded, strict=True):
+    folded = FoldedAdapter.over(host_memory((size,), torch.uint8, backbone.device), rounded)
+    for target, source in zip(folded.holdings, rounded, strict=True):
         for name, tensor in source.tensors.items():
             target.tensors[name].copy_(tensor)
-    return packed
+    return folded
 
 
-def _holdings(weights: AdapterWeights, backbone: "Backbone") -> Iterable[Holding]:
-    parts, changes = weights.spec.parts, changes_of(weights, backbone)
+def hold_all(weights: AdapterWeights, backbone: Frozen) -> Iterable[Holding]:
+    """Folds in float32 where the weights are; only prompts need the backbone's device. Gradients pass through."""
+    source, parts, changes = Source(weights.tensors, backbone), weights.spec.parts, {}
+    for target in TARGETS:
+        change = Change()
+        for part in parts:
+            change = part.change(target, change, source)
+        if change != Change():
+            changes[target] = change
     for part in parts:
-        yield from part.hold(weights, backbone)
+        yield from part.hold(source)
     for target, change in changes.items():
         yield hold_change(target, change)
-    pairs = [pair for part in parts if (pair := part.prefix(weights, backbone, changes)) is not None]
+    pairs = [pair for part in parts if (pair := part.prefix(source, changes)) is not None]
     if pairs:  # a prompt and a prefix of one adapter lie behind each other
         keys, values = (torch.cat(tensors, dim=2) for tensors in zip(*pairs, strict=True))
         yield hold_prefix(keys, values)

@@ -1,11 +1,13 @@
 """The rows of a batch by what their adapters hold: rows of one kind run together, the others pay nothing for it."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from service.model.precision import host_memory
 
 _FEW = 4  # a batch's rows over those without a part, from which on they run with the others
 
@@ -41,7 +43,7 @@ class Group:
 
     Args:
         kind: as their `Holding` has it.
-        stacks: the bank's tensors of that kind, `[L or 1, S, ...]`.
+        stacks: the bank's tensors of that kind, `[L or 1, S, ...]`, what is padded as long as the longest row's.
         places: where in the stacks each of the C rows has its own; 0 is nothing, all zeros.
         index: the same on the device, `[C]`.
         sizes: how much of the padded length is each row's own.
@@ -56,62 +58,51 @@ class Group:
     lengths: Tensor
     rows: RowSubset
 
-    def take(self, name: str, layer: int, dim: int | None = None) -> Tensor:
-        """A copy for each row, `[C, ...]`; along dimension `dim` of one row's only as much as the longest has."""
-        stack = self.stacks[name][layer]
-        if dim is not None:
-            stack = stack.narrow(dim + 1, 0, max(self.sizes))
-        return stack.index_select(0, self.index)
+    def take(self, name: str) -> Tensor:
+        """A copy for each row, `[C, ...]`, of what is no layer's."""
+        return self.stacks[name][0].index_select(0, self.index)
 
-
-@dataclass(frozen=True, slots=True)
-class Groups:
-    """All rows that hold something at one place, by kind, and the rest; `rest` is None where there is none."""
-
-    groups: Sequence[Group]
-    rest: RowSubset | None
+    def gather(self, layer: int) -> dict[str, Tensor]:
+        """A copy of all of a layer's for each row, `[C, ...]`."""
+        return {name: stack[layer].index_select(0, self.index) for name, stack in self.stacks.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """Rows that will be a group as soon as their numbers are on the device."""
+    """Rows that will be a group as soon as their numbers are on the device.
+
+    Args:
+        along: the dimension of each stack that is padded.
+        held: each row, its place in the stacks, and its size.
+    """
 
     kind: Hashable
     stacks: Mapping[str, Tensor]
-    rows: list[int]
-    places: list[int]
-    sizes: list[int]
+    along: Mapping[str, int]
+    held: list[tuple[int, int, int]]
 
-    def add(self, row: int, place: int, size: int) -> None:
-        self.rows.append(row)
-        self.places.append(place)
-        self.sizes.append(size)
-
-    def lists(self) -> list[list[int]]:
-        return [self.rows, self.places, self.sizes]
-
-    def on_device(self, sent: Sequence[Tensor], batch: int) -> Group:
-        rows, index, lengths = sent
-        subset = RowSubset(self.rows, None if len(self.rows) == batch else rows)
-        return Group(self.kind, self.stacks, self.places, index, self.sizes, lengths, subset)
+    def on_device(self, rows: Tensor, index: Tensor, lengths: Tensor, batch: int) -> Group:
+        numbers, places, sizes = zip(*self.held, strict=True)
+        longest, along = max(sizes), self.along
+        stacks = {n: stack.narrow(along[n], 0, longest) if n in along else stack for n, stack in self.stacks.items()}
+        return Group(
+            *(self.kind, stacks, places, index, sizes, lengths),
+            RowSubset(numbers, None if len(numbers) == batch else rows),
+        )
 
 
-def join_few(drafts: list[Draft], batch: int) -> list[Draft]:
-    """Lets the few rows that hold nothing run with the others, as zeros, where copying those out would cost more."""
-    if len(drafts) != 1 or len(drafts[0].rows) == batch or (batch - len(drafts[0].rows)) * _FEW > batch:
+def join_few(drafts: list[Draft], rest: Sequence[int]) -> list[Draft]:
+    """Lets few rows that hold nothing, `rest`, run with the others, as zeros, where copying those out costs more."""
+    if len(drafts) != 1 or len(rest) * _FEW > len(rest) + len(drafts[0].held):
         return drafts
-    (draft,) = drafts
-    held = {row: (place, size) for row, place, size in zip(draft.rows, draft.places, draft.sizes, strict=True)}
-    everyone = [held.get(row, (0, 0)) for row in range(batch)]
-    places, sizes = [place for place, _ in everyone], [size for _, size in everyone]
-    return [Draft(draft.kind, draft.stacks, list(range(batch)), places, sizes)]
+    return [replace(drafts[0], held=sorted([*drafts[0].held, *((row, 0, 0) for row in rest)]))]
 
 
 def send(lists: Sequence[Sequence[int]], device: torch.device) -> list[Tensor]:
     """Lists of integers on the device, in one copy."""
     if not any(lists):
         return [torch.empty(0, dtype=torch.long, device=device) for _ in lists]
-    flat = torch.tensor([number for each in lists for number in each], dtype=torch.long)
-    if device.type == "cuda" and torch.cuda.is_available():
-        flat = flat.pin_memory()
+    flat = torch.tensor([number for each in lists for number in each])
+    if device.type == "cuda":
+        flat = host_memory(flat.shape, flat.dtype, device).copy_(flat)
     return list(torch.split(flat.to(device, non_blocking=True), [len(each) for each in lists]))

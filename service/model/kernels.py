@@ -9,13 +9,11 @@ from typing import Literal
 
 import torch
 
-from service.model.attention import Attend, attend_fused
-from service.model.backbones.front_end import Convolution, PositionConvolution
-from service.model.cpu.attention import attend_by_row
-from service.model.cpu.fourier import FourierConvolution
+from service.model.attention import Attend, attend_by_row, attend_fused
+from service.model.cpu.convolution import FourierConvolution
 from service.model.cpu.int8 import quantise_linear
 from service.model.cpu.prepacked import prepack_convolution, prepack_linear
-from service.model.layers import Linear, Module, Projection
+from service.model.layers import Convolution, Linear, Module, PositionConvolution, Projection
 
 Weights = Literal["auto", "int8"]
 
@@ -37,15 +35,7 @@ class Kernels:
     attend: Attend
 
 
-def _plain_linear(linear: Linear) -> Projection:
-    return linear
-
-
-def _as_is(part: Module) -> Module:
-    return part
-
-
-PLAIN = Kernels(linear=_plain_linear, convolution=_as_is, positions=_as_is, attend=attend_fused)
+PLAIN = Kernels(lambda linear: linear, lambda convolution: convolution, lambda positions: positions, attend_fused)
 
 
 def pick_kernels(device: torch.device, dtype: torch.dtype, weights: Weights = "auto") -> Kernels:

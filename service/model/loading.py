@@ -1,20 +1,19 @@
 """From a directory, Hub id or `embedded` to a frozen backbone on a device."""
 
 import torch
-from transformers import ASTFeatureExtractor
 
 from service.model.backbone import Backbone
-from service.model.backbones.ast import ASTBackbone, check_ast
+from service.model.backbones.ast import ASTBackbone
 from service.model.backbones.data2vec_audio import Data2VecAudioBackbone
 from service.model.backbones.hubert import HubertBackbone
-from service.model.backbones.wav2vec2 import Wav2Vec2Backbone, check_wav2vec2
+from service.model.backbones.wav2vec2 import Wav2Vec2Backbone
 from service.model.backbones.wavlm import WavLMBackbone
 from service.model.checkpoint import Checkpoint, load_checkpoint
 from service.model.kernels import PLAIN, Kernels, Weights, pick_kernels
 from service.model.precision import pick_device, pick_dtype, use_true_float32
 from service.model.spec import EMBEDDED_DIRECTORY, BackboneSpec, ModelType
 
-_ARCHITECTURES: dict[ModelType, type[Backbone]] = {
+ARCHITECTURES: dict[ModelType, type[Backbone]] = {
     ModelType.AST: ASTBackbone,
     ModelType.WAV2VEC2: Wav2Vec2Backbone,
     ModelType.HUBERT: HubertBackbone,
@@ -53,15 +52,14 @@ def load_backbone(
     return build_backbone(checkpoint, describe(checkpoint, name), where, precision, kernels)
 
 
-def load_backbone_checkpoint(name: str) -> Checkpoint:
+def load_backbone_checkpoint(name: str, *, with_head: bool = False) -> Checkpoint:
     """The checkpoint of a directory, a Hub id or `embedded`; raises as `load_backbone`."""
-    return load_checkpoint(str(EMBEDDED_DIRECTORY) if name == "embedded" else name)
+    return load_checkpoint(str(EMBEDDED_DIRECTORY) if name == "embedded" else name, with_head=with_head)
 
 
 def describe(checkpoint: Checkpoint, name: str) -> BackboneSpec:
     """What the rest of the service may know of a checkpoint. Raises ValueError where it is not supported."""
     config = checkpoint.config
-    is_ast = checkpoint.model_type is ModelType.AST
     return BackboneSpec(
         name=name,
         model_type=checkpoint.model_type,
@@ -70,15 +68,16 @@ def describe(checkpoint: Checkpoint, name: str) -> BackboneSpec:
         num_attention_heads=config.num_attention_heads,
         intermediate_size=config.intermediate_size,
         norm_eps=config.layer_norm_eps,
-        embedding_size=config.hidden_size if is_ast else 2 * config.hidden_size,
         parameters=checkpoint.parameters,
         fingerprint=checkpoint.fingerprint(),
-        min_window_frames=check_ast(checkpoint) if is_ast else check_wav2vec2(checkpoint),
+        **ARCHITECTURES[checkpoint.model_type].geometry(config),
     )
 
 
 def input_statistics(name: str) -> tuple[float, float] | None:
     """Mean and std of the filter bank that an AST's `preprocessor_config.json` names; None without that file."""
+    from transformers import ASTFeatureExtractor
+
     try:
         extractor = ASTFeatureExtractor.from_pretrained(name)
     except OSError:
@@ -94,4 +93,4 @@ def build_backbone(
     kernels: Kernels = PLAIN,
 ) -> Backbone:
     """The forward over a checkpoint's tensors; with plain kernels gradients pass to those that ask for them."""
-    return _ARCHITECTURES[spec.model_type](checkpoint, spec, device, dtype, kernels)
+    return ARCHITECTURES[spec.model_type](checkpoint, spec, device, dtype, kernels)

@@ -1,4 +1,6 @@
-"""Which device and dtype `auto` means on this machine. Knows nothing of models."""
+"""Which device and dtype `auto` means on this machine, and memory beside that device. Knows nothing of models."""
+
+from collections.abc import Sequence
 
 import torch
 
@@ -15,8 +17,13 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`auto` or a dtype's name: auto is bfloat16 where the hardware multiplies it faster than float32."""
+    """`auto` or a dtype's name: auto is bfloat16 where the hardware multiplies it faster than float32.
+
+    Raises ValueError where there is none of that name.
+    """
     if name != "auto":
+        if name not in _DTYPES:
+            raise ValueError(f"dtype {name!r} is not known; use auto, {', '.join(_DTYPES)}")
         return _DTYPES[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
@@ -29,3 +36,8 @@ def use_true_float32(device: torch.device, dtype: torch.dtype) -> None:
     if device.type == "cuda" and dtype is torch.float32:
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
+
+
+def host_memory(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """An empty tensor on the host; page-locked for CUDA, so that nothing waits while it is copied there."""
+    return torch.empty(tuple(shape), dtype=dtype, pin_memory=device.type == "cuda")

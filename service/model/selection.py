@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from service.model.groups import Groups
+from service.model.groups import Group
 from service.model.layers import Projection
+from service.model.noise import QUIET, LayerNoise
 from service.model.parts import aggregation, bottleneck, head, input_prompt, prefix
 from service.model.parts.aggregation import Aggregation
 from service.model.parts.bottleneck import add_bottlenecks
-from service.model.parts.convolution import TokenLayout
 from service.model.parts.head import read_heads
 from service.model.parts.input_prompt import add_pictures
-from service.model.parts.prefix import RowPrefixes, row_prefixes
-from service.model.parts.targets import change_columns, place_of, project
+from service.model.parts.prefix import RowPrefixes
+from service.model.parts.targets import change_columns, project
 
 
 @dataclass(slots=True)
@@ -22,41 +22,40 @@ class Selection:
     """What the rows of a batch hold, on the device; tensors are gathered layer by layer.
 
     Args:
-        places: by place of the forward; absent where no row holds anything.
-        windows: numbers of `input_prompt.Windows`; empty where row b sees window b.
+        places: by place of the forward, a linear map's being its target's name; absent where no row holds anything.
+        seen: which of the windows given the front end sees, where rows have input prompts.
+        windows: which of these each row has; empty where row b has window b.
+        noise: in training only.
+        prefixes: keys and values before the layers' own; empty where no row has any.
     """
 
-    places: Mapping[str, Groups]
-    windows: tuple[Tensor, ...]
-    layout: TokenLayout
-    dropout: float = 0.0
+    places: Mapping[str, Sequence[Group]]
+    seen: Tensor
+    windows: Tensor
+    noise: LayerNoise = QUIET
     prefixes: Sequence[RowPrefixes] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.prefixes = row_prefixes(self.places.get(prefix.PLACE))
-
-    def layer(self, i: int) -> "RowAdapters":
-        """Layer i's adapters."""
-        return RowAdapters(self, i)
+        self.prefixes = [RowPrefixes(group) for group in self.places.get(prefix.PLACE, ())]
 
     def with_pictures(self, windows: Tensor) -> Tensor:
         """The windows that the front end sees: `[U, ...]` -> `[V, ...]`, with the rows' input prompts."""
         if input_prompt.PLACE not in self.places:
             return windows
-        chosen, prompted, pictures, _ = self.windows
-        return add_pictures(windows.index_select(0, chosen), prompted, pictures, self.places[input_prompt.PLACE])
+        return add_pictures(windows.index_select(0, self.seen), self.places[input_prompt.PLACE][0])
 
     def spread(self, hidden: Tensor) -> Tensor:
         """The front end's output for each row: `[V, T, D]` -> `[B, T, D]`."""
-        return hidden.index_select(0, self.windows[3]) if self.windows else hidden
+        return hidden.index_select(0, self.windows) if len(self.windows) else hidden
 
     def aggregation(self) -> Aggregation | None:
         """Sums over layers to be filled, for the rows whose heads read them; None where there are none."""
-        return Aggregation.of(self.places.get(aggregation.PLACE))
+        groups = self.places.get(aggregation.PLACE, ())
+        return Aggregation(groups[0].take("shares"), groups[0].rows) if groups else None
 
     def outputs(self, embeddings: Tensor) -> Tensor:
         """What the rows' heads say: `[B, E]` -> `[B, widest]`, zeros behind a row's own outputs."""
-        return read_heads(self.places.get(head.PLACE), embeddings)
+        return read_heads(self.places.get(head.PLACE, ()), embeddings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,34 +65,26 @@ class RowAdapters:
     selection: Selection
     index: int  # of the layer
 
-    @property
-    def prefixes(self) -> Sequence[RowPrefixes]:
-        """Keys and values before the layer's own; empty where no row has any."""
-        return self.selection.prefixes
-
     def project(self, target: str, projection: Projection, x: Tensor) -> Tensor:
         """A linear layer `[B, T, in]` -> `[B, T, out]` as each row's adapter changes it, then its activation."""
-        groups = self.selection.places.get(place_of(target))
+        groups, noise = self.selection.places.get(target), self.selection.noise
         if groups is None:
-            return projection(x)
-        out = project(groups, self.index, x, projection.linear)
-        return out if projection.activation is None else projection.activation(out)
+            out = projection(x)
+        else:
+            out = project(groups, self.index, x, projection.linear)
+            out = out if projection.activation is None else projection.activation(out)
+        return out if noise is QUIET else noise.behind(target, out)
 
-    def change_columns(self, target: str, projection: Projection, x: Tensor, y: Tensor, columns: slice) -> Tensor:
-        """As `project`, for some `columns` of a stacked layer whose output for `x` is `y`; without an activation."""
-        groups = self.selection.places.get(place_of(target))
-        mine = y[..., columns]
-        return mine if groups is None else change_columns(groups, self.index, x, mine, projection.linear, columns)
-
-    @property
-    def mixes_frames(self) -> bool:
-        """Whether some row's bottleneck lets frames meet their neighbours."""
-        groups = self.selection.places.get(bottleneck.PLACE)
-        return groups is not None and any(group.kind.conv_kernel for group in groups.groups)
+    def project_stacked(self, targets: Sequence[str], projection: Projection, x: Tensor) -> list[Tensor]:
+        """As `project`, of targets of one width whose maps are stacked in one, without an activation: each's output."""
+        places, outs = self.selection.places, list(projection(x).chunk(len(targets), dim=-1))
+        for i, target in enumerate(targets):
+            if target in places:
+                columns = slice(i * outs[i].shape[-1], (i + 1) * outs[i].shape[-1])
+                outs[i] = change_columns(places[target], self.index, x, outs[i], projection.linear, columns)
+        return outs
 
     def add_bottlenecks(self, x: Tensor, fed: Tensor, out: Tensor) -> Tensor:
         """`out` plus each row's `a(x)`, or `a(fed)` where it comes behind the feed-forward; `[B, T, D]`, float32."""
-        groups = self.selection.places.get(bottleneck.PLACE)
-        if groups is None:
-            return out
-        return add_bottlenecks(groups, self.index, x, fed, out, self.selection.layout, self.selection.dropout)
+        groups = self.selection.places.get(bottleneck.PLACE, ())
+        return add_bottlenecks(groups, self.index, x, fed, out, self.selection.noise.bottleneck)

@@ -27,21 +27,17 @@ class TrainableBackbone(nn.Module):
         for name, tensor in self._checkpoint.tensors.items():
             self.register_parameter(name.replace(".", "__"), nn.Parameter(tensor.to(frozen.device, copy=True)))
 
-    def backbone(self) -> Backbone:
-        """The forward over the parameters as they are now; gradients reach them. Cheap beside one forward."""
-        tensors: dict[str, Tensor] = {name.replace("__", "."): parameter for name, parameter in self.named_parameters()}
-        return self._build(tensors)
+    def backbone(self, tensors: dict[str, Tensor] | None = None) -> Backbone:
+        """The forward over a snapshot, or over the parameters as they are now, which gradients reach.
+
+        Cheap beside one forward; its description is still that of the backbone as loaded.
+        """
+        given = self._named() if tensors is None else tensors
+        return build_backbone(replace(self._checkpoint, tensors=given), self._spec, self._device, self._dtype)
 
     def snapshot(self) -> dict[str, Tensor]:
         """Detached copies of the parameters on the CPU, under their published names."""
-        return {
-            name.replace("__", "."): parameter.detach().to("cpu", copy=True)
-            for name, parameter in self.named_parameters()
-        }
-
-    def frozen(self, tensors: dict[str, Tensor]) -> Backbone:
-        """The backbone of a snapshot; its description is still that of the backbone as loaded."""
-        return self._build(tensors)
+        return {name: parameter.detach().to("cpu", copy=True) for name, parameter in self._named().items()}
 
     def fingerprint(self, tensors: dict[str, Tensor]) -> str:
         """The fingerprint of a snapshot."""
@@ -51,5 +47,5 @@ class TrainableBackbone(nn.Module):
         """Write a snapshot as a Hugging Face directory, which `ipet serve --backbone` takes."""
         save_checkpoint(replace(self._checkpoint, tensors=tensors), directory)
 
-    def _build(self, tensors: dict[str, Tensor]) -> Backbone:
-        return build_backbone(replace(self._checkpoint, tensors=tensors), self._spec, self._device, self._dtype)
+    def _named(self) -> dict[str, Tensor]:
+        return {name.replace("__", "."): parameter for name, parameter in self.named_parameters()}

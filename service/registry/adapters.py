@@ -14,28 +14,40 @@ _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterVersion:
-    """One immutable version of an adapter; hashable, equal when name, version, digest and date are.
+class VersionRow:
+    """One immutable version of an adapter that is not deleted, as the catalogue has it.
 
     Args:
-        verified: whether the bundle names the live backbone's fingerprint.
         config: the bytes of `adapter_config.json`.
         weights_bytes: size of the weights file.
+        domain: whose quota it counts to; None is nobody's.
     """
 
     name: str
     version: int
     digest: str
-    created: datetime
-    manifest: Manifest = field(compare=False, repr=False)
-    verified: bool = field(compare=False)
     config: bytes = field(compare=False, repr=False)
     weights_bytes: int = field(compare=False)
+    created: datetime
+    domain: str | None = field(compare=False)
 
-    @property
-    def reference(self) -> str:
-        """`name@version`."""
-        return f"{self.name}@{self.version}"
+
+@dataclass(frozen=True, slots=True)
+class AdapterVersion(VersionRow):
+    """A version whose manifest was read; hashable, equal when name, version, digest and date are.
+
+    Args:
+        verified: whether the bundle names the live backbone's fingerprint.
+    """
+
+    manifest: Manifest = field(compare=False, repr=False)
+    verified: bool = field(compare=False)
+    reference: str = field(init=False, compare=False, repr=False)  # `name@version`
+    key: tuple[str, int] = field(init=False, compare=False, repr=False)  # never used again for other weights
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reference", f"{self.name}@{self.version}")
+        object.__setattr__(self, "key", (self.name, self.version))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +92,6 @@ class AdapterRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Addition:
-    """A version that is about to be added, for whoever limits what may be stored.
-
-    Args:
-        bytes: of all its files.
-    """
-
-    name: str
-    digest: str
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class Published:
     """Answer to an upload: `created` is False when the version was there before.
 
@@ -103,18 +102,6 @@ class Published:
     created: bool
     live: bool
     replayed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Registration:
-    """What became of one bundle found at start: published, or already known, or refused with `problem`.
-
-    `published` is also None for a bundle whose version was deleted: it stays deleted.
-    """
-
-    directory: str
-    published: Published | None = None
-    problem: str | None = None
 
 
 def split_reference(reference: str) -> tuple[str, str | None]:

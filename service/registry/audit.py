@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 
 from sqlalchemy import Connection, insert, select
@@ -57,19 +57,4 @@ def history(connection: Connection, name: str, limit: int, before: int | None = 
     query = select(audit).where(audit.c.name == name).order_by(audit.c.id.desc()).limit(limit)
     if before is not None:
         query = query.where(audit.c.id < before)
-    return [_event(row) for row in connection.execute(query).mappings()]
-
-
-def everything(connection: Connection) -> list[Event]:
-    """Every event, oldest first (for a backup)."""
-    return [_event(row) for row in connection.execute(select(audit).order_by(audit.c.id)).mappings()]
-
-
-def utc(moment: datetime) -> datetime:
-    """A moment as the database gives it, in UTC: SQLite forgets the zone, and only UTC is written."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def _event(row: object) -> Event:
-    fields = dict(row)  # type: ignore[call-overload]
-    return Event(**fields | {"at": utc(fields["at"]), "action": Action(fields["action"])})
+    return [Event(**row | {"action": Action(row["action"])}) for row in map(dict, connection.execute(query).mappings())]

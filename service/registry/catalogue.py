@@ -7,7 +7,7 @@ refer to. Every change raises the catalogue's revision and leaves an event in th
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,23 +17,14 @@ from sqlalchemy import Connection, Select, delete, func, insert, select, update
 from service.database import Database, open_database
 from service.deadline import Deadline
 from service.errors import RegistryUnavailable
-from service.registry.audit import ANONYMOUS, Action, Event, append, utc
+from service.notices import Topic, announce
+from service.registry.adapters import VersionRow
+from service.registry.audit import ANONYMOUS, Action, Event, append
 from service.registry.tables import adapters, aliases, changes, identity, metadata, versions
 
 LIVE = "live"  # the alias that a bare name means
 _NAMES_AT_ONCE = 500  # in one query
-
-
-@dataclass(frozen=True, slots=True)
-class VersionRow:
-    """One version that is not deleted."""
-
-    name: str
-    version: int
-    digest: str
-    config: bytes
-    weights_bytes: int
-    created: datetime
+_ROW = [versions.c[each.name] for each in fields(VersionRow)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +89,33 @@ class Transaction:
 
     # Reading
 
-    def adapters(self) -> list[AdapterRows]:
-        """Every adapter that has versions, by name."""
-        return [rows for rows in self._adapters(_versions_there(), select(*aliases.columns)) if rows.versions]
+    def adapters(self, names: Sequence[str] | None = None) -> list[AdapterRows]:
+        """Every adapter that has versions, by name; or those of `names`, without versions where there is none."""
+        rows_of: dict[str, list[VersionRow]] = {name: [] for name in names or ()}
+        aliases_of: dict[str, dict[str, int]] = {}
+        some_versions, some_aliases = _versions_there(), select(*aliases.columns)
+        if names is not None:
+            some_versions = some_versions.where(versions.c.name.in_(names))
+            some_aliases = some_aliases.where(aliases.c.name.in_(names))
+        for row in self.connection.execute(some_versions.order_by(versions.c.name, versions.c.version)):
+            rows_of.setdefault(row.name, []).append(VersionRow(*row))
+        for name, alias, version in self.connection.execute(some_aliases):
+            aliases_of.setdefault(name, {})[alias] = version
+        return [AdapterRows(name, tuple(rows), aliases_of.get(name, {})) for name, rows in rows_of.items()]
 
     def adapter(self, name: str) -> AdapterRows:
         """One adapter; without versions when there is none of that name."""
-        return self._named([name])[0]
+        return self.adapters([name])[0]
 
     def version(self, name: str, number: int) -> VersionRow | None:
         """One version, also a deleted one."""
-        found = select(versions).where(versions.c.name == name, versions.c.version == number)
+        found = select(*_ROW).where(versions.c.name == name, versions.c.version == number)
         row = self.connection.execute(found).one_or_none()
-        return None if row is None else _version_row(row)
+        return None if row is None else VersionRow(*row)
+
+    def names(self) -> list[str]:
+        """Every name that was ever used, in order."""
+        return list(self.connection.scalars(select(adapters.c.name).order_by(adapters.c.name)))
 
     def last_version(self, name: str) -> int:
         """The newest number that was ever given, 0 for a name that was never used."""
@@ -124,24 +129,21 @@ class Transaction:
         """The adapters that changed after a revision, the deleted ones without versions."""
         names = list(self.connection.scalars(select(changes.c.name).where(changes.c.revision > revision)))
         chunks = (names[i : i + _NAMES_AT_ONCE] for i in range(0, len(names), _NAMES_AT_ONCE))
-        return [rows for chunk in chunks for rows in self._named(chunk)]
+        return [rows for chunk in chunks for rows in self.adapters(chunk)]
 
     def identity(self) -> str | None:
         """The catalogue's own id; None of an empty one."""
         found: str | None = self.connection.scalar(select(identity.c.id))
         return found
 
-    def seen(self, digests: Sequence[str]) -> dict[str, tuple[str, int | None]]:
-        """Digest -> name and number of its newest version, for those ever seen; None for a deleted one.
+    def seen(self, digests: Sequence[str]) -> dict[str, bool]:
+        """Digest -> whether it is the one of a version that is there, for those that were ever seen.
 
         A name is part of its config, and so of its digest: none belongs to two.
         """
-        columns = versions.c.digest, versions.c.name, versions.c.version, versions.c.deleted
-        found = select(*columns).where(versions.c.digest.in_(digests)).order_by(versions.c.version)
-        return {
-            digest: (name, None if deleted else number)
-            for digest, name, number, deleted in self.connection.execute(found)
-        }
+        found = select(versions.c.digest, versions.c.deleted).where(versions.c.digest.in_(digests))
+        rows = self.connection.execute(found.order_by(versions.c.version))
+        return {digest: deleted is None for digest, deleted in rows}
 
     def is_referenced(self, digest: str) -> bool:
         """Whether a version that is not deleted has this digest."""
@@ -179,10 +181,7 @@ class Transaction:
     ) -> int:
         """Add a version of `size` bytes in all, which counts to `domain`, under the next number, which is returned."""
         number = self.last_version(name) + 1
-        if number == 1:
-            self.connection.execute(insert(adapters).values(name=name, last_version=number))
-        else:
-            self.connection.execute(update(adapters).where(adapters.c.name == name).values(last_version=number))
+        self.count_to(name, number)
         self.connection.execute(
             insert(versions).values(
                 name=name,
@@ -226,12 +225,19 @@ class Transaction:
         self.connection.execute(insert(aliases).values(name=name, alias=alias, version=version))
         return previous
 
+    def count_to(self, name: str, number: int) -> None:
+        """Note the newest number that an adapter ever had."""
+        if not self.connection.execute(
+            update(adapters).where(adapters.c.name == name).values(last_version=number)
+        ).rowcount:
+            self.connection.execute(insert(adapters).values(name=name, last_version=number))
+
     def touch(self, name: str) -> None:
         """Raise the revision for an adapter, so that whoever follows the catalogue reads it again."""
         revision = self.revision() + 1
-        if self.connection.execute(update(changes).where(changes.c.name == name).values(revision=revision)).rowcount:
-            return
+        self.connection.execute(delete(changes).where(changes.c.name == name))
         self.connection.execute(insert(changes).values(name=name, revision=revision))
+        announce(self.connection, Topic.ADAPTERS)
 
     def _changed(self, name: str, action: Action, **details: Any) -> None:
         self.touch(name)
@@ -248,23 +254,6 @@ class Transaction:
         mine = (versions.c.name == name, versions.c.version.in_(numbers))
         self.connection.execute(update(versions).where(*mine).values(deleted=datetime.now(UTC)))
 
-    def _named(self, names: Sequence[str]) -> list[AdapterRows]:
-        found = self._adapters(
-            _versions_there().where(versions.c.name.in_(names)),
-            select(*aliases.columns).where(aliases.c.name.in_(names)),
-        )
-        by_name = {rows.name: rows for rows in found}
-        return [by_name.get(name, AdapterRows(name, (), {})) for name in names]
-
-    def _adapters(self, some_versions: Select[Any], some_aliases: Select[Any]) -> list[AdapterRows]:
-        rows_of: dict[str, list[VersionRow]] = {}
-        for row in self.connection.execute(some_versions.order_by(versions.c.name, versions.c.version)):
-            rows_of.setdefault(row.name, []).append(_version_row(row))
-        aliases_of: dict[str, dict[str, int]] = {}
-        for name, alias, version in self.connection.execute(some_aliases):
-            aliases_of.setdefault(name, {})[alias] = version
-        return [AdapterRows(name, tuple(rows), aliases_of.get(name, {})) for name, rows in rows_of.items()]
-
 
 def catalogue_of(data_dir: Path, database_url: str = "") -> Catalogue:
     """The catalogue of a data directory: SQLite in it, unless a URL is given."""
@@ -272,8 +261,4 @@ def catalogue_of(data_dir: Path, database_url: str = "") -> Catalogue:
 
 
 def _versions_there() -> Select[Any]:
-    return select(versions).where(versions.c.deleted.is_(None))
-
-
-def _version_row(row: Any) -> VersionRow:
-    return VersionRow(row.name, row.version, row.digest, row.config, row.weights_bytes, utc(row.created))
+    return select(*_ROW).where(versions.c.deleted.is_(None))

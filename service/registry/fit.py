@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from service.errors import AdapterFailed, BackboneMismatch, InvalidBundle
 from service.model.spec import BackboneSpec
-from service.registry.adapters import AdapterRecord, AdapterVersion
+from service.registry.adapters import AdapterRecord, AdapterVersion, VersionRow
 from service.registry.bundle import check_backbone
-from service.registry.catalogue import LIVE, AdapterRows, VersionRow
+from service.registry.catalogue import LIVE, AdapterRows
 from service.registry.manifest import CONFIG_FILE, Manifest, ManifestLimits, check_limits, parse_manifest
 
 _logger = logging.getLogger(__name__)
@@ -67,25 +67,12 @@ class Fit:
         live = rows.aliases.get(LIVE)
         spoken_for = next((version for version in versions if version.version == live), None)
         task = spoken_for or (versions[-1] if versions else None)
-        return AdapterRecord(
-            name=rows.name,
-            task_type=task.manifest.task_type if task else None,
-            live=live,
-            aliases=rows.aliases,
-            versions=tuple(versions),
-            unreadable=unreadable,
-        )
+        task_type = task.manifest.task_type if task else None
+        return AdapterRecord(rows.name, task_type, live, rows.aliases, tuple(versions), unreadable)
 
     def build_version(self, row: VersionRow) -> AdapterVersion:
         """Raises InvalidBundle for a manifest that this release cannot read."""
         manifest = parse_manifest(row.config)
-        return AdapterVersion(
-            name=row.name,
-            version=row.version,
-            digest=row.digest,
-            created=row.created,
-            manifest=manifest,
-            verified=manifest.backbone.fingerprint == self.backbone.fingerprint,
-            config=row.config,
-            weights_bytes=row.weights_bytes,
-        )
+        is_verified = manifest.backbone.fingerprint == self.backbone.fingerprint
+        own = row.name, row.version, row.digest, row.config, row.weights_bytes, row.created, row.domain
+        return AdapterVersion(*own, manifest, is_verified)

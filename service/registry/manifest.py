@@ -2,43 +2,52 @@
 
 import dataclasses
 import json
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
-    ValidationInfo,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
 
 from service.audio.features import InputSpec
 from service.errors import InvalidBundle
+from service.model.adapter import AdapterSpec
 from service.model.parts.every import LIMITS, read_parts
 from service.model.parts.part import LATEST_VERSION, problem
-from service.model.spec import AdapterSpec, ModelType, TaskType
+from service.model.spec import ModelType, TaskType
+from service.registry.sections import (
+    MIN_WINDOW_FRAMES,
+    NAME,
+    STRICT_VERSION,
+    BackboneReference,
+    Calibration,
+    Checks,
+    EventsSection,
+    InputSection,
+    InputWords,
+    Label,
+    Lenient,
+    Moderate,
+    Normalisation,
+    Probability,
+    Section,
+    SpeechSection,
+    ThresholdName,
+)
 from service.registry.strict_json import parse_object
 
 CONFIG_FILE = "adapter_config.json"
 MAX_CONFIG_BYTES = 2**20
 MAX_LABELS = 10_000
-MAX_LABEL_LENGTH = 256  # characters
 MAX_EMBEDDING_DIM = 4096
-MAX_WINDOWS = 10_000
-MIN_WINDOW_FRAMES = 3  # 30 ms: the backbones' shortest analysis frame is 25 ms
 TRIED_FRAMES = 128  # 1.28 s, of an adapter that reads whole clips
-WHOLE_CLIP_FRAMES = 3_000  # 30 s, the most of a clip that is read whole, unless the manifest says another
-MAX_WINDOW_FRAMES = 30_000  # 300 s
-STRICT_VERSION = 3  # of the format, from which on every field has to be of the right form
 ADJUSTABLE = ("prompt_length", "bottleneck_dim")  # limits that are settings of the server
 _REQUIRED: Mapping[TaskType, tuple[str, ...]] = {
     TaskType.CLASSIFICATION: ("labels", "activation"),
@@ -47,13 +56,10 @@ _REQUIRED: Mapping[TaskType, tuple[str, ...]] = {
 }
 _MAX_ERRORS = 5  # named in one message
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_FINGERPRINT = r"^sha256:[0-9a-f]{64}$"
-
 
 def is_name(text: str) -> bool:
     """Whether `text` can name an adapter."""
-    return _NAME.fullmatch(text) is not None
+    return NAME.fullmatch(text) is not None
 
 
 def is_alias(text: str) -> bool:
@@ -69,76 +75,12 @@ class ManifestLimits:
     min_window_frames: int = MIN_WINDOW_FRAMES
 
 
-class _Section(BaseModel):
-    """Types are exact, numbers finite, unknown keys kept."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class BackboneReference(_Section):
-    """The backbone that the adapter was trained on; `fingerprint` None accepts any of this geometry."""
-
-    model_type: ModelType
-    hidden_size: int = Field(ge=1, le=2**16)
-    num_hidden_layers: int = Field(ge=1, le=2**10)
-    fingerprint: str | None = Field(default=None, pattern=_FINGERPRINT)
-
-
-class InputSection(_Section):
-    """How a clip becomes the backbone's input: windows in frames of 10 ms, normalisation for AST."""
-
-    sampling_rate: Literal[16000]
-    window_frames: int | None = Field(ge=MIN_WINDOW_FRAMES, le=MAX_WINDOW_FRAMES)
-    windows: int | None = Field(default=1, ge=1, le=MAX_WINDOWS)
-    hop_frames: int | None = Field(default=None, ge=1, le=MAX_WINDOW_FRAMES)
-    mean: float | None = Field(default=None, ge=-1e6, le=1e6)
-    std: float | None = Field(default=None, ge=1e-6, le=1e6)
-    short: Literal["zeros", "repeat"] | None = None
-    aggregate: Literal["mean", "max"] = "mean"
-
-
-class InputWords(_Section):
-    """What `input` may say from version 3 on; below it these are unknown keys."""
-
-    normalize: bool = False
-    max_window_frames: int = Field(default=WHOLE_CLIP_FRAMES, ge=MIN_WINDOW_FRAMES, le=MAX_WINDOW_FRAMES)
-
-
-class SpeechSection(_Section):
-    """How long somebody has to speak, seconds."""
-
-    enrol_seconds: float = Field(default=3.0, ge=0, le=3600)
-    verify_seconds: float = Field(default=1.0, ge=0, le=3600)
-
-
-class Calibration(_Section):
-    """`temperature` for classification; `slope` and `intercept` for verification."""
-
-    temperature: float | None = Field(default=None, ge=1e-6, le=1e6)
-    slope: float | None = Field(default=None, ge=-1e6, le=1e6)
-    intercept: float | None = Field(default=None, ge=-1e6, le=1e6)
-
-
-def _lenient(value: object, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
-    """A field that older bundles may have used in their own way: the wrong form is refused from version 3 on only."""
-    try:
-        return read(value)
-    except ValidationError:
-        if info.data.get("format_version", STRICT_VERSION) >= STRICT_VERSION:
-            raise
-        return None
-
-
-ThresholdName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9._-]{0,31}$")]  # as in far_1e-3
-Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_LENGTH)]
-
-
-class Manifest(_Section):
+class Manifest(Section):
     """`adapter_config.json`, as the contract's section 2 has it; the parts of the model read their own fields of it."""
 
     format_version: Literal[1, 2, 3]
     peft_type: Literal["IPET"]
-    name: str = Field(pattern=f"^{_NAME.pattern}$")
+    name: str = Field(pattern=f"^{NAME.pattern}$")
     task_type: TaskType
     base_model_name_or_path: str = Field(max_length=1024)
     backbone: BackboneReference
@@ -148,16 +90,19 @@ class Manifest(_Section):
     threshold: float | None = Field(default=None, ge=-1, le=1)
     calibration: Calibration | None = None
     input: InputSection
-    speech: Annotated[SpeechSection | None, WrapValidator(_lenient)] = None
-    reject_below: Annotated[Annotated[float, Field(ge=0, le=1)] | None, WrapValidator(_lenient)] = None
-    thresholds: Annotated[
-        dict[ThresholdName, Annotated[float, Field(ge=-1e6, le=1e6)]] | None, WrapValidator(_lenient)
-    ] = None
-    merge: Annotated[Literal["mean", "best"] | None, WrapValidator(_lenient)] = None
+    speech: Annotated[SpeechSection | None, Lenient] = None
+    reject_below: Annotated[Probability | None, Lenient] = None
+    events: Annotated[EventsSection | None, Lenient] = None
+    thresholds: Annotated[dict[ThresholdName, Moderate] | None, Lenient] = None
+    merge: Annotated[Literal["mean", "best"] | None, Lenient] = None
+    normalisation: Annotated[Normalisation | None, Lenient] = None
+    checks: Annotated[Checks | None, Lenient] = None
     metrics: dict[str, Any] | None = None
     license: str | None = None
     description: str | None = None
     training: dict[str, Any] | None = None
+    _spec: AdapterSpec = PrivateAttr(AdapterSpec(()))  # what the parts say, see `_parse`
+    _words: InputWords = PrivateAttr(InputWords())
 
     @model_validator(mode="after")
     def _check_fields_of_task(self) -> Self:
@@ -166,6 +111,7 @@ class Manifest(_Section):
                 raise problem(f"{field}: missing; {self.task_type.value} requires it")
         if self.task_type is TaskType.CLASSIFICATION:
             _check_labels(self.labels or ())
+            self._check_events()
         if self.task_type is TaskType.FEATURES and self.format_version < LATEST_VERSION:
             raise problem(f"task_type: {TaskType.FEATURES} needs format_version 3, got {self.format_version}")
         if self.calibration is not None and self.task_type is not TaskType.FEATURES:
@@ -176,35 +122,45 @@ class Manifest(_Section):
         return self
 
     @model_validator(mode="after")
-    def _check_window(self) -> Self:
-        if self.input.window_frames is None and self.format_version < LATEST_VERSION:
+    def _check_input(self) -> Self:
+        newer = self.format_version >= LATEST_VERSION
+        if self.input.window_frames is None and not newer:
             raise problem("input.window_frames: expected a valid integer, got null; whole clips need format_version 3")
         try:
-            words = self.input_words
+            self._words = InputWords.model_validate((self.input.model_extra or {}) if newer else {})
         except ValidationError as error:
             raise problem("; ".join(f"input.{_explain_one(each)}" for each in error.errors())) from None
-        if words.normalize and not self.backbone.model_type.reads_samples:
-            raise problem(f"input.normalize: expected false, as {self.backbone.model_type} reads a filter bank")
+        if self.backbone.model_type is not ModelType.AST:
+            return self
+        if self._words.normalize:
+            raise problem(f"input.normalize: expected false, as {ModelType.AST} reads a filter bank")
+        for field in ("mean", "std"):
+            if getattr(self.input, field) is None:
+                raise problem(f"input.{field}: missing; {ModelType.AST} requires it")
         return self
 
-    @model_validator(mode="after")
-    def _check_normalisation(self) -> Self:
-        if self.backbone.model_type is ModelType.AST:
-            for field in ("mean", "std"):
-                if getattr(self.input, field) is None:
-                    raise problem(f"input.{field}: missing; {ModelType.AST.value} requires it")
-        return self
+    def _check_events(self) -> None:
+        levels = self.events.threshold if self.events is not None else None
+        unknown = set(levels) - set(self.labels or ()) if isinstance(levels, dict) else set()
+        if unknown and self.format_version >= STRICT_VERSION:
+            raise problem(f"events.threshold: expected labels of the adapter, got {_show(min(unknown))}")
 
     @property
-    def input_words(self) -> InputWords:
-        """What `input` says that version 3 has. Raises ValidationError."""
-        newer = self.format_version >= LATEST_VERSION
-        return InputWords.model_validate((self.input.model_extra or {}) if newer else {})
+    def events_asked(self) -> dict[str, Any]:
+        """What `events` sets, by the names of the timeline's parameters."""
+        named = set(EventsSection.model_fields) - {"window_frames"}
+        return self.events.model_dump(include=named, exclude_unset=True) if self.events else {}
+
+    @property
+    def recording_frames(self) -> int:
+        """The length of a recording's windows, at most that of a clip's."""
+        asked = self.events.window_frames if self.events is not None else None
+        return min(asked or self.window_frames, self.window_frames)
 
     @property
     def window_frames(self) -> int:
         """The window's length; of whole clips the most of one that is read."""
-        return self.input.window_frames or self.input_words.max_window_frames
+        return self.input.window_frames or self._words.max_window_frames
 
     @property
     def least_window_frames(self) -> int:
@@ -216,20 +172,13 @@ class Manifest(_Section):
         """How long somebody has to speak, with the contract's defaults."""
         return self.speech or SpeechSection()
 
-    @property
-    def outputs(self) -> int:
-        """Classes, or the embedding's dimension."""
-        if self.task_type is TaskType.CLASSIFICATION:
-            return len(self.labels or ())
-        return self.embedding_dim or 0
-
     def adapter_spec(self) -> AdapterSpec:
         """Geometry for the model."""
-        return self._geometry
+        return self._spec
 
-    @cached_property
-    def _geometry(self) -> AdapterSpec:
-        return AdapterSpec(tuple(read_parts(self.model_dump())[0]))
+    def recording_spec(self) -> InputSpec:
+        """Input for the features of a long recording."""
+        return dataclasses.replace(self.input_spec(), window_frames=self.recording_frames)
 
     def input_spec(self) -> InputSpec:
         """Input for the features; `short` defaults to zeros for AST and repeat for wav2vec 2.0.
@@ -237,26 +186,16 @@ class Manifest(_Section):
         Normalisation is left at its default for wav2vec 2.0, which has none, so that adapters that differ
         only there share their windows.
         """
-        section, whole = self.input, self.input.window_frames is None
-        if self.backbone.model_type.reads_samples:
-            return InputSpec(
-                self.window_frames,
-                section.windows,
-                section.hop_frames,
-                short=section.short or "repeat",
-                whole=whole,
-                normalize=self.input_words.normalize,
-            )
-        if section.mean is None or section.std is None:
-            raise InvalidBundle("input.mean and input.std: missing; AST requires them")
+        section, reads_samples = self.input, self.backbone.model_type.reads_samples
+        statistics: dict[str, Any] = {} if reads_samples else {"mean": section.mean, "std": section.std}
         return InputSpec(
             self.window_frames,
             section.windows,
             section.hop_frames,
-            mean=section.mean,
-            std=section.std,
-            short=section.short or "zeros",
-            whole=whole,
+            short=section.short or ("repeat" if reads_samples else "zeros"),
+            whole=section.window_frames is None,
+            normalize=self._words.normalize,
+            **statistics,
         )
 
     def to_bytes(self) -> bytes:
@@ -278,14 +217,14 @@ def parse_manifest(raw: bytes, limits: ManifestLimits | None = None) -> Manifest
 
 @lru_cache(maxsize=16)  # an upload's config comes again as its row
 def _parse(raw: bytes) -> Manifest:
-    fields = parse_object(raw, CONFIG_FILE, MAX_CONFIG_BYTES)
-    errors = read_parts(fields)[1]
+    parts, errors = read_parts(parse_object(raw, CONFIG_FILE, MAX_CONFIG_BYTES))
     try:
         manifest = Manifest.model_validate_json(raw)
     except ValidationError as error:
         errors.insert(0, error)
     if errors:
         raise InvalidBundle(_explain(errors))
+    manifest._spec = AdapterSpec(tuple(parts))
     return manifest
 
 
@@ -304,11 +243,12 @@ def check_limits(manifest: Manifest, limits: ManifestLimits) -> None:
         if got > limit:
             flag = f" (the server's --max-{name.replace('_', '-')})" if name in ADJUSTABLE else ""
             raise InvalidBundle(f"{CONFIG_FILE}: {name}: expected at most {limit}{flag}, got {got}")
-    if manifest.window_frames < limits.min_window_frames:
-        raise InvalidBundle(
-            f"{CONFIG_FILE}: input.window_frames: expected at least {limits.min_window_frames}, the shortest input of "
-            f"this backbone, got {manifest.window_frames}"
-        )
+    for name, frames in (("input", manifest.window_frames), ("events", manifest.recording_frames)):
+        if frames < limits.min_window_frames:
+            raise InvalidBundle(
+                f"{CONFIG_FILE}: {name}.window_frames: expected at least {limits.min_window_frames}, the shortest "
+                f"input of this backbone, got {frames}"
+            )
 
 
 def _check_labels(labels: tuple[str, ...]) -> None:
@@ -337,7 +277,8 @@ def _explain_one(details: ErrorDetails) -> str:
     if details["type"] == "missing":
         return f"{path}: missing; it is required"
     message = details["msg"].replace("Input should be", "expected").replace("String should", "text should")
-    return f"{path}: {message}, got {_show(details['input'])}"
+    hint = " (what PEFT saved is taken with convert=true, or by `ipet import`)" if path == "peft_type" else ""
+    return f"{path}: {message}, got {_show(details['input'])}{hint}"
 
 
 def _show(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Content-addressed bundles on disk: one directory for each digest, published by one rename. Knows no names.
+"""Content-addressed bundles: what a place for them can do, and the directory on disk, published by one rename.
 
 objects/<sha256>/adapter_config.json, adapter_model.safetensors, README.md
 objects/.catalogue     id of the catalogue that refers to them
@@ -8,44 +8,91 @@ incoming/              what is being written or removed, see quarantine.py
 
 import logging
 import shutil
-from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
-from service.errors import Internal, ServiceError
-from service.private import make_private
-from service.registry.bundle import CARD_FILE, BundleFiles, Stored, replace_file, sync_directory, verify
-from service.registry.catalogue import VersionRow
+from service.errors import Internal, InvalidBundle
+from service.private import make_private, replace_file, sync_directory
+from service.registry.adapters import VersionRow
+from service.registry.bundle import CARD_FILE, WEIGHTS_FILE, BundleFiles, Stored, read_verified, verify
 from service.registry.manifest import CONFIG_FILE
-from service.registry.quarantine import HEADROOM_BYTES, Quarantine, Staging, storage
-from service.registry.tensor_header import WEIGHTS_FILE
+from service.registry.quarantine import HEADROOM_BYTES, Quarantine, require_room, storage
 
 OBJECTS = "objects"
 RESERVE_BYTES = 2**19  # kept, where others fill the disk up to the last byte
 
-_OWNER = ".catalogue"
+OWNER = ".catalogue"
 _RESERVE = ".reserve"
 
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Report:
-    """What an inspection found.
+class ObjectStore(Protocol):
+    """Where the files of bundles lie for good, each under its digest.
 
-    Args:
-        versions: how many were looked at.
-        damaged: digest -> what is wrong; these must not be served.
-        repaired: digests whose config was written anew from the catalogue.
+    Callers see to it that one of them publishes or removes at a time; anybody may send. Where it cannot be reached,
+    RegistryUnavailable is raised by everything but `verify` without `thorough`.
     """
 
-    versions: int = 0
-    damaged: dict[str, str] = field(default_factory=dict)
-    repaired: list[str] = field(default_factory=list)
+    @property
+    def local(self) -> "Directory":
+        """What of them lies on this machine."""
+
+    def belong_to(self, catalogue: str) -> None:
+        """Bind the objects to the catalogue that refers to them.
+
+        Raises:
+            Internal: they are another catalogue's, and would be taken for leftovers.
+        """
+
+    def check(self) -> None:
+        """Raise RegistryUnavailable unless it can be reached."""
+
+    def sizes(self) -> dict[str, int | None]:
+        """The digests of all that lies there -> bytes of their weights, None where these are missing."""
+
+    def send(self, digest: str, directory: Path) -> None:
+        """Bring the files of a finished bundle as near as they can be before `publish`, which must not take long."""
+
+    def publish(self, digest: str, directory: Path) -> None:
+        """Put a finished bundle in its place, over whatever lies there. Raises StorageFull, Internal."""
+
+    def settle(self, digest: str, directory: Path) -> None:
+        """Know that what was sent from a directory has its rows by now, or never will."""
+
+    def leftovers(self, digest: str) -> tuple[list[str], float]:
+        """What to `discard` where, later than this, no version is found to have the digest.
+
+        Returns:
+            Its keys, and seconds until the rest is known to be leftovers too; 0 where that is all.
+        """
+
+    def remove(self, digest: str) -> None:
+        """Remove a bundle from where callers must see to it that nobody publishes it meanwhile."""
+
+    def discard(self, keys: list[str]) -> None:
+        """Remove leftovers; these are none that anybody could publish meanwhile."""
+
+    def directory(self, digest: str) -> Path:
+        """Where the files of a bundle lie on this machine, or would. Raises InvalidBundle: they are nowhere."""
+
+    def read(self, version: Stored) -> bytes:
+        """A version's weights. Raises InvalidBundle unless they are what was uploaded."""
+
+    def whole(self, version: Stored) -> Path:
+        """As `directory`, of which the weights were read. Raises as `read`."""
+
+    def verify(self, version: Stored, *, thorough: bool) -> str | None:
+        """What is wrong with a version's weights where they lie for good, if anything; see `bundle.verify`.
+
+        Args:
+            thorough: read every byte; else compare sizes, as far as that costs nothing.
+        """
 
 
-class ObjectStore:
-    """Files of bundles. Callers see to it that one writer runs at a time."""
+class Directory:
+    """Files of bundles in a directory of this machine, or one that several share."""
 
     def __init__(self, root: Path) -> None:
         self._objects = root / OBJECTS
@@ -55,102 +102,123 @@ class ObjectStore:
             self.quarantine = Quarantine(root / "incoming")
             sync_directory(root)
 
-    def belong_to(self, catalogue: str) -> None:
-        """Bind the objects to the catalogue that refers to them.
+    @property
+    def local(self) -> "Directory":
+        return self
 
-        Raises:
-            Internal: they are another catalogue's, and would be taken for leftovers.
-        """
+    def belong_to(self, catalogue: str) -> None:
         with storage():
-            marker = self._objects / _OWNER
+            marker = self._objects / OWNER
             if not marker.exists():
                 replace_file(marker, catalogue.encode())
-            owner = marker.read_text()
-        if owner != catalogue:
-            raise Internal(
-                f"the objects in {self._objects} belong to the catalogue {owner}, the database given is {catalogue}; "
-                "give each database its own --data-dir, and move adapters with `ipet adapters backup` and `restore`"
-            )
+            require_owner(str(self._objects), marker.read_text(), catalogue)
+
+    def check(self) -> None:
+        with storage():
+            (self._objects / OWNER).stat()
 
     def directory(self, digest: str) -> Path:
-        """Where the bundle of a digest lies, or would."""
         return self._objects / digest.removeprefix("sha256:")
 
-    def publish(self, staging: Staging) -> None:
-        """Put a finished bundle in its place, over whatever lies there. Raises StorageFull, Internal."""
-        self.remove(staging.digest)
+    def send(self, digest: str, directory: Path) -> None:
+        """Nothing: a rename takes no time."""
+
+    def settle(self, digest: str, directory: Path) -> None:
+        """Nothing was sent."""
+
+    def leftovers(self, digest: str) -> tuple[list[str], float]:
+        return [], 0.0
+
+    def discard(self, keys: list[str]) -> None:
+        """There are none."""
+
+    def publish(self, digest: str, directory: Path) -> None:
+        self.remove(digest)
         with storage():
-            staging.directory.rename(self.directory(staging.digest))
+            directory.rename(self.directory(digest))
             sync_directory(self._objects)
 
-    def stage(self, files: BundleFiles) -> Staging:
+    def stage(self, files: BundleFiles) -> Path:
         """Write a bundle durably, to be published. Raises StorageFull: no room; nothing is left behind."""
-        staging = self.quarantine.stage()
-        try:
-            parts = {CONFIG_FILE: files.config, WEIGHTS_FILE: files.weights, CARD_FILE: files.card}
-            for name, content in parts.items():
-                if content is not None:
-                    staging.write(name, content)
-            staging.finish()
-        except BaseException:
-            staging.discard()
-            raise
-        return staging
-
-    def verify(self, version: Stored, *, thorough: bool) -> str | None:
-        """What is wrong with a version's weights, if anything; see `bundle.verify`."""
-        return verify(self.directory(version.digest), version, thorough=thorough)
-
-    def inspect(self, rows: Iterable[VersionRow], *, thorough: bool) -> Report:
-        """Verify versions; a config that differs from the catalogue's is put back."""
-        report = Report()
-        for row in rows:
-            report.versions += 1
-            fault = self.verify(row, thorough=thorough)
-            if fault is not None:
-                _logger.error("%s@%d cannot be served: %s", row.name, row.version, fault)
-                report.damaged[row.digest] = fault
-            elif self._restore_config(row, thorough):
-                report.repaired.append(row.digest)
-        return report
-
-    def _restore_config(self, row: VersionRow, thorough: bool) -> bool:
-        """Put back a config whose file is not what the catalogue has; whether that was needed."""
-        path = self.directory(row.digest) / CONFIG_FILE
-        try:
-            if path.stat().st_size == len(row.config) and not (thorough and path.read_bytes() != row.config):
-                return False
-        except OSError:
-            pass
-        _logger.warning("%s@%d: %s is damaged and is put back", row.name, row.version, CONFIG_FILE)
+        parts = {CONFIG_FILE: files.config, WEIGHTS_FILE: files.weights}
+        parts |= {} if files.card is None else {CARD_FILE: files.card}
+        directory = self.quarantine.new_directory()
         try:
             with storage():
-                replace_file(path, row.config)
-        except ServiceError as error:
-            _logger.warning("%s could not be put back: %s", CONFIG_FILE, error.detail)
+                require_room(self._objects, sum(map(len, parts.values())))
+                directory.mkdir(0o700)
+                for name, content in parts.items():
+                    replace_file(directory / name, content)
+                sync_directory(directory)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        return directory
+
+    def read(self, version: Stored) -> bytes:
+        return read_verified(self.directory(version.digest), version)
+
+    def whole(self, version: Stored) -> Path:
+        if fault := self.verify(version, thorough=True):
+            raise InvalidBundle(fault)
+        return self.directory(version.digest)
+
+    def verify(self, version: Stored, *, thorough: bool) -> str | None:
+        return verify(self.directory(version.digest), version, thorough=thorough)
+
+    def restore_config(self, row: VersionRow, *, thorough: bool) -> bool:
+        """Put back a config whose file is not what the catalogue has; whether that was needed."""
+        path = self.directory(row.digest) / CONFIG_FILE
+        with suppress(OSError):
+            if path.stat().st_size == len(row.config) and not (thorough and path.read_bytes() != row.config):
+                return False
+        _logger.warning("%s@%d: %s is damaged and is put back", row.name, row.version, CONFIG_FILE)
+        try:
+            replace_file(path, row.config)
+        except OSError as error:
+            _logger.warning("%s could not be put back: %s", CONFIG_FILE, error.strerror)
         return True
 
     def remove(self, digest: str) -> None:
-        """Remove a bundle in one step, if it is there."""
+        """In one step."""
         self.quarantine.take_away(self.directory(digest))
 
-    def orphans(self, referenced: Container[str]) -> Iterator[str]:
-        """Digests of the bundles that lie there and are not `referenced`."""
+    def sizes(self) -> dict[str, int | None]:
         with storage():
-            for directory in self._objects.iterdir():
-                digest = f"sha256:{directory.name}"
-                if not directory.name.startswith(".") and digest not in referenced:
-                    yield digest
+            there = (one for one in self._objects.iterdir() if not one.name.startswith("."))
+            return {f"sha256:{one.name}": _size(one / WEIGHTS_FILE) for one in there}
+
+    @property
+    def free(self) -> int:
+        """Bytes free on its disk."""
+        with storage():
+            return shutil.disk_usage(self._objects).free
 
     def keep_reserve(self) -> None:
         """Put room aside for deletions on a full disk, for all processes together, if there is any left."""
         try:
-            if not self._reserve.exists() and shutil.disk_usage(self._objects).free >= HEADROOM_BYTES + RESERVE_BYTES:
+            if not self._reserve.exists() and self.free >= HEADROOM_BYTES + RESERVE_BYTES:
                 replace_file(self._reserve, bytes(RESERVE_BYTES))
         except OSError as error:
             _logger.warning("no room could be put aside: %s", error.strerror)
 
     def spend_reserve(self) -> None:
-        """Give the room that was put aside back to the disk, for a change that frees more."""
+        """Give what was put aside back to a disk that has no room left, for a change that frees more."""
         with storage():
-            self._reserve.unlink(missing_ok=True)
+            if self.free < RESERVE_BYTES:
+                self._reserve.unlink(missing_ok=True)
+
+
+def require_owner(place: str, owner: str, catalogue: str) -> None:
+    """Raise Internal where objects that belong to one catalogue are to belong to another."""
+    if owner != catalogue:
+        raise Internal(
+            f"the objects in {place} belong to the catalogue {owner}, the database given is {catalogue}; give each "
+            "database its own --data-dir or --objects, and move adapters with `ipet adapters backup` and `restore`"
+        )
+
+
+def _size(path: Path) -> int | None:
+    with suppress(OSError):
+        return path.stat().st_size
+    return None

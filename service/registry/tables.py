@@ -7,7 +7,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    DateTime,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -18,7 +17,7 @@ from sqlalchemy import (
     Table,
 )
 
-from service.database import FILL
+from service.database import FILL, Moment
 
 metadata = MetaData()
 
@@ -42,8 +41,8 @@ versions = Table(
     Column("digest", String(71), nullable=False, index=True),
     Column("config", LargeBinary, nullable=False),  # the manifest's bytes: listing reads no files
     Column("weights_bytes", BigInteger, nullable=False),
-    Column("created", DateTime(timezone=True), nullable=False),
-    Column("deleted", DateTime(timezone=True)),
+    Column("created", Moment, nullable=False),
+    Column("deleted", Moment),
     Column("bytes", BigInteger),  # of all files; null of versions that older releases took
     Column("domain", String(64), info={FILL: _DOMAIN_OF_OLD}),  # whose quota it counts to; null is nobody's
     Index("versions_of_digest", "name", "digest"),
@@ -68,7 +67,7 @@ audit = Table(
     "audit",
     metadata,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
-    Column("at", DateTime(timezone=True), nullable=False),
+    Column("at", Moment, nullable=False),
     Column("actor", String(128), nullable=False),
     Column("action", String(32), nullable=False),
     Column("name", String(64), nullable=False),
@@ -79,7 +78,7 @@ audit = Table(
     Index("audit_of_name", "name", "id"),
 )
 # What uploads with an Idempotency-Key were answered.
-attempts = Table(
+answers = Table(
     "answers",
     metadata,
     Column("actor", String(128), primary_key=True),
@@ -89,6 +88,6 @@ attempts = Table(
     Column("version", Integer, nullable=False),
     Column("live", Boolean, nullable=False),
     Column("created", Boolean, nullable=False),
-    Column("at", DateTime(timezone=True), nullable=False, index=True),
+    Column("at", Moment, nullable=False, index=True),
 )
 identity = Table("identity", metadata, Column("id", String(36), primary_key=True))

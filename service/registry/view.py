@@ -4,6 +4,7 @@ Readers see each adapter as it was before or after a change, never between.
 """
 
 import logging
+import os
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,11 +14,12 @@ from service.errors import AdapterFailed, InvalidBundle, ServiceError, UnknownAd
 from service.model.adapter import AdapterWeights
 from service.registry import audit
 from service.registry.adapters import AdapterRecord, AdapterVersion, split_reference
-from service.registry.bundle import CARD_FILE, read_verified, read_weights
+from service.registry.bundle import CARD_FILE, WEIGHTS_FILE, read_weights
 from service.registry.catalogue import LIVE, AdapterRows, Catalogue
 from service.registry.fit import Fit
 from service.registry.objects import ObjectStore
-from service.registry.tensor_header import WEIGHTS_FILE
+
+_RESOLVED_KEPT = 4096  # references
 
 _logger = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ class RegistryView:
         self._lock = threading.Lock()  # held by writers, and by whoever takes over what others wrote
         self._records: dict[str, AdapterRecord] = {}  # each is replaced whole; readers take no lock
         self._names: list[str] = []  # sorted; replaced whole
+        self._resolved: dict[str, AdapterVersion] = {}  # by reference; begun anew after each change of the records
         self._damage: dict[str, str] = {}  # digest -> what is wrong with its files, as far as is known
         self._on_gone: list[Gone] = []
 
@@ -44,35 +47,33 @@ class RegistryView:
             UnknownAdapter, UnknownVersion: there is none.
             BackboneMismatch, AdapterFailed: it cannot run on this server.
         """
-        name, selector = split_reference(reference)
-        record = self._records.get(name)
-        if record is None:
-            raise UnknownAdapter(f"there is no adapter {name}", adapter=reference[:130])
-        version = record.find(LIVE if selector is None else selector)
-        self._fit.check_fit(version)
+        resolved = self._resolved  # what is found among records of before a change goes with them
+        version = resolved.get(reference)
+        if version is None:
+            name, selector = split_reference(reference)
+            version = self.record(name, reference).find(LIVE if selector is None else selector)
+            self._fit.check_fit(version)
+            if len(resolved) < _RESOLVED_KEPT:
+                resolved[reference] = version
         return version
 
     def version(self, name: str, number: int) -> AdapterVersion:
         """One version, fit for the live backbone or not (for listing and downloads)."""
         return self.record(name).version(number)
 
-    def records(self, after: str = "") -> list[AdapterRecord]:
-        """All adapters, by name; those behind `after`."""
-        return list(self.walk(after))
-
     def walk(self, after: str = "") -> Iterator[AdapterRecord]:
-        """As `records`, one by one: a page costs its own length, however many there are."""
+        """All adapters, by name; those behind `after`. A page costs its own length, however many there are."""
         names = self._names
         for at in range(bisect_right(names, after), len(names)):
             record = self._records.get(names[at])
             if record is not None:
                 yield record
 
-    def record(self, name: str) -> AdapterRecord:
-        """One adapter. Raises UnknownAdapter."""
+    def record(self, name: str, reference: str = "") -> AdapterRecord:
+        """One adapter, asked for by `reference`. Raises UnknownAdapter."""
         record = self._records.get(name)
         if record is None:
-            raise UnknownAdapter(f"there is no adapter {name[:80]!a}", adapter=name[:80])
+            raise UnknownAdapter(f"there is no adapter {name[:80]!a}", adapter=(reference or name)[:130])
         return record
 
     def history(self, name: str, limit: int, before: int | None = None) -> list[audit.Event]:
@@ -98,12 +99,8 @@ class RegistryView:
             return error.detail
         return self._objects.verify(version, thorough=False) or self._damage.get(version.digest)
 
-    def config_bytes(self, version: AdapterVersion) -> bytes:
-        """`adapter_config.json`, as it was uploaded."""
-        return version.config
-
     def weights_path(self, version: AdapterVersion) -> Path:
-        """Where `adapter_model.safetensors` lies."""
+        """Where `adapter_model.safetensors` lies on this machine. Raises as `load`."""
         return self._objects.directory(version.digest) / WEIGHTS_FILE
 
     def whole_weights(self, version: AdapterVersion) -> Path:
@@ -111,19 +108,26 @@ class RegistryView:
 
         Raises:
             AdapterFailed: it is missing or damaged.
+            RegistryUnavailable: it is where it cannot be reached now; also of `card_bytes` and `load`.
         """
-        fault = self._objects.verify(version, thorough=True)
-        if fault is not None:
-            raise self._failed(version, fault)
+        try:
+            whole = self._objects.whole(version)
+        except InvalidBundle as error:
+            raise self._failed(version, error.detail) from error
         self._damage.pop(version.digest, None)
-        return self.weights_path(version)
+        return whole / WEIGHTS_FILE
 
     def card_bytes(self, version: AdapterVersion) -> bytes | None:
-        """The model card, if it came with one."""
+        """The model card, if it came with one. Raises as `whole_weights`."""
         try:
-            return (self._objects.directory(version.digest) / CARD_FILE).read_bytes()
-        except OSError:
-            return None
+            place = self._objects.directory(version.digest)
+            card = place / CARD_FILE
+            return card.read_bytes() if card.name in os.listdir(place) else None
+        except InvalidBundle as error:
+            raise self._failed(version, error.detail) from error
+        except OSError as error:
+            reason = f"{version.reference}: {CARD_FILE} cannot be read: {error.strerror}"
+            raise AdapterFailed(reason, adapter=version.reference) from error  # its weights may be well
 
     def load(self, version: AdapterVersion) -> AdapterWeights:
         """Read a version's weights, checking them against its digest.
@@ -134,8 +138,7 @@ class RegistryView:
         """
         self._fit.check_fit(version)
         try:
-            weights = read_verified(self._objects.directory(version.digest), version)
-            tensors = read_weights(weights, version.manifest, self._fit.backbone)
+            tensors = read_weights(self._objects.read(version), version.manifest, self._fit.backbone)
         except InvalidBundle as error:
             raise self._failed(version, error.detail) from error
         self._damage.pop(version.digest, None)
@@ -162,6 +165,7 @@ class RegistryView:
             if before is not None:
                 kept = {row.version for row in rows.versions}
                 gone += [version for version in before.versions if version.version not in kept]
+        self._resolved = {}
         if is_reshaped:
             self._names = sorted(self._records)
         for listener in self._on_gone if gone else ():

@@ -10,13 +10,6 @@ NEWTON_STEPS = 50
 RIDGE = 1e-3  # keeps slope and intercept finite when trials separate perfectly
 
 
-def with_temperature(logits: ArrayLike, temperature: float) -> NDArray[np.float64]:
-    """Logits divided by the temperature (before softmax or sigmoid)."""
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
-    return np.asarray(logits, dtype=np.float64) / temperature
-
-
 def log_likelihood_ratio(score: float, slope: float, intercept: float) -> float:
     """Natural log of p(score | same speaker) / p(score | different speakers): `slope * score + intercept`."""
     return slope * score + intercept
@@ -43,7 +36,8 @@ def fit_temperature(
 ) -> float:
     """Temperature that minimises `loss` over logits `[N, C]`, found on a grid of 1 % steps."""
     grid = np.exp(LOG_TEMPERATURES)
-    losses = [loss(with_temperature(logits, float(temperature)), targets) for temperature in grid]
+    values = np.asarray(logits, dtype=np.float64)
+    losses = [loss(values / temperature, targets) for temperature in grid]
     return float(grid[int(np.argmin(losses))])
 
 
@@ -82,3 +76,38 @@ def open_set_threshold(slope: float, intercept: float, searched: int, rate: floa
     if not (slope > 0 and searched >= 1 and 0 < rate < 1):
         raise ValueError(f"no threshold for slope {slope}, {searched} searched, rate {rate}")
     return float((np.log(searched / rate) - intercept) / slope)
+
+
+def cllr(ratios: ArrayLike, targets: ArrayLike) -> float:
+    """Cost of log-likelihood ratios `[N]`, bits: 0 is perfect, 1 what always answering 0 costs.
+
+    Bruemmer and du Preez, "Application-independent evaluation of speaker detection" (2006):
+    half the mean of `log2(1 + exp(-ratio))` over target trials and of `log2(1 + exp(ratio))` over the others.
+    """
+    values, wanted = np.asarray(ratios, dtype=np.float64), np.asarray(targets, dtype=bool)
+    costs = np.logaddexp(0.0, np.where(wanted, -values, values)) / np.log(2.0)
+    return float((costs[wanted].mean() + costs[~wanted].mean()) / 2)
+
+
+def min_cllr(scores: ArrayLike, targets: ArrayLike) -> float:
+    """The least `cllr` that any rising function of scores `[N]` reaches: what calibration cannot mend."""
+    values, wanted = np.asarray(scores, dtype=np.float64), np.asarray(targets, dtype=bool)
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    shares = isotonic(np.bincount(place, wanted) / counts, counts)[place]
+    with np.errstate(divide="ignore"):
+        ratios = np.log(shares) - np.log1p(-shares) - np.log(wanted.sum() / (~wanted).sum())
+    return cllr(ratios, wanted)
+
+
+def isotonic(values: ArrayLike, weights: ArrayLike) -> NDArray[np.float64]:
+    """The rising sequence `[N]` nearest to `values` by weighted squares, by pooling adjacent violators (Ayer 1955)."""
+    pools: list[tuple[float, float, int]] = []  # mean, weight, length
+    for mean, weight in zip(
+        np.asarray(values, np.float64).tolist(), np.asarray(weights, np.float64).tolist(), strict=True
+    ):
+        length = 1
+        while pools and pools[-1][0] >= mean:
+            before, other, count = pools.pop()
+            mean, weight, length = (before * other + mean * weight) / (other + weight), other + weight, length + count
+        pools.append((mean, weight, length))
+    return np.repeat([mean for mean, _, _ in pools], [length for _, _, length in pools])

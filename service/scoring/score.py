@@ -19,20 +19,24 @@ MIN_NORM = 1e-12  # below this an embedding has no direction: its voiceprint is 
 TOUCHING_SECONDS = 1e-6  # between windows that follow one another
 
 
-def activate(logits: ArrayLike, activation: Literal["softmax", "sigmoid"]) -> Floats:
-    """Class scores `[..., C]` of logits `[..., C]`, by softmax over the classes or by sigmoid for each."""
-    values = np.asarray(logits, dtype=np.float64)
+def activate(logits: ArrayLike, activation: Literal["softmax", "sigmoid"], temperature: float = 1.0) -> Floats:
+    """Class scores `[..., C]` of logits `[..., C]`, divided by the temperature, by softmax or by sigmoid for each."""
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    values = np.asarray(logits, dtype=np.float64) / temperature
     if activation == "sigmoid":
         scores = 0.5 + 0.5 * np.tanh(values / 2)
     else:
-        powers = np.exp(values - values.max(axis=-1, keepdims=True))
-        scores = powers / powers.sum(axis=-1, keepdims=True)
-    return np.asarray(scores, dtype=np.float32)
+        powers = np.exp(values - np.maximum.reduce(values, axis=-1, keepdims=True))
+        scores = powers / np.add.reduce(powers, axis=-1, keepdims=True)
+    return scores.astype(np.float32)
 
 
 def clip_scores(windows: ArrayLike, aggregate: Aggregate = "mean") -> Floats:
     """Class scores `[W, C]` of a clip's windows, after the activation -> the clip's scores `[C]`."""
     values = _windows(windows)
+    if len(values) == 1:  # as most clips have
+        return np.asarray(values[0], np.float32)
     scores: Floats = (values.max(axis=0) if aggregate == "max" else values.mean(axis=0)).astype(np.float32)
     return scores
 
@@ -102,8 +106,8 @@ def rank(labels: Sequence[str], scores: ArrayLike, top_k: int = 0) -> list[tuple
         raise ValueError(f"{len(labels)} labels need scores of shape ({len(labels)},), got {values.shape}")
     if top_k < 0:
         raise ValueError(f"top_k must be 0 (all) or more, got {top_k}")
-    order = np.argsort(-values, kind="stable")[: top_k or None]
-    return [(labels[index], float(values[index])) for index in order]
+    order = (-values).argsort(kind="stable")[: top_k or None]
+    return [(labels[index], score) for index, score in zip(order.tolist(), values[order].tolist(), strict=True)]
 
 
 def _windows(windows: ArrayLike) -> NDArray[np.float64]:

@@ -1,19 +1,26 @@
-"""Galleries in step with the database: each search first takes over what has changed since the one before."""
+"""What of voices is kept in memory: galleries in step with the database, each search first takes over what has changed
+since the one before; and cohorts, read once from the weights of adapters' versions.
+"""
 
 from collections import OrderedDict, defaultdict
 from threading import Lock
 from typing import Any, Final
 
+import numpy as np
 from sqlalchemy import Connection, func, select
 
 from service.database import Database
+from service.registry.bundle import COHORT
+from service.registry.store import AdapterVersion, Registry
+from service.scoring.cohort import Cohort
 from service.speakers.gallery import Gallery, Person
-from service.speakers.rows import decrypt, utc
+from service.speakers.rows import decrypt
 from service.speakers.speaker import Reference, Voice
 from service.speakers.tables import changes, enrolments, speakers
 from service.speakers.vault import Vault
 from service.speakers.verifying import merged
 
+MOST_COHORTS: Final = 32  # in memory; the one that was not asked for longest goes
 MOST_GALLERIES: Final = 32  # in memory; the one that was not searched for longest goes
 
 
@@ -54,7 +61,7 @@ class Galleries:
             return None
         references = [Reference(decrypt(self._vault, row), row.speech_seconds) for row in rows]
         vectors = [one.vector for one in references] if merge == "best" else [merged(references)]
-        return Person(rows[0].speaker, vectors, utc(rows[0].expires))
+        return Person(rows[0].speaker, vectors, rows[0].expires)
 
 
 def _changed(connection: Connection, domain: str, digest: str, since: int) -> dict[int, list[Any]]:
@@ -72,3 +79,26 @@ def _changed(connection: Connection, domain: str, digest: str, since: int) -> di
     for row in connection.execute(rows):
         found[row.number].append(row)
     return found
+
+
+class Cohorts:
+    """Of the adapters of one registry. Thread-safe."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._lock = Lock()
+        self._cohorts: OrderedDict[str, Cohort] = OrderedDict()  # by digest
+
+    def of(self, version: AdapterVersion) -> Cohort | None:
+        """None of a version without `normalisation`. Raises AdapterFailed where its weights cannot be read."""
+        normalisation = version.manifest.normalisation
+        if normalisation is None:
+            return None
+        with self._lock:
+            if version.digest not in self._cohorts:
+                tensor = self._registry.load(version).tensors[COHORT]
+                self._cohorts[version.digest] = Cohort(np.array(tensor.numpy()), normalisation.top)
+                if len(self._cohorts) > MOST_COHORTS:
+                    self._cohorts.popitem(last=False)
+            self._cohorts.move_to_end(version.digest)
+            return self._cohorts[version.digest]

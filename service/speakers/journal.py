@@ -4,7 +4,6 @@ Once a person is deleted, their rows name a hash of the id: who knows the id fin
 """
 
 import hashlib
-import re
 import secrets
 import time
 from dataclasses import dataclass
@@ -14,14 +13,13 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from service.errors import Conflict, InvalidRequest
-from service.speakers.rows import utc
+from service import attempts
+from service.attempts import Attempt
+from service.errors import Conflict
 from service.speakers.speaker import Voice
 from service.speakers.tables import answers, uses
 
-ANSWERS_KEPT: Final = timedelta(days=7)  # then an Idempotency-Key may be used anew
 SERVER: Final = "server"  # the actor of what expires
-_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 class Action(StrEnum):
@@ -56,24 +54,6 @@ class Use:
     outcome: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One change under a key of its caller's; `request` is the digest of everything that was asked."""
-
-    key: str
-    request: str
-
-    @classmethod
-    def of(cls, key: str | None, *asked: bytes) -> "Attempt | None":
-        """None without a key. Raises InvalidRequest for what cannot be one."""
-        if key is None:
-            return None
-        if not _KEY.fullmatch(key):
-            raise InvalidRequest(f"an Idempotency-Key is 1 to 255 visible ASCII characters, got {key[:80]!a}")
-        digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in asked))
-        return cls(key, f"sha256:{digest.hexdigest()}")
-
-
 def record(
     connection: Connection,
     by: By,
@@ -104,9 +84,16 @@ def uses_of(connection: Connection, domain: str, speaker: str) -> list[Use]:
     names = (speaker, pseudonym(domain, speaker))
     query = select(uses).where(uses.c.domain == domain, uses.c.speaker.in_(names)).order_by(uses.c.at, uses.c.id)
     return [
-        Use(utc(row.at) or row.at, row.actor, Action(row.action), row.adapter, row.version, row.outcome)
+        Use(row.at, row.actor, Action(row.action), row.adapter, row.version, row.outcome)
         for row in connection.execute(query)
     ]
+
+
+def removals(connection: Connection, domain: str, speaker: str) -> frozenset[str]:
+    """The deletions and opt-outs of whoever had this id: a clip from before one of them may not be stored after it."""
+    mine = (uses.c.domain == domain, uses.c.speaker.in_((speaker, pseudonym(domain, speaker))))
+    query = select(uses.c.id).where(*mine, uses.c.action.in_((Action.DELETE, Action.OPT_OUT)))
+    return frozenset(connection.scalars(query))
 
 
 def forget_speaker(connection: Connection, domain: str, speaker: str) -> None:
@@ -124,38 +111,21 @@ def recall(connection: Connection, by: By, attempt: Attempt, now: datetime) -> s
         InvalidRequest: the key was used for something else.
         Conflict: the speaker has been deleted since.
     """
-    mine = (answers.c.domain == by.domain, answers.c.actor == by.actor, answers.c.key == attempt.key)
-    row = connection.execute(select(answers).where(*mine, answers.c.at > now - ANSWERS_KEPT)).one_or_none()
-    if row is None:
-        return None
-    if row.request != attempt.request:
-        raise InvalidRequest(f"the Idempotency-Key {attempt.key[:80]!a} was used for another call; use a new one")
-    if row.answer is None:
+    row = attempts.recall(connection, answers, by._asdict(), attempt, now)
+    if row is not None and row.answer is None:
         raise Conflict("this call was answered before, and its speaker has been deleted since")
-    return str(row.answer)
+    return None if row is None else str(row.answer)
 
 
 def remember(connection: Connection, by: By, attempt: Attempt, speaker: str, answer: str, now: datetime) -> None:
     """Keep the answer of an attempt; it names nobody where `speaker` is empty."""
-    mine = (answers.c.domain == by.domain, answers.c.actor == by.actor, answers.c.key == attempt.key)
-    connection.execute(delete(answers).where(*mine))  # one that is too old
-    connection.execute(
-        insert(answers).values(
-            domain=by.domain,
-            actor=by.actor,
-            key=attempt.key,
-            request=attempt.request,
-            speaker=speaker,
-            answer=answer,
-            at=now,
-        )
-    )
+    attempts.remember(connection, answers, by._asdict(), attempt, now, speaker=speaker, answer=answer)
 
 
 def sweep(connection: Connection, now: datetime, uses_kept: timedelta) -> int:
     """Remove what has been kept for long enough; how many rows that were."""
     old_uses = connection.execute(delete(uses).where(uses.c.at <= now - uses_kept)).rowcount
-    return old_uses + connection.execute(delete(answers).where(answers.c.at <= now - ANSWERS_KEPT)).rowcount
+    return old_uses + attempts.forget(connection, answers, now)
 
 
 def pseudonym(domain: str, speaker: str) -> str:

@@ -2,7 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, insert, select, union, update
@@ -44,6 +45,11 @@ def number_of(connection: Connection, domain: str, speaker: str) -> int | None:
     return connection.scalar(select(speakers.c.number).where(_is(speakers, domain, speaker)))
 
 
+def last_enrolment(connection: Connection, domain: str, speaker: str) -> int:
+    """The number of the enrolment that came last, even if it is gone."""
+    return int(connection.scalar(select(speakers.c.last_enrolment).where(_is(speakers, domain, speaker))) or 0)
+
+
 def add(connection: Connection, domain: str, speaker: str, now: datetime) -> None:
     """A new speaker without anything."""
     number = next_revision(connection)
@@ -73,22 +79,10 @@ def use(connection: Connection, speaker: Speaker, now: datetime) -> None:
 
 def add_enrolment(connection: Connection, vault: Vault, speaker: Speaker, enrolment: Enrolment, vector: Vector) -> None:
     stored = vault.encrypt(vector, place_of(speaker.domain, speaker.id, enrolment.id, enrolment.digest))
-    connection.execute(
-        insert(enrolments).values(
-            domain=speaker.domain,
-            speaker=speaker.id,
-            enrolment=enrolment.id,
-            adapter=enrolment.adapter,
-            version=enrolment.version,
-            digest=enrolment.digest,
-            speech_seconds=enrolment.speech_seconds,
-            warnings=" ".join(enrolment.warnings),
-            created=enrolment.created,
-            key_id=stored.key_id,
-            wrapped_key=stored.wrapped_key,
-            vector=stored.vector,
-        )
-    )
+    own = asdict(enrolment) | {"warnings": " ".join(enrolment.warnings), "enrolment": enrolment.id}
+    del own["id"]
+    values = {"domain": speaker.domain, "speaker": speaker.id, **own, **asdict(stored)}
+    connection.execute(insert(enrolments).values(values))
 
 
 def vectors(connection: Connection, vault: Vault, speaker: Speaker, digest: str | None = None) -> dict[int, Vector]:
@@ -137,13 +131,6 @@ def place_of(domain: str, speaker: str, enrolment: int, digest: str) -> str:
     return f"{domain}/{speaker}/{enrolment}/{digest}"
 
 
-def utc(moment: datetime | None) -> datetime | None:
-    """SQLite forgets the zone, and only UTC is written."""
-    if moment is None:
-        return None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
 _WITH_IDS: Final = (speakers, opt_outs)
 
 
@@ -156,31 +143,25 @@ def _among(table: Table, domain: str, ids: Sequence[str]) -> ColumnElement[bool]
 
 
 def _enrolment(row: Any) -> Enrolment:
-    return Enrolment(
-        id=row.enrolment,
-        adapter=row.adapter,
-        version=row.version,
-        digest=row.digest,
-        speech_seconds=row.speech_seconds,
-        warnings=tuple(row.warnings.split()),
-        created=utc(row.created) or row.created,
-    )
+    needed, warnings = row.needed_seconds or 0.0, tuple(row.warnings.split())
+    of_adapter = row.adapter, row.version, row.digest
+    return Enrolment(row.enrolment, *of_adapter, row.speech_seconds, needed, warnings, row.created)
 
 
 def _speaker(domain: str, speaker: str, row: Any, opted_out: datetime | None, found: Sequence[Enrolment]) -> Speaker:
     if row is None:
-        return Speaker(domain, speaker, opted_out=utc(opted_out))
+        return Speaker(domain, speaker, opted_out=opted_out)
     consent = None
     if row.consent_by is not None:
-        consent = Consent(row.consent_by, utc(row.consent_at) or row.consent_at, row.consent_text)
+        consent = Consent(row.consent_by, row.consent_at, row.consent_text)
     return Speaker(
         domain,
         speaker,
-        created=utc(row.created),
-        used=utc(row.used),
+        created=row.created,
+        used=row.used,
         lifetime=None if row.lifetime is None else timedelta(seconds=row.lifetime),
-        expired=utc(row.expired),
-        opted_out=utc(opted_out),
+        expired=row.expired,
+        opted_out=opted_out,
         consent=consent,
         enrolments=tuple(found),
     )

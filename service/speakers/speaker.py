@@ -65,13 +65,19 @@ class Reference(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """One clip of a speaker. Numbers are the speaker's own, from 1, and never used again."""
+    """One clip of a speaker.
+
+    Args:
+        id: the speaker's own numbers, from 1, never used again.
+        needed_seconds: of speech by this version, together, that make a speaker enrolled.
+    """
 
     id: int
     adapter: str
     version: int
     digest: str
     speech_seconds: float
+    needed_seconds: float
     warnings: tuple[str, ...]
     created: datetime
 
@@ -84,7 +90,7 @@ class Speaker:
         created: None where nothing but an opt-out is kept.
         used: when the voiceprints were last added to, or verified or identified against.
         lifetime: how long they are kept after that; None is for ever.
-        expired: when they were removed for that.
+        expired: when they were removed for that; None where they were not enough for anything yet.
     """
 
     domain: str
@@ -96,6 +102,11 @@ class Speaker:
     opted_out: datetime | None = None
     consent: Consent | None = None
     enrolments: tuple[Enrolment, ...] = ()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether anything is stored of them."""
+        return self.created is not None or self.opted_out is not None
 
     @property
     def expires(self) -> datetime | None:
@@ -110,23 +121,33 @@ class Speaker:
         """How long they speak, together."""
         return sum(enrolment.speech_seconds for enrolment in self.of(digest))
 
+    def had_enough(self, digest: str) -> bool:
+        """Whether the enrolments by one version are as much speech as it needs."""
+        return self.speech_seconds(digest) >= max(one.needed_seconds for one in self.of(digest))
+
+    def has_lost(self, after: "Speaker") -> bool:
+        """Whether a voiceprint or the words of a consent are gone in what came `after`."""
+        is_changed = self.consent is not None and self.consent != after.consent
+        return is_changed or not {one.id for one in self.enrolments} <= {one.id for one in after.enrolments}
+
     def has_expired(self, now: datetime) -> bool:
         """Whether the voiceprints may not be kept any longer, or were removed for that."""
         due = self.expires is not None and self.expires <= now and bool(self.enrolments)
         return due or self.expired is not None
 
     def status(self, voice: Voice, now: datetime) -> Status:
-        """Of this version of an adapter."""
+        """Of this version of an adapter. Who never had enough speech for it is pending, not stale or expired."""
         if self.opted_out is not None:
             return Status.OPTED_OUT
-        if self.has_expired(now):
+        if self.expired is not None:
             return Status.EXPIRED
-        mine = self.of(voice.digest)
-        if mine:
+        digests = {one.digest for one in self.enrolments if one.adapter == voice.adapter}
+        if voice.digest in digests:
             enough = self.speech_seconds(voice.digest) >= voice.enrol_seconds
-            return Status.ENROLLED if enough else Status.PENDING
-        others = any(enrolment.adapter == voice.adapter for enrolment in self.enrolments)
-        return Status.STALE if others else Status.PENDING
+            found = Status.ENROLLED if enough else Status.PENDING
+        else:
+            found = Status.STALE if any(map(self.had_enough, digests)) else Status.PENDING
+        return Status.EXPIRED if found is not Status.PENDING and self.has_expired(now) else found
 
 
 def require_speaker(text: str) -> str:

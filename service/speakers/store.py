@@ -8,20 +8,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
+from service.attempts import Attempt
 from service.database import Database, open_database
 from service.deadline import Deadline
 from service.errors import Conflict, ConsentRequired, InvalidRequest, SpeakerOptedOut, UnknownSpeaker
+from service.routine import Routine
 from service.settings import Settings
 from service.speakers import journal, rows, upkeep
-from service.speakers.journal import Action, Attempt, By, Use
+from service.speakers.journal import Action, By, Use
 from service.speakers.speaker import Consent, Enrolment, Reference, Speaker, Spoken, Voice
-from service.speakers.tables import metadata, speakers
-from service.speakers.traces import scrub
+from service.speakers.tables import metadata
 from service.speakers.vault import Vault, Vector
 
 MAX_ENROLMENTS: Final = 100  # of one speaker
+SWEEP_SECONDS: Final = 30.0
 
 T = TypeVar("T")
 
@@ -53,10 +55,13 @@ class SpeakerStore:
         self.database = database
         self.vault = vault
         self._now = now
+        self._sweeping: Routine | None = None
         self._is_unscrubbed = True  # something may have been deleted whose traces are still in the files
         database.prepare(metadata)
 
     def close(self) -> None:
+        if self._sweeping is not None:
+            self._sweeping.stop(seconds=1.0)
         self.database.close()
 
     # Reading
@@ -64,7 +69,7 @@ class SpeakerStore:
     def find(self, domain: str, speaker: str) -> Speaker:
         """One speaker. Raises UnknownSpeaker."""
         found = self.look(domain, speaker)
-        if not _is_known(found):
+        if not found.is_known:
             raise _unknown(speaker)
         return found
 
@@ -73,10 +78,10 @@ class SpeakerStore:
         with self.database.read() as connection:
             return rows.find(connection, domain, speaker)
 
-    def number(self, domain: str, speaker: str) -> int | None:
-        """What tells a speaker from a later one of the same id, for `enrol`."""
+    def removals(self, domain: str, speaker: str) -> frozenset[str]:
+        """The deletions and opt-outs so far of whoever had this id, for `enrol`."""
         with self.database.read() as connection:
-            return rows.number_of(connection, domain, speaker)
+            return journal.removals(connection, domain, speaker)
 
     def walk(self, domain: str, after: str = "") -> Iterator[Speaker]:
         """The speakers of a domain by their ids, those behind `after`."""
@@ -133,26 +138,26 @@ class SpeakerStore:
         clips: Sequence[Spoken],
         tell: Callable[[Speaker, list[Enrolment | None]], str],
         *,
-        number: int | None,
+        removals: frozenset[str],
         needs_consent: bool = False,
         terms: Terms | None = None,
     ) -> Told:
         """Add the clips in which somebody speaks; the first of them makes the speaker.
 
         Args:
-            number: as it was when the clips came.
+            removals: as they were before the clips came.
 
         Raises:
             SpeakerOptedOut, ConsentRequired: they may not be enrolled.
-            Conflict: the speaker was deleted meanwhile.
+            Conflict: the speaker was deleted or opted out meanwhile, even if they are back.
             InvalidRequest: more enrolments than a speaker may have.
             NotReady: this server lacks keys of the voiceprints there are.
         """
 
         def change(connection: Connection, before: Speaker, now: datetime) -> tuple[Speaker, list[Enrolment | None]]:
             check_may_enrol(before, needs_consent)
-            if number is not None and rows.number_of(connection, *_place(before)) != number:
-                raise Conflict(f"{speaker} was deleted while this enrolment was under way")
+            if journal.removals(connection, *_place(before)) - removals:
+                raise Conflict(f"{speaker} was deleted or opted out while this enrolment was under way")
             heard = [clip for clip in clips if clip.speech_seconds > 0]
             if not heard:
                 return before, [None] * len(clips)
@@ -175,7 +180,7 @@ class SpeakerStore:
         """Remove a person, but for an opt-out. Raises UnknownSpeaker."""
 
         def change(connection: Connection, before: Speaker, now: datetime) -> None:
-            if not _is_known(before):
+            if not before.is_known:
                 raise _unknown(speaker)
             rows.remove(connection, *_place(before))
             journal.forget_speaker(connection, *_place(before))
@@ -186,7 +191,7 @@ class SpeakerStore:
         """Remove one enrolment. Raises UnknownSpeaker, also where the speaker has no such enrolment."""
 
         def change(connection: Connection, before: Speaker, now: datetime) -> None:
-            if not _is_known(before):
+            if not before.is_known:
                 raise _unknown(speaker)
             if not rows.delete_enrolments(connection, *_place(before), enrolment):
                 raise UnknownSpeaker(f"{speaker} has no enrolment {enrolment}")
@@ -238,7 +243,8 @@ class SpeakerStore:
             outcome, word = decide(found, [Reference(vectors[one], seconds[one]) for one in seconds])
             if word in ("accept", "reject"):
                 rows.use(connection, found, now)
-            journal.record(connection, by, speaker, Action.VERIFY, now, voice, word)
+            if found.is_known:  # the id of somebody deleted must not come back by being asked for
+                journal.record(connection, by, speaker, Action.VERIFY, now, voice, word)
         return outcome
 
     def identified(
@@ -267,7 +273,7 @@ class SpeakerStore:
         """All that is stored of a person: the speaker, the vectors by enrolment, the uses. Raises UnknownSpeaker."""
         with self.database.write() as connection:
             found = rows.find(connection, by.domain, speaker)
-            if not _is_known(found):
+            if not found.is_known:
                 raise _unknown(speaker)
             journal.record(connection, by, speaker, Action.EXPORT, self._now())
             vectors = rows.vectors(connection, self.vault, found)
@@ -278,6 +284,11 @@ class SpeakerStore:
 
     # In the background
 
+    def keep_swept(self, uses_kept: timedelta, seconds: float = SWEEP_SECONDS) -> None:
+        """Sweep now and again, in a thread, until `close`."""
+        self._sweeping = Routine("sweeping what has expired", lambda: self.sweep(uses_kept))
+        self._sweeping.start(seconds)
+
     def sweep(self, uses_kept: timedelta) -> None:
         """Remove what has expired or was kept for long enough, then what the files still hold of it."""
         if upkeep.sweep(self.database, self._now(), uses_kept) or self._is_unscrubbed:
@@ -285,7 +296,7 @@ class SpeakerStore:
 
     def scrub(self) -> None:
         """Overwrite what was deleted in the database's files, as far as the database can."""
-        self._is_unscrubbed = not scrub(self.database)
+        self._is_unscrubbed = not upkeep.scrub(self.database)
 
     def rewrite(self) -> int:
         """Encrypt everything anew that is not under the current key; how many voiceprints that were."""
@@ -313,26 +324,24 @@ class SpeakerStore:
                 known = journal.recall(connection, by, terms.attempt, now)
                 if known is not None:
                     return Told(known, True)
-            answer = tell(work(connection, rows.find(connection, by.domain, speaker), now))
-            journal.record(connection, by, speaker, action, now, voice)
+            before = rows.find(connection, by.domain, speaker)
+            answer = tell(work(connection, before, now))
+            after = rows.find(connection, by.domain, speaker)
+            if before.is_known or after.is_known:
+                journal.record(connection, by, speaker, action, now, voice)
             if terms.attempt is not None:
                 named = "" if action is Action.DELETE else speaker
                 journal.remember(connection, by, terms.attempt, named, answer, now)
-        if action in (Action.DELETE, Action.DELETE_ENROLMENT, Action.OPT_OUT):
+        if action is Action.DELETE or before.has_lost(after):
             self._is_unscrubbed = True
-            if self.database.is_sqlite:  # a vacuum may take its time: the sweeper's
+            if self.database.is_sqlite:  # a vacuum may take its time: that of a sweep
                 self.scrub()
         return Told(answer, False)
 
     def _add(
         self, connection: Connection, speaker: Speaker, voice: Voice, clips: Sequence[Spoken], now: datetime
     ) -> list[Enrolment | None]:
-        last = connection.scalar(
-            select(speakers.c.last_enrolment).where(
-                speakers.c.domain == speaker.domain, speakers.c.speaker == speaker.id
-            )
-        )
-        number = int(last or 0)
+        number = rows.last_enrolment(connection, *_place(speaker))
         added: list[Enrolment | None] = []
         for clip in clips:
             if not clip.speech_seconds > 0:
@@ -340,7 +349,10 @@ class SpeakerStore:
                 continue
             number += 1
             enrolment = Enrolment(
-                number, voice.adapter, voice.version, voice.digest, clip.speech_seconds, clip.warnings, now
+                number,
+                *(voice.adapter, voice.version, voice.digest),
+                *(clip.speech_seconds, voice.enrol_seconds, clip.warnings),
+                now,
             )
             rows.add_enrolment(connection, self.vault, speaker, enrolment, clip.vector)
             added.append(enrolment)
@@ -367,10 +379,6 @@ def check_may_enrol(speaker: Speaker, needs_consent: bool) -> None:
             f"{speaker.id} has not consented: PUT the speaker with a consent, as in "
             '{"consent": {"by": "Jo", "at": "2026-11-28T12:00:00Z", "text": "..."}}, then enrol'
         )
-
-
-def _is_known(speaker: Speaker) -> bool:
-    return speaker.created is not None or speaker.opted_out is not None
 
 
 def _unknown(speaker: str) -> UnknownSpeaker:

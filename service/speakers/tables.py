@@ -7,7 +7,6 @@ any more tells those who hold voiceprints in memory that one is gone.
 from sqlalchemy import (
     BigInteger,
     Column,
-    DateTime,
     Float,
     ForeignKeyConstraint,
     Index,
@@ -18,6 +17,8 @@ from sqlalchemy import (
     Table,
     Text,
 )
+
+from service.database import Moment
 
 metadata = MetaData()
 
@@ -31,14 +32,14 @@ speakers = Table(
     metadata,
     *_place(),
     Column("number", BigInteger, nullable=False),  # the revision that made it
-    Column("created", DateTime(timezone=True), nullable=False),
-    Column("used", DateTime(timezone=True), nullable=False),
+    Column("created", Moment, nullable=False),
+    Column("used", Moment, nullable=False),
     Column("lifetime", BigInteger),  # seconds after the last use
-    Column("expires", DateTime(timezone=True), index=True),  # the sum of both
-    Column("expired", DateTime(timezone=True)),
+    Column("expires", Moment, index=True),  # the sum of both
+    Column("expired", Moment),
     Column("last_enrolment", Integer, nullable=False),
     Column("consent_by", String(256)),
-    Column("consent_at", DateTime(timezone=True)),
+    Column("consent_at", Moment),
     Column("consent_text", Text),
 )
 enrolments = Table(
@@ -50,8 +51,9 @@ enrolments = Table(
     Column("version", Integer, nullable=False),
     Column("digest", String(71), nullable=False),
     Column("speech_seconds", Float, nullable=False),
+    Column("needed_seconds", Float),  # null in rows of older releases: counts as enough
     Column("warnings", String(256), nullable=False),  # space-separated
-    Column("created", DateTime(timezone=True), nullable=False),
+    Column("created", Moment, nullable=False),
     Column("key_id", String(16), nullable=False),
     Column("wrapped_key", LargeBinary, nullable=False),  # of this vector alone, under the key named
     Column("vector", LargeBinary, nullable=False),
@@ -59,7 +61,7 @@ enrolments = Table(
     Index("enrolments_of_digest", "domain", "digest"),
     Index("enrolments_of_key", "key_id"),
 )
-opt_outs = Table("opt_outs", metadata, *_place(), Column("at", DateTime(timezone=True), nullable=False))
+opt_outs = Table("opt_outs", metadata, *_place(), Column("at", Moment, nullable=False))
 # The revision at which a speaker's voiceprints last changed; numbers of deleted ones stay, and mean nobody.
 changes = Table(
     "speaker_changes",
@@ -74,7 +76,7 @@ uses = Table(
     metadata,
     Column("domain", String(64), primary_key=True),
     Column("id", String(32), primary_key=True),
-    Column("at", DateTime(timezone=True), nullable=False, index=True),
+    Column("at", Moment, nullable=False, index=True),
     Column("actor", String(128), nullable=False),
     Column("action", String(32), nullable=False),
     Column("speaker", String(128), nullable=False),
@@ -93,7 +95,7 @@ answers = Table(
     Column("request", String(71), nullable=False),  # digest of what was asked
     Column("speaker", String(128), nullable=False),
     Column("answer", Text),
-    Column("at", DateTime(timezone=True), nullable=False, index=True),
+    Column("at", Moment, nullable=False, index=True),
     Index("answers_of_speaker", "domain", "speaker"),
 )
 keys = Table("voiceprint_keys", metadata, Column("id", String(16), primary_key=True))

@@ -22,12 +22,13 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from service.errors import Internal, InvalidRequest
-from service.private import FILE_MODE, close_to_others
+from service.private import FILE_MODE, close_to_others, sync_directory
 from service.settings import Settings
 
 KEY_FILE: Final = "voiceprint.keys"  # in the data directory, where no other keys are given
 KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
+_SEALED: Final = b"sealed voiceprint"  # what the derived key is for
 
 Vector = NDArray[np.float32]
 
@@ -101,21 +102,31 @@ class Vault:
         except InvalidTag:
             raise Internal("a stored voiceprint is not what was stored: it cannot be decrypted") from None
 
-    def seal_message(self, purpose: str, content: bytes) -> str:
-        """Text that only this service can read, for somebody else to keep."""
-        nonce_and_text = _seal(_derived(self._keys[self.current], purpose), content, purpose.encode())
-        return _text(bytes.fromhex(self.current) + nonce_and_text)
+    def seal(self, domain: str, digest: str, vector: Vector) -> str:
+        """An embedding `[dim]` by an adapter's version, as text that only this service reads, for callers to keep."""
+        content = f"{domain}\0{digest}\0".encode() + np.ascontiguousarray(vector, "<f4").tobytes()
+        sealed = bytes.fromhex(self.current) + _seal(_derived(self._keys[self.current]), content, _SEALED)
+        return _as_text(sealed)
 
-    def open_message(self, purpose: str, text: str) -> bytes:
-        """What `seal_message` sealed. Raises InvalidRequest."""
+    def unseal(self, domain: str, digest: str, text: str) -> Vector:
+        """What `seal` sealed. Raises InvalidRequest: not by this service, or for another domain or version."""
         try:
             raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-            key = self._keys[raw[:8].hex()]
-            return _open(_derived(key, purpose), raw[8:], purpose.encode())
+            if _as_text(raw) != text:  # Python's decoder skips what is no base64
+                raise ValueError(text)
+            content = _open(_derived(self._keys[raw[:8].hex()]), raw[8:], _SEALED)
         except (ValueError, KeyError, InvalidTag):
             raise InvalidRequest(
                 "a sealed voiceprint is none of this service's, was changed on its way, or its key is gone"
             ) from None
+        of_domain, of_digest, values = content.split(b"\0", 2)
+        if of_domain != domain.encode():
+            raise InvalidRequest("a sealed voiceprint is for the domain of the key that it was made with, not this one")
+        if of_digest != digest.encode():
+            raise InvalidRequest(
+                "a sealed voiceprint is for the version of the adapter that made it: make it anew, or name that version"
+            )
+        return np.frombuffer(values, "<f4")
 
 
 def key_id(key: bytes) -> str:
@@ -151,11 +162,11 @@ def _make_key_file(path: Path) -> None:
             return
     finally:
         beside.unlink()
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(path.parent)
+
+
+def _as_text(sealed: bytes) -> str:
+    return base64.urlsafe_b64encode(sealed).decode().rstrip("=")
 
 
 def _seal(key: bytes, content: bytes, about: bytes) -> bytes:
@@ -167,9 +178,5 @@ def _open(key: bytes, sealed: bytes, about: bytes) -> bytes:
     return AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], about)
 
 
-def _derived(key: bytes, purpose: str) -> bytes:
-    return HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=purpose.encode()).derive(key)
-
-
-def _text(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+def _derived(key: bytes) -> bytes:
+    return HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=_SEALED).derive(key)

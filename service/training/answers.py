@@ -2,16 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.scoring.calibration import with_temperature
 from service.scoring.score import Aggregate, activate, clip_scores, cosine, voiceprint
 from service.training.augment import fixed_noise
-from service.training.datasets.dataset import BadDataset, Clip, Distortion, TrialList, multi_hot
+from service.training.datasets.dataset import BadDataset, Clip, Distortion, Span, TrialList, multi_hot
 from service.training.datasets.trials import speakers_of
 from service.training.inference import Inference
 from service.training.recordings import Recordings, Samples
@@ -25,11 +23,18 @@ class ClassAnswers:
     targets: NDArray[np.int64]  # [N], the first label of each
     hot: NDArray[np.bool_]  # [N, C], every label
     aggregate: Aggregate = "mean"  # what makes a clip's scores of its windows
+    groups: NDArray[np.int64] | None = None  # [N], numbers of what the clips are from; none where that is not told
 
     def scores(self, activation: Literal["softmax", "sigmoid"], temperature: float = 1.0) -> NDArray[np.float32]:
         """Class scores of the clips `[N, C]`, as the server answers them."""
-        activated = (activate(with_temperature(windows, temperature), activation) for windows in self.logits)
+        activated = (activate(windows, activation, temperature) for windows in self.logits)
         return np.stack([clip_scores(windows, self.aggregate) for windows in activated])
+
+    def sure(self, temperature: float = 1.0) -> NDArray[np.float32]:
+        """Best softmax scores of the clips that are answered rightly `[R]`."""
+        scores = self.scores("softmax", temperature)
+        best: NDArray[np.float32] = scores.max(axis=1)[scores.argmax(axis=1) == self.targets]
+        return best
 
     @property
     def multi_label(self) -> bool:
@@ -41,14 +46,25 @@ class ClassAnswers:
         return np.stack([windows.mean(axis=0) for windows in self.logits])
 
 
-def answer_clips(inference: Inference, clips: Sequence[Clip], recordings: Recordings) -> ClassAnswers:
+def answer_clips(
+    inference: Inference, clips: Sequence[Clip], recordings: Recordings, aggregate: Aggregate = "mean"
+) -> ClassAnswers:
     """Raw outputs for every readable clip. Raises BadDataset where none is."""
-    readable = set(recordings.readable(clip.path for clip in clips))
-    kept = [clip for clip in clips if clip.path in readable]
+    readable = set(recordings.readable(clip.span for clip in clips))
+    kept = [clip for clip in clips if clip.span in readable]
     if not kept:
         raise BadDataset(f"none of {len(clips)} clips could be read")
-    logits = list(inference(recordings.samples(clip.path) for clip in kept))
-    return ClassAnswers(logits, np.array([clip.target for clip in kept]), multi_hot(kept, logits[0].shape[1]))
+    logits = list(inference(recordings.samples(clip.span) for clip in kept))
+    targets = np.array([clip.target for clip in kept])
+    names = [clip.group for clip in kept]
+    groups = None if None in names else np.unique(np.array(names), return_inverse=True)[1]
+    return ClassAnswers(logits, targets, multi_hot(kept, logits[0].shape[1]), aggregate, groups)
+
+
+def answers_of(clips: Sequence[Clip], logits: NDArray[np.float32]) -> ClassAnswers:
+    """Answers that are known already: logits `[N, C]` of clips."""
+    targets = np.array([clip.target for clip in clips])
+    return ClassAnswers(list(logits[:, None]), targets, multi_hot(clips, logits.shape[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +85,21 @@ def answer_trials(inference: Inference, lists: Sequence[TrialList], recordings: 
         BadDataset: no trial of a list is left, or a noise of the fixed condition cannot be read.
     """
     noises = {distortion.noise for trials in lists for distortion in trials.distortions.values()}
-    readable = set(recordings.readable([*(path for trials in lists for path in trials.paths), *noises]))
+    readable = set(recordings.readable([*(span for trials in lists for span in trials.spans), *noises]))
     lost = noises - readable
     if lost:
-        raise BadDataset(f"noise file {min(lost)} of the fixed condition cannot be read ({len(lost)} such files)")
+        raise BadDataset(f"noise file {min(lost).path} of the fixed condition cannot be read ({len(lost)} such files)")
     heard = dict.fromkeys(
-        (path, trials.distortions.get(path)) for trials in lists for path in trials.paths if path in readable
+        (span, trials.distortions.get(span)) for trials in lists for span in trials.spans if span in readable
     )
-    answers = inference(_distorted(path, distortion, recordings) for path, distortion in heard)
+    answers = inference(_distorted(span, distortion, recordings) for span, distortion in heard)
     prints = {key: voiceprint(windows) for key, windows in zip(heard, answers, strict=True)}
     return [_scored(trials, prints) for trials in lists]
 
 
-def _scored(trials: TrialList, prints: Mapping[tuple[Path, Distortion | None], NDArray[np.float32]]) -> TrialAnswers:
-    def print_of(path: Path) -> NDArray[np.float32] | None:
-        return prints.get((path, trials.distortions.get(path)))
+def _scored(trials: TrialList, prints: Mapping[tuple[Span, Distortion | None], NDArray[np.float32]]) -> TrialAnswers:
+    def print_of(span: Span) -> NDArray[np.float32] | None:
+        return prints.get((span, trials.distortions.get(span)))
 
     scores, kept = [], []
     for trial in trials.trials:
@@ -98,8 +114,8 @@ def _scored(trials: TrialList, prints: Mapping[tuple[Path, Distortion | None], N
     return TrialAnswers(trials.name, np.array(scores), targets, speakers_of(kept), left_out)
 
 
-def _distorted(path: Path, distortion: Distortion | None, recordings: Recordings) -> Samples:
-    samples = recordings.samples(path)
+def _distorted(span: Span, distortion: Distortion | None, recordings: Recordings) -> Samples:
+    samples = recordings.samples(span)
     if distortion is None:
         return samples
     noise = recordings.samples(distortion.noise)

@@ -1,12 +1,13 @@
 """Changes clips so that an adapter hears what it will meet: places, speeds, levels, colours, noises, mixtures.
 
-Everything random comes from the generator that is passed in. Knows neither labels nor models.
+Everything random comes from the generator that is passed in.
 """
 
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
 
 import av
 import numpy as np
@@ -17,6 +18,7 @@ from torchaudio.functional import resample
 
 from service.audio.decode import decode
 from service.audio.waveform import MIN_SAMPLES, SAMPLING_RATE
+from service.training.datasets.dataset import BadDataset, Span, audio_files
 from service.training.recipe import Augmentation
 
 Samples = NDArray[np.float32]
@@ -25,33 +27,41 @@ Random = np.random.Generator
 MIXUP_BETA = 10.0  # Beta(10, 10): close to one half
 ROLL_FRAMES = (-10, 10)  # of `input_noise`, upper end excluded
 MIN_POWER = 1e-10
+LOUD_SAMPLES = 800  # 50 ms, in which a clip is loud or not
+LOUD = 0.1  # of the loudest, in amplitude
+BACKGROUND_DB = (-75.0, -25.0)  # level of noise alone, relative to full scale
+SILENCE_CHANCE = 0.1
 COLOURED_CHANCE = 0.3  # of synthesised noise where there are noise files too
 COLOURS = (-0.5, 2.0)  # exponent of 1 / f ** exponent: blue to brown
 CODECS = (("libopus", "ogg", (8_000, 24_000)), ("libmp3lame", "mp3", (16_000, 40_000)))  # and bits a second
 ROOM_SECONDS = (0.1, 0.7)  # until an echo has fallen by 60 dB
 ROOM_LEVEL = (0.01, 0.08)  # of the echo at first, relative to the direct sound
+Kind = Literal["noise", "music", "babble", "room"]
+
+MIXES: tuple[tuple[Kind, ...], ...] = ((), ("room",), ("babble",), ("music",), ("noise",), ("babble", "music"))
+SNR = {"noise": (0.0, 15.0), "music": (5.0, 25.0), "babble": (13.0, 20.0)}  # dB
+VOICES = (3, 8)  # of a babble, which has one ratio to the clip
+FOLDERS: dict[Kind, str] = {"noise": "noise", "music": "music", "babble": "speech"}  # of MUSAN
 _Noise = TypeVar("_Noise")
 
 
 @dataclass(frozen=True, slots=True)
 class Augmenter(Generic[_Noise]):
-    """A recipe's waveform augmentation.
-
-    Args:
-        noises: noise recordings, whatever `read` turns into samples.
-        window: samples of the input window.
-    """
+    """A recipe's waveform augmentation."""
 
     recipe: Augmentation
-    window: int
-    noises: Sequence[_Noise]
+    window: int  # samples of the input window
+    noises: Sequence[_Noise]  # noise recordings, whatever `read` turns into samples
     read: Callable[[_Noise], Samples]
 
     def __call__(self, samples: Samples, rng: Random) -> Samples:
         """A changed copy of a clip `[N]`, no longer than the window and never shorter than one frame."""
         recipe = self.recipe
         speed = float(rng.uniform(1 - recipe.speed, 1 + recipe.speed)) if recipe.speed else 1.0
-        piece = crop(samples, int(self.window * speed) + 1, rng) if recipe.crop else samples[: self.window * 2]
+        if recipe.piece:
+            shortest = min(self.window, int(recipe.piece * SAMPLING_RATE))
+            samples = around_loud(samples, int(rng.integers(shortest, self.window + 1)), rng)
+        piece = crop(samples, int(self.window * speed) + 1, rng)
         if speed != 1.0:
             piece = resampled(piece, speed)
         piece = piece[: self.window]
@@ -71,17 +81,42 @@ class Augmenter(Generic[_Noise]):
             piece = piece * np.float32(10 ** (rng.uniform(-recipe.gain, recipe.gain) / 20))
         return np.asarray(piece, dtype=np.float32)
 
+    def background(self, rng: Random) -> Samples:
+        """Noise alone, of the recipe's files or coloured, or silence: as long as the window."""
+        if rng.random() < SILENCE_CHANCE:
+            return np.zeros(self.window, np.float32)
+        noise = self._noise(self.window, rng)
+        level = 10 ** (float(rng.uniform(*BACKGROUND_DB)) / 20)
+        return np.asarray(noise * (level / max(float(np.sqrt(np.mean(noise**2))), 1e-9)), dtype=np.float32)
+
     def _noise(self, length: int, rng: Random) -> Samples:
         if not self.noises or rng.random() < COLOURED_CHANCE:
             return coloured_noise(length, float(rng.uniform(*COLOURS)), rng)
         noise = self.read(self.noises[int(rng.integers(len(self.noises)))])
-        return crop(np.resize(noise, max(length, len(noise))), length, rng)
+        return stretched(noise, length, rng)
+
+
+def stretched(noise: Samples, length: int, rng: Random) -> Samples:
+    """A random stretch of exactly `length` samples, of a shorter recording repeated."""
+    return crop(np.resize(noise, max(length, len(noise))), length, rng)
 
 
 def crop(samples: Samples, length: int, rng: Random) -> Samples:
     """A random stretch of at most `length` samples."""
     spare = len(samples) - length
     start = int(rng.integers(spare + 1)) if spare > 0 else 0
+    return samples[start : start + length]
+
+
+def around_loud(samples: Samples, length: int, rng: Random) -> Samples:
+    """A random stretch of at most `length` samples that holds a moment in which the clip is loud."""
+    frames = len(samples) // LOUD_SAMPLES
+    if frames == 0 or len(samples) <= length:
+        return samples
+    levels = np.sqrt(np.mean(samples[: frames * LOUD_SAMPLES].reshape(frames, -1) ** 2, axis=1))
+    moment = int(rng.choice(np.flatnonzero(levels >= LOUD * levels.max()))) * LOUD_SAMPLES
+    low, high = max(0, moment + LOUD_SAMPLES - length), min(moment, len(samples) - length)
+    start = int(rng.integers(min(low, high), max(low, high) + 1))
     return samples[start : start + length]
 
 
@@ -205,3 +240,51 @@ def jittered(frames: Tensor, rng: Random) -> Tensor:
     """Noise `U(0, 1) U(0, 1) / 10` added to normalised frames `[frames, bins]`, which are then rolled."""
     noise = torch.from_numpy(rng.random(tuple(frames.shape), dtype=np.float32))
     return torch.roll(frames + noise * float(rng.random()) / 10, int(rng.integers(*ROLL_FRAMES)), dims=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Corruption:
+    """Noise, music, babble and rooms, for verification: each clip gets one of MIXES, evenly, as in the paper's runs.
+
+    Args:
+        files: recordings of each kind that there is: noises, music, voices, impulse responses.
+    """
+
+    files: dict[Kind, tuple[Span, ...]]
+
+    def __call__(self, samples: Samples, rng: Random, read: Callable[[Span], Samples]) -> Samples:
+        """A corrupted copy of a clip `[N]`, of its length; everything random is drawn from `rng`."""
+        mixes = [mix for mix in MIXES if all(kind in self.files for kind in mix)]
+
+        def draw(kind: Kind) -> Samples:
+            files = self.files[kind]
+            return read(files[int(rng.integers(len(files)))])
+
+        out = samples
+        for kind in mixes[int(rng.integers(len(mixes)))]:
+            if kind == "room":
+                return reverberated(samples, draw(kind))
+            count = int(rng.integers(VOICES[0], VOICES[1] + 1)) if kind == "babble" else 1
+            added: Samples = np.zeros_like(samples)
+            for _ in range(count):
+                added = added + stretched(draw(kind), len(samples), rng)
+            out = out + (with_noise(samples, added, float(rng.uniform(*SNR[kind]))) - samples)
+        return np.asarray(out, dtype=np.float32)
+
+
+def find_corruption(root: Path, recipe: Augmentation) -> Corruption | None:
+    """The recordings in the folders that a recipe names; None where it names none. Raises BadDataset."""
+    files: dict[Kind, tuple[Span, ...]] = {}
+    if recipe.musan is not None:
+        for kind, folder in FOLDERS.items():
+            files[kind] = _audio_of(root / recipe.musan / folder, "augment.musan")
+    if recipe.rirs is not None:
+        files["room"] = _audio_of(root / recipe.rirs, "augment.rirs")
+    return Corruption(files) if files else None
+
+
+def _audio_of(folder: Path, key: str) -> tuple[Span, ...]:
+    files = tuple(map(Span, audio_files(folder))) if folder.is_dir() else ()
+    if not files:
+        raise BadDataset(f"{key}: no audio in {folder}; name a folder under or beside the data, or leave the key out")
+    return files

@@ -39,12 +39,6 @@ class ArrayCache:
         return made
 
 
-def identity(path: Path) -> str:
-    """What tells a file's contents apart without reading them. Raises OSError."""
-    status = path.stat()
-    return f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
-
-
 def _write(path: Path, arrays: Arrays) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")

@@ -3,20 +3,20 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from service.model.adapter import AdapterWeights
 from service.model.kernels import Weights
-from service.model.loading import load_backbone
 from service.model.spec import TaskType
-from service.registry.bundle import read_bundle, read_weights
-from service.registry.manifest import Manifest, parse_manifest
+from service.registry.manifest import Manifest
 from service.scoring.bootstrap import REPLICATES
-from service.training.datasets.dataset import BadDataset, Dataset
+from service.timeline.parameters import BACKGROUND
+from service.training.datasets.dataset import BadDataset
 from service.training.datasets.load import guess_source, load_dataset
 from service.training.figures import measure
-from service.training.inference import Inference
+from service.training.inference import open_bundle
+from service.training.recipe import read_recipe
 from service.training.recordings import Recordings
+from service.training.shipped import shipped_recipes
 from service.training.sources import Source
 
 
@@ -34,7 +34,7 @@ def evaluate(
 
     Args:
         bundle: directory with the bundle's files.
-        data: the data set's own folder; how it is split is what the bundle's recipe says, else the layout's default.
+        data: the data set's own folder; how it is split is what the bundle's recipe says.
         weights: as for `load_backbone`: what `int8` costs is measured with it.
         bootstrap: replicates behind the 95 % confidence intervals; 0 for none.
 
@@ -48,28 +48,28 @@ def evaluate(
         InvalidBundle, BackboneMismatch: the bundle cannot be used, or not on this backbone.
         BadDataset: the folder does not have the layout, or has other labels than the bundle.
     """
-    files = read_bundle(bundle)
-    manifest = parse_manifest(files.config)
+    opened = open_bundle(bundle, backbone, device, dtype, weights)
+    manifest, spec = opened.manifest, opened.backbone.spec
     source = _source(manifest, data)
-    _check_task(manifest, source, data)
+    if (manifest.task_type is TaskType.VERIFICATION) != source.verification:
+        raise BadDataset(f"{data} is not a data set for {manifest.task_type.value}")
     dataset = load_dataset(data, source)
-    loaded = load_backbone(backbone, device, dtype, for_inference=True, weights=weights)
-    tensors = read_weights(files.weights, manifest, loaded.spec)
-    _check_labels(manifest, dataset)
-    adapter = AdapterWeights.from_tensors(manifest.adapter_spec(), tensors)
-    inference = Inference(loaded, adapter, manifest.input_spec())
+    if BACKGROUND in (manifest.labels or ()):  # which training may have added
+        dataset = dataset.with_background()
+    if not dataset.verification and manifest.labels != dataset.labels:
+        ours, theirs = set(manifest.labels or ()), set(dataset.labels)
+        raise BadDataset(
+            f"the bundle's labels differ from those of {dataset.root}: "
+            f"only the bundle has {sorted(ours - theirs)[:5]}, only the data set {sorted(theirs - ours)[:5]}"
+        )
     recordings = Recordings()
-    measured = measure(inference, manifest, dataset.report(), recordings, bootstrap)
+    measured = measure(opened.inference, manifest, dataset.report(), recordings, bootstrap)
+    told = {"name": spec.name, "fingerprint": spec.fingerprint, "weights": weights}
     return {
         "name": manifest.name,
-        "digest": files.digest,
+        "digest": opened.files.digest,
         "task_type": manifest.task_type.value,
-        "backbone": {
-            "name": loaded.spec.name,
-            "fingerprint": loaded.spec.fingerprint,
-            "dtype": _dtype(loaded.dtype),
-            "weights": weights,
-        },
+        "backbone": told | {"dtype": str(opened.backbone.dtype).removeprefix("torch.")},
         **measured.figures,
         **measured.detail,
         "skipped": len(recordings.faults),
@@ -77,29 +77,10 @@ def evaluate(
 
 
 def _source(manifest: Manifest, data: Path) -> Source:
-    """How the bundle's recipe split this data set, where it says so in a form known here."""
-    guessed = guess_source(data)
+    """How the bundle's recipe split the data set, else the recipe of its name that ships, else what the folder is."""
+    stated = (manifest.training or {}).get("recipe")
     try:
-        recipe = (manifest.training or {}).get("recipe", {})
-        stated: Source = TypeAdapter(Source).validate_python(recipe.get("data"))
-    except (ValidationError, AttributeError):
-        return guessed
-    return stated if stated.kind == guessed.kind else guessed
-
-
-def _check_task(manifest: Manifest, source: Source, data: Path) -> None:
-    if (manifest.task_type is TaskType.VERIFICATION) != source.verification:
-        raise BadDataset(f"{data} is not a data set for {manifest.task_type.value}")
-
-
-def _check_labels(manifest: Manifest, dataset: Dataset) -> None:
-    if not dataset.verification and manifest.labels != dataset.labels:
-        ours, theirs = set(manifest.labels or ()), set(dataset.labels)
-        raise BadDataset(
-            f"the bundle's labels differ from those of {dataset.root}: "
-            f"only the bundle has {sorted(ours - theirs)[:5]}, only the data set {sorted(theirs - ours)[:5]}"
-        )
-
-
-def _dtype(dtype: object) -> str:
-    return str(dtype).removeprefix("torch.")
+        return Source.model_validate(stated["data"] if isinstance(stated, dict) else None)
+    except (ValidationError, KeyError):  # none, or one of an older release
+        shipped = shipped_recipes().get(manifest.name)
+        return guess_source(data) if shipped is None else read_recipe(shipped).data

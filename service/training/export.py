@@ -1,32 +1,19 @@
-"""From a trained adapter to a bundle: manifest fields, stored precision, card. Knows nothing of how it was trained."""
+"""From a recipe's adapter to its bundle: geometry, manifest fields, stored precision, counts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from service.model.adapter import AdapterWeights, parameter_counts
+from service.model.adapter import AdapterSpec, AdapterWeights, parameter_counts
 from service.model.parts.every import read_parts
 from service.model.parts.part import LATEST_VERSION
-from service.model.spec import AdapterSpec, BackboneSpec, ModelType, TaskType
-from service.registry.bundle import write_bundle
+from service.model.spec import BackboneSpec, ModelType, TaskType
 from service.registry.manifest import Manifest, build_manifest
 from service.training.recipe import BadRecipe, Recipe
 
 BACKBONE_FOLDER = "backbone"  # in a bundle's folder: what full fine-tuning made of the backbone
-_DTYPES = {"float32": torch.float32, "float16": torch.float16}
-
-
-@dataclass(frozen=True, slots=True)
-class Export:
-    """A trained adapter with what was measured on it."""
-
-    weights: AdapterWeights  # as stored: already rounded to the bundle's precision
-    settled: Mapping[str, Any]  # threshold, calibration
-    metrics: Mapping[str, Any]  # selection, report
-    training: Mapping[str, Any]
 
 
 def adapter_spec(recipe: Recipe, labels: int) -> AdapterSpec:
@@ -36,24 +23,25 @@ def adapter_spec(recipe: Recipe, labels: int) -> AdapterSpec:
     # Only heads and input prompts depend on the architecture, and the manifest has been judged with the real one.
     is_ast = recipe.adapter.head == "ast" or recipe.adapter.input_prompt > 0
     backbone = {"model_type": (ModelType.AST if is_ast else ModelType.WAV2VEC2).value}
-    fields = {**_part_fields(recipe), **task, "input": window, "backbone": backbone, "format_version": LATEST_VERSION}
+    fields = {**part_fields(recipe), **task, "input": window, "backbone": backbone, "format_version": LATEST_VERSION}
     parts, _ = read_parts(fields)
     return AdapterSpec(tuple(parts))
 
 
 def as_stored(weights: AdapterWeights, dtype: str) -> AdapterWeights:
     """The weights as a server will read them from the bundle."""
-    tensors = {name: tensor.to(_DTYPES[dtype]) for name, tensor in weights.to_tensors().items()}
+    tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in weights.to_tensors().items()}
     return AdapterWeights.from_tensors(weights.spec, tensors)
 
 
 def manifest_fields(
-    recipe: Recipe, backbone: BackboneSpec, labels: tuple[str, ...], settled: Mapping[str, Any] | None = None
+    recipe: Recipe, backbone: BackboneSpec, labels: tuple[str, ...], found: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The manifest's fields but for metrics; before anything is settled, with a threshold of 0."""
+    """The manifest's fields, `found` by training among them; before, with a threshold of 0."""
     verification = recipe.task_type is TaskType.VERIFICATION
+    version = adapter_spec(recipe, len(labels)).format_version
     fields: dict[str, Any] = {
-        "format_version": adapter_spec(recipe, len(labels)).format_version,
+        "format_version": LATEST_VERSION if recipe.input.normalize else version,
         "peft_type": "IPET",
         "name": recipe.name,
         "task_type": recipe.task_type.value,
@@ -64,22 +52,24 @@ def manifest_fields(
             "num_hidden_layers": backbone.num_hidden_layers,
             "fingerprint": backbone.fingerprint,
         },
-        **_part_fields(recipe),
+        **part_fields(recipe),
     }
     if verification:
         fields |= {"embedding_dim": recipe.adapter.embedding_dim, "threshold": 0.0}
     else:
         fields |= {"labels": list(labels), "activation": recipe.activation}
     fields["input"] = _input_fields(recipe, backbone)
-    return fields | dict(settled or {})
+    if recipe.events.window_frames is not None:
+        fields["events"] = {"window_frames": recipe.events.window_frames}
+    fields |= {name: told for name in ("description", "license") if (told := getattr(recipe, name)) is not None}
+    return fields | dict(found or {})
 
 
 def planned_manifest(recipe: Recipe, backbone: BackboneSpec, labels: tuple[str, ...]) -> Manifest:
     """The manifest before training, so that what it would refuse is refused before the first step.
 
-    Raises:
-        BadRecipe: AST without mean and std, or a window too short for the backbone.
-        InvalidBundle: anything else that a server would refuse.
+    Raises BadRecipe: AST without mean and std, or a window too short for the backbone; InvalidBundle: anything else
+    that a server would refuse.
     """
     given = recipe.input
     if backbone.model_type is ModelType.AST and (given.mean is None or given.std is None):
@@ -89,30 +79,15 @@ def planned_manifest(recipe: Recipe, backbone: BackboneSpec, labels: tuple[str, 
             f"input.window_frames: {given.window_frames} is too short for the backbone; "
             f"it needs {backbone.min_window_frames} or more"
         )
-    if backbone.model_type.reads_samples:
-        masks = recipe.augment
-        if masks.time_mask or masks.frequency_mask or masks.input_noise:
-            raise BadRecipe("augment.time_mask, frequency_mask and input_noise are for AST backbones only")
+    unsettled = recipe.adapter.head != "ipet" or recipe.activation == "sigmoid"
+    if recipe.adapter.head_start == "discriminants" and unsettled and recipe.task == "classification":
+        raise BadRecipe("adapter.head_start: discriminants are for cross entropy and the head `ipet`")
+    masks = recipe.augment
+    if masks.mask_time_prob and not backbone.model_type.reads_samples:
+        raise BadRecipe("augment.mask_time_prob is for wav2vec 2.0 and its kin; AST has time_mask")
+    if backbone.model_type.reads_samples and (masks.time_mask or masks.frequency_mask or masks.input_noise):
+        raise BadRecipe("augment.time_mask, frequency_mask and input_noise are for AST backbones only")
     return build_manifest(manifest_fields(recipe, backbone, labels))
-
-
-def export_bundle(
-    out: Path | None, recipe: Recipe, backbone: BackboneSpec, labels: tuple[str, ...], export: Export, card: str
-) -> Manifest:
-    """Make the manifest, and write the bundle into a directory if there is one. Raises OSError."""
-    fields = manifest_fields(recipe, backbone, labels, export.settled)
-    fields["metrics"] = dict(export.metrics)
-    if recipe.description is not None:
-        fields["description"] = recipe.description
-    if recipe.license is not None:
-        fields["license"] = recipe.license
-    fields["training"] = dict(export.training)
-    manifest = build_manifest(fields)
-    if out is not None:
-        dtype = _DTYPES[recipe.dtype]
-        tensors = {name: tensor.to(dtype) for name, tensor in export.weights.to_tensors().items()}
-        write_bundle(out, manifest, tensors, card)
-    return manifest
 
 
 def count_parameters(
@@ -135,7 +110,7 @@ def count_parameters(
     }
 
 
-def _part_fields(recipe: Recipe) -> dict[str, Any]:
+def part_fields(recipe: Recipe) -> dict[str, Any]:
     """The manifest's fields of the parts: those of version 1, and of the others what the adapter has."""
     adapter = recipe.adapter
     fields: dict[str, Any] = {"prompt_length": adapter.prompt_length, "bottleneck_dim": adapter.bottleneck_dim}
@@ -157,6 +132,10 @@ def _input_fields(recipe: Recipe, backbone: BackboneSpec) -> dict[str, Any]:
         fields |= {"mean": given.mean, "std": given.std}
     if given.short is not None:
         fields["short"] = given.short
+    if given.normalize:
+        fields["normalize"] = True
+    if given.aggregate != "mean":
+        fields["aggregate"] = given.aggregate
     return fields
 
 

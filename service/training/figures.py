@@ -21,6 +21,7 @@ from service.training.inference import Inference
 from service.training.recordings import Recordings
 
 DECIMALS = 4
+FEW = 30  # clips or trials under which a figure is rough
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,17 @@ def measure(
         return Measured({each.name: trial_figures(each, threshold, bootstrap) for each in trials}, trials=trials)
     temperature = None if manifest.calibration is None else manifest.calibration.temperature
     labels, activation = manifest.labels or (), manifest.activation or "softmax"
-    clips = replace(answer_clips(inference, report.clips, recordings), aggregate=manifest.input.aggregate)
+    clips = answer_clips(inference, report.clips, recordings, manifest.input.aggregate)
     figures = class_figures(clips, labels, activation, temperature or 1.0, bootstrap)
+    others = list(recordings.readable(report.others))
+    if manifest.reject_below is not None and others:
+        answers = replace(clips, logits=list(inference(map(recordings.samples, others))))
+        best = answers.scores(activation, temperature or 1.0).max(axis=1)
+        figures["unknown"] = {
+            "clips": len(others),
+            "rejected": rounded(np.mean(best < manifest.reject_below)),
+            "right_kept": rounded(np.mean(clips.sure(temperature or 1.0) >= manifest.reject_below)),
+        }
     return Measured(figures, class_detail(clips, labels, activation, temperature or 1.0))
 
 
@@ -71,15 +81,15 @@ def class_figures(
     if answers.multi_label:
         per_class = precisions
     else:
-        figures["accuracy"] = _rounded(accuracy(scores, answers.targets))
+        figures["accuracy"] = rounded(accuracy(scores, answers.targets))
         per_class = class_report(_said(answers, scores), answers.hot).recall
-    figures["map"] = _rounded(precisions[present].mean())
-    figures["mean_confidence"] = _rounded(scores.max(axis=1).mean())
+    figures["map"] = rounded(precisions[present].mean())
+    figures["mean_confidence"] = rounded(scores.max(axis=1).mean())
     if bootstrap:
-        found = class_intervals(scores, answers.hot, answers.targets, bootstrap)
+        found = class_intervals(scores, answers.hot, answers.targets, bootstrap, groups=answers.groups)
         figures |= _intervals(found, tuple(name for name in ("accuracy", "map") if name in figures))
     figures["per_class"] = {
-        label: _rounded(value) for label, value, there in zip(labels, per_class, present, strict=True) if there
+        label: rounded(value) for label, value, there in zip(labels, per_class, present, strict=True) if there
     }
     return figures
 
@@ -94,10 +104,10 @@ def class_detail(
     classes = {
         label: {
             "clips": int(report.support[index]),
-            "precision": _rounded(report.precision[index]),
-            "recall": _rounded(report.recall[index]),
-            "f1": _rounded(report.f1[index]),
-            "average_precision": _rounded(precisions[index]) if report.support[index] else None,
+            "precision": rounded(report.precision[index]),
+            "recall": rounded(report.recall[index]),
+            "f1": rounded(report.f1[index]),
+            "average_precision": rounded(precisions[index]) if report.support[index] else None,
         }
         for index, label in enumerate(labels)
     }
@@ -113,11 +123,11 @@ def trial_figures(answers: TrialAnswers, threshold: float, bootstrap: int = 0) -
     figures: dict[str, Any] = {
         "trials": len(scores),
         "left_out": answers.left_out,
-        "eer": _rounded(equal_error_rate(scores, targets)[0]),
-        "min_dcf_1": _rounded(min_dcf(scores, targets)),
-        "min_dcf_10": _rounded(min_dcf(scores, targets, c_miss=10.0)),
-        "miss_at_threshold": _rounded(np.mean(scores[targets] < threshold)),
-        "false_accept_at_threshold": _rounded(np.mean(scores[~targets] >= threshold)),
+        "eer": rounded(equal_error_rate(scores, targets)[0]),
+        "min_dcf_1": rounded(min_dcf(scores, targets)),
+        "min_dcf_10": rounded(min_dcf(scores, targets, c_miss=10.0)),
+        "miss_at_threshold": rounded(np.mean(scores[targets] < threshold)),
+        "false_accept_at_threshold": rounded(np.mean(scores[~targets] >= threshold)),
     }
     if bootstrap:
         found = trial_intervals(scores, targets, answers.speakers, bootstrap)
@@ -134,10 +144,11 @@ def _said(answers: ClassAnswers, scores: NDArray[np.float32]) -> NDArray[np.bool
 
 
 def _intervals(found: Bootstrap, names: tuple[str, ...]) -> dict[str, Any]:
-    intervals = {name: [_rounded(end) for end in found.intervals[name]] for name in names if name in found.intervals}
+    intervals = {name: [rounded(end) for end in found.intervals[name]] for name in names if name in found.intervals}
     how = {"level": found.level, "replicates": found.replicates, "resampled": found.resampled}
     return {"intervals": intervals, "bootstrap": how}
 
 
-def _rounded(value: float | np.floating[Any]) -> float:
+def rounded(value: float | np.floating[Any]) -> float:
+    """As figures are told."""
     return round(float(value), DECIMALS)

@@ -5,40 +5,83 @@ Knows no files and no report part.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from service.model.adapter import AdapterWeights, TrainableAdapter
+from service.model.adapter import AdapterSpec, AdapterWeights, TrainableAdapter
 from service.model.backbone import Backbone
 from service.model.bank import Bank
+from service.model.checkpoint import load_checkpoint
+from service.model.noise import LayerNoise
 from service.model.parts.input_prompt import InputPrompt
-from service.model.spec import AdapterSpec, TaskType
+from service.model.spec import TaskType
 from service.model.trainable import TrainableBackbone
 from service.training.batches import Batches, Wanted
 from service.training.checkpoint import moments_of, restore_moments
-from service.training.frontend import FrontEnd
-from service.training.headstart import class_means, discriminants
-from service.training.loader import Loader
-from service.training.losses import ClassLoss, SpeakerLoss, Targets
+from service.training.headstart import class_means, classifier, discriminants
+from service.training.loader import FrontEnd, Loader
+from service.training.losses import ClassLoss, SpeakerLoss, shares
 from service.training.ranks import Ranks
-from service.training.recipe import Optimiser, Recipe
-from service.training.snapshot import Snapshot
+from service.training.recipe import BadRecipe, Optimiser, Recipe
 
 HEAD_EPOCHS = 3  # epochs of examples that a head's start is computed from
+BACKBONE = "backbone."  # before names of the backbone's tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What was learnt, detached: an adapter, and the backbone's tensors; None where that is frozen."""
+
+    weights: AdapterWeights
+    backbone: dict[str, Tensor] | None = None
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """All tensors under one name each, the backbone's behind a prefix."""
+        backbone = {f"{BACKBONE}{name}": tensor for name, tensor in (self.backbone or {}).items()}
+        return self.weights.to_tensors() | backbone
+
+    @classmethod
+    def from_tensors(cls, spec: AdapterSpec, tensors: dict[str, Tensor]) -> "Snapshot":
+        """The inverse of `to_tensors`."""
+        backbone = {n.removeprefix(BACKBONE): t for n, t in tensors.items() if n.startswith(BACKBONE)}
+        adapter = {name: tensor for name, tensor in tensors.items() if not name.startswith(BACKBONE)}
+        return cls(AdapterWeights.from_tensors(spec, adapter), backbone or None)
 
 
 class TrainingDiverged(RuntimeError):
     """The loss is no longer a finite number."""
 
 
-def learning_rate(optimiser: Optimiser, epoch: float) -> float:
-    """Rate of an epoch, counted from 1: the paper's staircase, or half a cosine over all epochs."""
+def learning_rate(optimiser: Optimiser, epoch: float, step: float = 0.0) -> float:
+    """Rate of an epoch, counted from 1: the paper's staircase, or half a cosine over all epochs, behind the warm-up.
+
+    Args:
+        step: share of an epoch that one step is; the warm-up's first has its rate, not 0.
+    """
+    warm = min(1.0, (epoch - 1 + step) / optimiser.warm_up) if optimiser.warm_up else 1.0
     if optimiser.schedule == "paper":
-        steps = min(max(math.floor(epoch) - optimiser.decay_after, 0), optimiser.decay_epochs)
-        return optimiser.lr * optimiser.decay**steps
+        return warm * float(optimiser.lr * 0.85 ** min(max(math.floor(epoch) - 5, 0), 21))
     done = (epoch - 1) / optimiser.epochs
-    return optimiser.lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    return warm * optimiser.lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def _noise_of(recipe: Recipe, backbone: Backbone) -> LayerNoise:
+    """What training does to the layers. Raises BadRecipe where frames are masked and the backbone never learnt that."""
+    noise, masked = LayerNoise(recipe.adapter.dropout), recipe.augment.mask_time_prob
+    if not recipe.backbone_dropouts and not masked:
+        return noise
+    checkpoint = load_checkpoint(backbone.spec.location)
+    if recipe.backbone_dropouts:
+        noise = LayerNoise.of(checkpoint.config, recipe.adapter.dropout)
+    mask = getattr(checkpoint.module, "masked_spec_embed", None)
+    if masked and mask is None:
+        raise BadRecipe(
+            "augment.mask_time_prob: the backbone has no masked_spec_embed, so it was not trained with masks"
+        )
+    return replace(noise, masked=masked, stretch=recipe.augment.mask_time_length, mask=mask)
 
 
 class Fit:
@@ -46,7 +89,7 @@ class Fit:
 
     Args:
         classes: classes, or speakers of the training-only classifier.
-        workers: processes that make examples ahead.
+        workers: threads that make examples ahead.
         ranks: processes that share the batches.
     """
 
@@ -70,14 +113,17 @@ class Fit:
         self.adapter = TrainableAdapter(spec, backbone.spec, backbone.device)
         self.adapter.start(backbone)
         self.backbone = TrainableBackbone(backbone) if recipe.method == "full" else None
-        self._bypass = self.backbone is not None or spec.find(InputPrompt) is not None
+        self._noise = _noise_of(recipe, backbone)
+        changes_inputs = spec.find(InputPrompt) is not None or self._noise.is_in_front
+        self._bypass = self.backbone is not None or changes_inputs
         keep = batches.augmentation.views > 0
         self._front_end = FrontEnd(backbone, self._loader, keep=keep, bypass=self._bypass)
         loss: nn.Module = ClassLoss(recipe.loss)
+        self._classes = spec.outputs
         if spec.task_type is TaskType.VERIFICATION:
-            loss = SpeakerLoss(recipe.loss, spec.outputs, classes)
+            loss, self._classes = SpeakerLoss(recipe.loss, spec.outputs, classes), classes
         self._loss = loss.to(backbone.device)
-        if isinstance(loss, SpeakerLoss) and recipe.adapter.head_start == "discriminants":
+        if recipe.adapter.head_start == "discriminants":
             self._start_head(loss)
         parts = [self.adapter, self._loss, *([] if self.backbone is None else [self.backbone])]
         self._named = {f"{i}.{name}": p for i, part in enumerate(parts) for name, p in part.named_parameters()}
@@ -88,20 +134,34 @@ class Fit:
         )
 
     @torch.no_grad()
-    def _start_head(self, loss: SpeakerLoss) -> None:
-        """Head and prototypes from the bare backbone's embeddings of the first epochs' examples."""
+    def _start_head(self, loss: nn.Module) -> None:
+        """Head, and prototypes of speakers, from the bare backbone's embeddings of the first epochs' examples."""
         bank = Bank.of(self._frozen, [self.adapter.weights().head_alone()])
-        embeddings, speakers = [], []
-        for number in range(1, max(HEAD_EPOCHS, 1) + 1):
+        embeddings, seen = [], list[Wanted]()
+        for number in range(1, HEAD_EPOCHS + 1):
             for states, wanted in self._front_end(list(self._batches.epoch(number))):
                 embeddings.append(self._embeddings(self._frozen, states, bank).cpu())
-                speakers += [each.targets[0] for each in wanted]
-        rows, targets = torch.cat(embeddings), torch.tensor(speakers)
-        weight, bias = discriminants(rows, targets, self.adapter.spec.outputs)
+                seen += wanted
+        rows, targets = torch.cat(embeddings), torch.tensor([each.targets[0] for each in seen])
         tensors = dict(self.adapter.named_parameters())
-        tensors["head__embedding__weight"].copy_(weight)
-        tensors["head__embedding__bias"].copy_(bias)
-        loss.start_from(class_means(rows @ weight.T + bias, targets, int(targets.max()) + 1))
+        if isinstance(loss, SpeakerLoss):
+            name, (weight, bias) = "embedding", discriminants(rows, targets, self.adapter.spec.outputs)
+            loss.start_from(class_means(rows @ weight.T + bias, targets, int(targets.max()) + 1))
+        else:
+            normed, clips = functional.layer_norm(rows, rows.shape[1:]), torch.tensor([each.clip for each in seen])
+            name, (weight, bias) = "linear", classifier(normed, targets, clips)
+        tensors[f"head__{name}__weight"].copy_(weight)
+        tensors[f"head__{name}__bias"].copy_(bias)
+
+    @property
+    def steps(self) -> int:
+        """Of one epoch."""
+        return len(self._batches)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate as it is now."""
+        return float(self._optimiser.param_groups[0]["lr"])
 
     @property
     def training_only(self) -> int:
@@ -115,7 +175,7 @@ class Fit:
         steps = [self._ranks.share(picks) for picks in self._batches.epoch(number)]
         total = 0.0
         for step, (states, wanted) in enumerate(self._front_end(steps)):
-            rate = learning_rate(self._recipe.optimiser, number + step / len(steps))
+            rate = learning_rate(self._recipe.optimiser, number + step / len(steps), 1 / len(steps))
             for group in self._optimiser.param_groups:
                 group["lr"] = rate
             loss = self._step(states, wanted)
@@ -128,10 +188,12 @@ class Fit:
     def _step(self, states: Tensor, wanted: list[Wanted]) -> float:
         self._optimiser.zero_grad(set_to_none=True)
         value = 0.0
-        if wanted:
-            loss: Tensor = self._loss(self.outputs(states), Targets.of(wanted, self._frozen.device))
+        size = max(1, -(-len(wanted) // self._recipe.optimiser.accumulate))
+        told = shares(wanted, self._classes).to(self._frozen.device)
+        for piece, rows in zip(torch.split(states, size), torch.split(told, size), strict=True):
+            loss: Tensor = self._loss(self.outputs(piece), rows) * (len(rows) / len(wanted))
             loss.backward()  # type: ignore[no-untyped-call]
-            value = float(loss.detach())
+            value += float(loss.detach())
         value = self._ranks.mean(self._parameters, value, len(wanted))
         limit = self._recipe.optimiser.gradient_norm
         if limit is not None:
@@ -142,7 +204,7 @@ class Fit:
     def outputs(self, states: Tensor) -> Tensor:
         """What the front end gives -> the head's outputs, by the server's forward from there on."""
         backbone = self._frozen if self.backbone is None else self.backbone.backbone()
-        bank = Bank.of(backbone, [self.adapter.weights()], dropout=self._recipe.adapter.dropout)
+        bank = Bank.of(backbone, [self.adapter.weights()], self._noise)
         return bank.select([1] * len(states)).outputs(self._embeddings(backbone, states, bank))
 
     def _embeddings(self, backbone: Backbone, states: Tensor, bank: Bank) -> Tensor:

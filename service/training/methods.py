@@ -13,7 +13,6 @@ Method = Literal[
     "ipet", "prompt", "adapter", "input-prompt", "linear", "full", "lora", "dora", "prefix", "ia3", "bitfit"
 ]
 METHODS: tuple[str, ...] = get_args(Method)
-COMPARED = METHODS[:6]  # those of the paper's tables
 DEFAULT = "ipet"
 
 # What of the `[adapter]` table a method other than ipet trains, and how it is where the recipe does not say; the rest
@@ -44,25 +43,28 @@ _NOTHING: dict[str, Any] = {
 Table = Mapping[str, Any]
 
 
-def of_method(table: Table, method: str) -> dict[str, Any]:
-    """A recipe's table as it is for one method: overrides laid over it, the sizes that it lacks at zero."""
-    plain = {key: value for key, value in table.items() if key != "methods"}
-    overrides = table.get("methods", {}).get(method, {})
-    merged = merge(plain, overrides)
-    merged["method"] = method
-    if method != DEFAULT:
-        given, trained = dict(merged.get("adapter", {})), _TRAINED.get(method, "")
+def of_method(table: Table, method: str, changes: Table) -> dict[str, Any]:
+    """A recipe's table as it is for one method: overrides and then `changes` laid over it, what it lacks at zero."""
+    merged = merge(merge(table, table.get("methods", {}).get(method, {})), changes) | {"method": method}
+    merged.pop("methods", None)
+    given, trained = merged.get("adapter", {}), _TRAINED.get(method, "")
+    if method != DEFAULT and isinstance(given, Mapping):
         kept = {trained: given.get(trained) or _USUAL[method]} if method in _USUAL else {}
-        merged["adapter"] = given | {name: value for name, value in _NOTHING.items() if name != trained} | kept
+        if trained == "lora" and isinstance(kept[trained], Mapping):
+            kept = {trained: _USUAL[method] | kept[trained]}
+        merged["adapter"] = {**given} | {name: value for name, value in _NOTHING.items() if name != trained} | kept
     return merged
 
 
 def merge(table: Table, over: Table) -> dict[str, Any]:
-    """`over` laid over `table`, tables within them alike."""
+    """`over` laid over `table`, tables within them alike; over a list of tables, over each."""
     merged = dict(table)
     for key, value in over.items():
         below = merged.get(key)
-        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        if isinstance(value, Mapping) and isinstance(below, (list, tuple)):
+            merged[key] = [merge(each, value) for each in below]
+        else:
+            merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return merged
 
 

@@ -35,8 +35,8 @@ def norm_stats(recipe: Recipe, data: Path, on_clip: Callable[[], None] = lambda:
     spec = InputSpec(recipe.input.window_frames, short=recipe.input.short or "zeros")
     recordings = Recordings(memory_seconds=0.0)
     count, total, squares, clips = 0, 0.0, 0.0, 0
-    for path in recordings.readable(clip.path for clip in dataset.train):
-        values = FILTER_BANK.windows(torch.from_numpy(recordings.samples(path)), spec).inputs.double()
+    for span in recordings.readable(clip.span for clip in dataset.train):
+        values = FILTER_BANK.windows(torch.from_numpy(recordings.samples(span)), spec).inputs.double()
         count, clips = count + values.numel(), clips + 1
         total, squares = total + float(values.sum()), squares + float(values.square().sum())
         on_clip()

@@ -1,26 +1,27 @@
-"""What a run leaves beside its bundle, and what others read from there. Knows no audio and trains nothing.
+"""What a run leaves beside its bundle, and what others read from there.
 
-`figures.json` holds what is too long for a bundle's manifest or differs from run to run: time, epochs, the report
-part's figures for each class. No server reads it.
+`figures.json` holds what is too long for a bundle's manifest or differs from run to run: time, the report part's
+figures for each class. No server reads it.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from service.errors import InvalidBundle
-from service.registry.bundle import read_bundle
-from service.registry.manifest import Manifest, parse_manifest
+from service.registry.bundle import CARD_FILE, WEIGHTS_FILE, read_bundle
+from service.registry.manifest import CONFIG_FILE, Manifest, parse_manifest
+from service.training.checkpoint import CHECKPOINT, EPOCHS_FILE, BadCheckpoint, Progress
+from service.training.export import BACKBONE_FOLDER
 from service.training.figures import Measured
 from service.training.pictures import can_draw, draw_confusion, draw_det, draw_training
-from service.training.recipe import Recipe
-from service.training.report import EpochFigures
 
 FIGURES_FILE = "figures.json"
+BOARD_FOLDER = "tensorboard"
+PICTURES = ("training.png", "confusion.png", "det.png")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,12 @@ class Outcome:
 
     directory: Path
     manifest: Manifest
-    seconds: float | None  # None where only the bundle is there
+    seconds: float | None = None  # None where only the bundle is there
+    run: str | None = None  # digest of what decided it
+    data: str | None = None  # digest of the clips of all its parts
+    chosen_epoch: int = 0
+    skipped: int = 0  # clips that could not be read; 0 where it is read again
+    again: bool = False  # whether it was finished before, so that nothing was done
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -47,9 +53,14 @@ class Outcome:
         return recipe
 
     @property
-    def trainable(self) -> int | None:
+    def parameters(self) -> Mapping[str, int]:
+        """Counts by part, empty where the bundle does not say."""
         parameters: Mapping[str, int] = (self.manifest.training or {}).get("parameters", {})
-        return parameters.get("trainable")
+        return parameters
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return dict(self.manifest.metrics or {})
 
     @property
     def report(self) -> Mapping[str, Any]:
@@ -74,36 +85,48 @@ def read_outcome(directory: Path) -> Outcome:
     """Raises InvalidBundle where the directory holds no bundle."""
     manifest = parse_manifest(read_bundle(directory).config)
     try:
-        seconds = json.loads((directory / FIGURES_FILE).read_text())["seconds"]
+        told = json.loads((directory / FIGURES_FILE).read_text())
+        return Outcome(
+            directory, manifest, told["seconds"], told.get("run"), told.get("data"), chosen_epoch=told["chosen_epoch"]
+        )
     except (OSError, ValueError, KeyError, TypeError):
-        seconds = None
-    return Outcome(directory, manifest, seconds)
+        return Outcome(directory, manifest)
 
 
-def finished(directory: Path, recipe: Recipe) -> Outcome | None:
-    """The outcome of just this recipe, its report part measured, if the directory holds it."""
-    if not (directory / FIGURES_FILE).is_file():
-        return None
+def finished(directory: Path, run: str, report: bool) -> Outcome | None:
+    """The outcome of just this run, its report part measured if need be, where the directory holds it.
+
+    Raises BadCheckpoint: it holds a finished run of another recipe, data set or backbone.
+    """
     try:
         outcome = read_outcome(directory)
-    except InvalidBundle:  # the run ended between its figures and its bundle
+    except InvalidBundle:  # none, or one that ended between its figures and its bundle
         return None
-    try:
-        same = Recipe.model_validate(outcome.recipe) == recipe  # also where a newer recipe knows more keys
-    except ValidationError:
-        return None
-    return outcome if same and outcome.report else None
+    if outcome.run != run:
+        raise BadCheckpoint(
+            f"{directory} holds a finished run of another recipe, data set or backbone; "
+            "write elsewhere, or start anew in its place (--fresh)"
+        )
+    return outcome if outcome.report or not report else None
 
 
-def leave_pictures(
-    out: Path, epochs: Sequence[EpochFigures], figure: str, chosen: int, report: Measured
-) -> tuple[str, ...] | None:
+def clear(directory: Path) -> None:
+    """Remove what a run has left in a directory, so that nothing of it passes for the next one's."""
+    if not any((directory / name).exists() for name in (CONFIG_FILE, CHECKPOINT)):
+        return
+    for name in (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, FIGURES_FILE, EPOCHS_FILE, CHECKPOINT, *PICTURES):
+        (directory / name).unlink(missing_ok=True)
+    for name in (BACKBONE_FOLDER, BOARD_FOLDER):
+        shutil.rmtree(directory / name, ignore_errors=True)
+
+
+def leave_pictures(out: Path, progress: Progress, figure: str, report: Measured) -> tuple[str, ...] | None:
     """Draw what there is to see; names of the PNGs, or None where nothing can be drawn here."""
     if not can_draw():
         return None
     drawn = []
-    if epochs:
-        draw_training(out / "training.png", epochs, figure, chosen)
+    if progress.judged:
+        draw_training(out / "training.png", progress.judged, figure, progress.chosen)
         drawn.append("training.png")
     if "confusion" in report.detail:
         confusion = report.detail["confusion"]
@@ -115,15 +138,13 @@ def leave_pictures(
     return tuple(drawn)
 
 
-def leave_figures(
-    out: Path, epochs: Sequence[EpochFigures], figure: str, chosen: int, report: Measured, seconds: float
-) -> None:
+def leave_figures(out: Path, run: str, data: str, chosen: int, report: Measured, seconds: float) -> None:
     """Write `figures.json`."""
     told = {
+        "run": run,
+        "data": data,
         "seconds": round(seconds, 1),
-        "selection_figure": figure,
         "chosen_epoch": chosen,
-        "epochs": [asdict(each) for each in epochs],
         "report": {**report.figures, **report.detail},
     }
     (out / FIGURES_FILE).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

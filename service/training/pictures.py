@@ -1,11 +1,11 @@
-"""Pictures beside a model card and a comparison, as small PNGs. The only module that draws, by matplotlib.
+"""Pictures beside a model card, as small PNGs. The only module that draws, by matplotlib.
 
 matplotlib is not among what a server needs (`pip install matplotlib`): where it is missing, `can_draw` says
 so and nothing else here is called.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import NormalDist
@@ -16,12 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from service.scoring.metrics import error_rates
 from service.training.answers import TrialAnswers
-from service.training.report import EpochFigures
+from service.training.checkpoint import EpochFigures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Interval = tuple[float, float, float]  # value, low, high
 
 DPI = 90
 COLOURS = 64
@@ -44,7 +42,7 @@ def draw_training(path: Path, epochs: Sequence[EpochFigures], figure: str, chose
         axes.set_xlabel("epoch")
         axes.set_ylabel("training loss")
         other = axes.twinx()
-        other.plot(numbers, [each.figure for each in epochs], color="tab:blue", marker=".", label=figure)
+        other.plot(numbers, [each.figure or 0.0 for each in epochs], color="tab:blue", marker=".", label=figure)
         other.axvline(chosen, color="tab:blue", linestyle=":", linewidth=1)
         other.set_ylabel(f"selection {figure}", color="tab:blue")
 
@@ -84,22 +82,6 @@ def draw_det(path: Path, lists: Sequence[TrialAnswers]) -> None:
         axes.set_yticks(*ticks)
         axes.grid(linewidth=0.3)
         axes.legend(fontsize=8)
-
-
-def draw_comparison(path: Path, panels: Mapping[str, Mapping[str, Interval]]) -> None:
-    """Figures of several runs with their intervals: a panel for each title, a line in it for each name."""
-    heights = [0.9 + 0.24 * len(rows) for rows in panels.values()]
-    with _Canvas(path, 7.0, sum(heights)) as figure:
-        stacked = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
-        for axes, (title, rows) in zip(stacked, panels.items(), strict=True):
-            values = np.array(list(rows.values()))
-            places = np.arange(len(rows))[::-1]
-            spans = np.abs(values[:, 1:].T - values[:, 0])
-            axes.errorbar(values[:, 0], places, xerr=spans, fmt="o", markersize=4, capsize=2)
-            axes.set_yticks(places, list(rows), fontsize=8)
-            axes.set_ylim(-0.6, len(rows) - 0.4)
-            axes.set_title(title, fontsize=9)
-            axes.grid(axis="x", linewidth=0.3)
 
 
 class _Canvas:

@@ -3,35 +3,27 @@
 Whatever cannot be trained is said here, before the first step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from service.audio.waveform import MIN_SAMPLES
-from service.training.batches import find_noises
-from service.training.corruption import Corruption, find_corruption
-from service.training.datasets.dataset import BadDataset, Dataset
+from service.training.augment import Corruption, find_corruption
+from service.training.datasets.dataset import BadDataset, Dataset, Span, matching
 from service.training.datasets.load import check_classes
 from service.training.recipe import BadRecipe, Recipe
 from service.training.recordings import Recordings
-from service.training.selection import split_noises
 
-NAMED = 5  # files named in a message
+NOISE_EVERY = 4  # one of so many noise files is kept for selection
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Readable clips and noises.
+    """Readable clips and noises."""
 
-    Args:
-        noises: for training.
-        kept_noises: for the selection part's noisy trials.
-    """
-
+    recipe: Recipe
     dataset: Dataset
     recordings: Recordings
-    noises: tuple[Path, ...]
-    kept_noises: tuple[Path, ...]
+    noises: tuple[Span, ...]  # for training
+    kept_noises: tuple[Span, ...]  # for the selection part's noisy trials
     corruption: Corruption | None
 
 
@@ -46,7 +38,7 @@ def prepare(
 
     Raises:
         BadRecipe: clips have several labels and the loss allows one.
-        BadDataset: labels that differ between the parts, an empty class, clips shorter than a frame, missing noises.
+        BadDataset: labels that differ between the parts, an empty class, missing noises.
     """
     if dataset.multi_label and recipe.loss.kind != "binary_cross_entropy":
         raise BadRecipe(
@@ -56,25 +48,28 @@ def prepare(
         dataset.report()
     corruption = find_corruption(dataset.root, recipe.augment)
     dataset = _readable(dataset, recordings, on_clip)
-    found = find_noises(dataset.root, recipe.augment.noise_files, dataset.reserved)
-    readable = tuple(recordings.readable(found))
+    found = matching(dataset.root, recipe.augment.noise_files)
+    readable = tuple(recordings.readable(noise for noise in found if noise.path.name not in dataset.reserved))
     noises, kept = split_noises(readable) if dataset.verification else (readable, ())
-    return Prepared(dataset, recordings, noises, kept, corruption)
+    return Prepared(recipe, dataset, recordings, noises, kept, corruption)
+
+
+def split_noises(noises: Sequence[Span]) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
+    """Noise files for training, and those kept for the selection part's noisy trials."""
+    kept = tuple(noises[::NOISE_EVERY]) if len(noises) >= NOISE_EVERY else ()
+    return tuple(noise for noise in noises if noise not in kept), kept
 
 
 def _readable(dataset: Dataset, recordings: Recordings, on_clip: Callable[[], None]) -> Dataset:
+    if not any(clip.span.path.exists() for clip in dataset.train):
+        where = dataset.train[0].span.path
+        raise BadDataset(f"none of the training clips exists, such as {where}; data.tables.file says where they lie")
     readable = set()
-    for path in recordings.readable(clip.path for clip in dataset.train + dataset.selection):
-        readable.add(path)
+    for span in recordings.readable(clip.span for clip in dataset.train + dataset.selection):
+        readable.add(span)
         on_clip()
-    if recordings.short:
-        named = ", ".join(str(path) for path in sorted(recordings.short)[:NAMED])
-        raise BadDataset(
-            f"{len(recordings.short)} clips are shorter than one frame ({MIN_SAMPLES} samples at 16 kHz): {named}; "
-            "take them out of the lists"
-        )
     train, selection = (
-        tuple(clip for clip in part if clip.path in readable) for part in (dataset.train, dataset.selection)
+        tuple(clip for clip in part if clip.span in readable) for part in (dataset.train, dataset.selection)
     )
     check_classes(dataset, train, selection)
     return replace(dataset, train=train, selection=selection)

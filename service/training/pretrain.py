@@ -15,25 +15,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from service.model.precision import pick_device, pick_dtype
 from service.training.cache import ArrayCache
-from service.training.checkpoint import (
-    CHECKPOINT,
-    BadCheckpoint,
-    load_progress,
-    moments_of,
-    restore_moments,
-    save_progress,
-)
+from service.training.checkpoint import CHECKPOINT, load_progress, moments_of, restore_moments, save_progress
 from service.training.checkpoint import Progress as Done
 from service.training.pretraining.batches import Batch, Batches
-from service.training.pretraining.clips import Source, read_sources
+from service.training.pretraining.clips import Clips, read_clips
 from service.training.pretraining.recipe import PretrainRecipe, read_recipe
 from service.training.pretraining.student import Student
 from service.training.pretraining.teachers import load_teacher
 from service.training.recordings import Recordings
+from service.training.tables import progress_bar
 
 LARGEST_GRADIENT = 2.0  # norm
 BETAS = (0.9, 0.98)
@@ -55,7 +49,7 @@ def pretrain(
     SIGINT; a run found there goes on unless `fresh`.
 
     Args:
-        cache: folder for decoded recordings and what teachers say.
+        cache: folder for decoded recordings and the teachers' answers.
 
     Raises:
         BadRecipe, BadDataset, MissingTeacher, BadCheckpoint: before the first step; they say what would be right.
@@ -63,43 +57,48 @@ def pretrain(
         Stopped: a signal ended it; the same command goes on.
     """
     read, arrays = read_recipe(recipe), None if cache is None else ArrayCache(cache)
-    with _progress(read.steps) as (bar, report):
+    with progress_bar() as bar:
         bar.console.print("reading the audio")
-        sources = read_sources(read, audio, Recordings(cache=arrays))
-        bar.console.print(f"{sum(len(source.clips) for source in sources):,} clips; the teachers hear the first")
-        run(read, sources, out, device=device, cache=arrays, fresh=fresh, report=report)
+        clips = read_clips(read, audio, Recordings(cache=arrays))
+        bar.console.print(f"{sum(len(each.clips) for each in clips):,} clips; the teachers hear the first")
+        run(read, clips, out, device=device, fresh=fresh, report=_teller(bar, read.steps), cache=arrays)
 
 
 def run(
     recipe: PretrainRecipe,
-    sources: Sequence[Source],
+    clips: Sequence[Clips],
     out: Path,
     *,
     device: str = "cpu",
-    cache: ArrayCache | None = None,
     fresh: bool = False,
     report: Report = lambda step, losses: None,
+    cache: ArrayCache | None = None,
 ) -> None:
     """`pretrain` on clips in memory; `report(step, losses)` is called after every step."""
-    where = pick_device(device)
+    where, decided = pick_device(device), recipe.model_dump_json(exclude={"checkpoint_minutes"})
+    identity = hashlib.sha256(decided.encode()).hexdigest()
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     teachers = [load_teacher(section, where) for section in recipe.teachers]
-    if fresh:
-        (out / CHECKPOINT).unlink(missing_ok=True)
-    batches = Batches(recipe, sources, teachers, cache)
+    batches = Batches(recipe, clips, teachers, cache)
     torch.manual_seed(recipe.seed)
     student = Student(recipe, batches.sizes, [teacher.of_clip for teacher in teachers]).to(where)
     optimiser = torch.optim.AdamW(student.parameters(), betas=BETAS, weight_decay=recipe.weight_decay)
-    first, saved = _restore(out / CHECKPOINT, recipe, student, optimiser), time.monotonic()
+    done = Done(identity) if fresh else load_progress(out / CHECKPOINT, identity)
+    if done.epoch:
+        student.load_state_dict({name: done.fit[f"student.{name}"] for name in student.state_dict()})
+        restore_moments(optimiser, done.fit)
+    saved = time.monotonic()
     with _told_to_stop() as stop:
-        for step, made in _ahead(batches, range(first, recipe.steps)):
+        for step, made in _ahead(batches, range(done.epoch, recipe.steps)):
             optimiser.param_groups[0]["lr"] = recipe.learning_rate * rate(recipe, step)
             losses = _descend(student, [batch.to(where) for batch in made], optimiser)
             report(step + 1, losses)
             ended = stop.is_set() or step + 1 == recipe.steps
             if ended or time.monotonic() - saved > 60 * recipe.checkpoint_minutes:
-                _save(out / CHECKPOINT, recipe, step + 1, student, optimiser)
+                state = {f"student.{name}": value for name, value in student.state_dict().items()}
+                done = Done(identity, epoch=step + 1, fit=state | moments_of(optimiser))
+                save_progress(out / CHECKPOINT, done)
                 student.export(out)
                 saved = time.monotonic()
             if ended and step + 1 < recipe.steps:
@@ -152,45 +151,16 @@ def _told_to_stop() -> Iterator[threading.Event]:
             signal.signal(each, handler)
 
 
-def _identity(recipe: PretrainRecipe, step: int) -> str:
-    """What decides a run up to a step: until the rate falls it does not know its length, so that may change."""
-    falls = step > recipe.steps - recipe.cool_down
-    decided = recipe.model_dump_json(exclude={"checkpoint_minutes"} | (set() if falls else {"steps"}))
-    return hashlib.sha256(decided.encode()).hexdigest()
+def _teller(bar: Progress, steps: int) -> Report:
+    """What moves the bar, or tells a line every minute where there is no terminal."""
+    task, told = bar.add_task("steps", total=steps, note=""), 0.0
 
+    def report(step: int, losses: dict[str, float]) -> None:
+        nonlocal told
+        text = " ".join(f"{name} {value:.3f}" for name, value in losses.items() if not name.endswith("_middle"))
+        bar.update(task, completed=step, note=text)
+        if not bar.console.is_terminal and time.monotonic() - told > TOLD_SECONDS:
+            told = time.monotonic()
+            bar.console.print(f"{time.strftime('%H:%M')} step {step}: {text}", soft_wrap=True)
 
-def _save(path: Path, recipe: PretrainRecipe, step: int, student: Student, optimiser: torch.optim.Optimizer) -> None:
-    tensors = {f"student.{name}": value for name, value in student.state_dict().items()}
-    save_progress(path, _identity(recipe, step), Done(epoch=step, fit=tensors | moments_of(optimiser)))
-
-
-def _restore(path: Path, recipe: PretrainRecipe, student: Student, optimiser: torch.optim.Optimizer) -> int:
-    """Put student and optimiser back where they were; the step to go on with. Raises BadCheckpoint."""
-    try:
-        done = load_progress(path, _identity(recipe, 0))
-        if done.epoch > recipe.steps - recipe.cool_down:
-            raise BadCheckpoint(f"{path} is past where {recipe.steps} steps cool down; give more, or --fresh")
-    except BadCheckpoint:
-        done = load_progress(path, _identity(recipe, recipe.steps))
-    if done.epoch:
-        student.load_state_dict({name: done.fit[f"student.{name}"] for name in student.state_dict()})
-        restore_moments(optimiser, done.fit)
-    return done.epoch
-
-
-@contextmanager
-def _progress(steps: int) -> Iterator[tuple[Progress, Report]]:
-    """A progress bar, or a line every minute, and the report that moves it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[losses]}")) as bar:
-        task, told = bar.add_task("steps", total=steps, losses=""), 0.0
-
-        def report(step: int, losses: dict[str, float]) -> None:
-            nonlocal told
-            text = " ".join(f"{name} {value:.3f}" for name, value in losses.items() if not name.endswith("_middle"))
-            bar.update(task, completed=step, losses=text)
-            if not bar.console.is_terminal and time.monotonic() - told > TOLD_SECONDS:
-                told = time.monotonic()
-                bar.console.print(f"{time.strftime('%H:%M')} step {step}: {text}", soft_wrap=True)
-
-        yield bar, report
+    return report

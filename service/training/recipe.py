@@ -1,16 +1,18 @@
-"""A training recipe: what `ipet train` reads from a TOML file, checked key by key. Knows no audio and no tensors."""
+"""A training recipe: what `ipet train` reads from a TOML file, checked key by key."""
 
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_serializer, field_validator, model_validator
 
 from service.model.parts.ia3 import Vectors
 from service.model.parts.low_rank import Lora, Target
 from service.model.spec import TaskType
-from service.training.methods import DEFAULT, METHODS, Method, of_method, unusable
-from service.training.sources import KINDS, Section, Source
+from service.scoring.score import Aggregate
+from service.training.methods import DEFAULT, METHODS, Method, merge, of_method, unusable
+from service.training.sources import Section, Source
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -25,8 +27,8 @@ class BadRecipe(ValueError):
 
 
 class AdapterSection(Section):
-    prompt_length: int = Field(default=8, ge=0, le=128)
-    bottleneck_dim: int = Field(default=32, ge=0, le=128)
+    prompt_length: int = Field(default=8, ge=0, le=128, description="Prompt tokens in every layer.")
+    bottleneck_dim: int = Field(default=32, ge=0, le=128, description="Width of every layer's bottleneck.")
     layer_aggregation: bool = Field(default=False, description="The head reads a weighted sum of all layers' outputs.")
     input_prompt: int = Field(
         default=0, ge=0, le=63, description="Width of a learnt frame around the spectrogram; AST only; 0 for none."
@@ -38,11 +40,11 @@ class AdapterSection(Section):
     head: Literal["ipet", "pooled-projector", "ast"] = Field(
         default="ipet", description="Of a classifier; the others are those of Hugging Face's, which PEFT can hold."
     )
-    scale: float = 0.1
-    residual: bool = False
-    dropout: Share = 0.1
+    scale: float = Field(default=0.1, description="What a bottleneck adds is multiplied by it.")
+    residual: bool = Field(default=False, description="Bottlenecks add their input too, as wav2vec 2.0's of the paper.")
+    dropout: Share = Field(default=0.1, description="Inside bottlenecks, in training.")
     head_start: Literal["random", "discriminants"] = Field(
-        default="random", description="Of a verification head; discriminants are those of the bare backbone."
+        default="random", description="Of the head; discriminants are those of the bare backbone, in closed form."
     )
     embedding_dim: int = Field(default=128, ge=1, le=4096, description="Of a voiceprint; verification only.")
 
@@ -57,12 +59,14 @@ class AdapterSection(Section):
 class Input(Section):
     """How clips become windows, in training (one random window) and in serving."""
 
-    window_frames: int = Field(ge=3, le=30_000)
+    window_frames: int = Field(ge=3, le=30_000, description="Length of a window in frames of 10 ms.")
     windows: int | None = Field(default=1, ge=1, description='Evenly spaced; "all" for one every hop_frames.')
-    hop_frames: int | None = Field(default=None, ge=1)
+    hop_frames: int | None = Field(default=None, ge=1, description="From window to window, where all are heard.")
     mean: float | None = Field(default=None, description="Of the filter bank; AST only.")
     std: float | None = Field(default=None, gt=0, description="Of the filter bank; AST only.")
-    short: Literal["zeros", "repeat"] | None = None
+    short: Literal["zeros", "repeat"] | None = Field(default=None, description="What fills a clip under one window.")
+    normalize: bool = Field(default=False, description="Each window's samples, as transformers' extractors; not AST.")
+    aggregate: Aggregate = Field(default="mean", description="What makes a clip's scores of its windows'.")
 
     @field_validator("windows", mode="before")
     @classmethod
@@ -70,107 +74,127 @@ class Input(Section):
         return None if value == "all" else value
 
 
-class Optimiser(Section):
-    """Adam with the paper's defaults: `lr(e) = lr * decay ^ clip(e - decay_after, 0, decay_epochs)`, e from 1."""
+class EventsInput(Section):
+    window_frames: int | None = Field(
+        default=None, ge=3, le=30_000, description="Windows of recordings, shorter than clips'; see augment.piece."
+    )
 
-    epochs: int = Field(default=30, ge=1)
-    batch: int = Field(default=32, ge=2)
-    lr: Positive = 1e-3
-    schedule: Literal["paper", "cosine"] = "paper"
-    decay: Annotated[float, Field(gt=0, le=1)] = 0.85
-    decay_after: int = Field(default=5, ge=0)
-    decay_epochs: int = Field(default=21, ge=0)
-    betas: tuple[Share, Share] = (0.95, 0.999)
-    weight_decay: float = Field(default=5e-7, ge=0)
+
+class Optimiser(Section):
+    """Adam with the paper's defaults."""
+
+    epochs: int = Field(default=30, ge=1, description="At most.")
+    batch: int = Field(default=32, ge=2, description="Examples of a step, over all processes.")
+    accumulate: int = Field(default=1, ge=1, description="Pieces that a batch is computed in, one after the other.")
+    balanced: bool = Field(default=False, description="Every class is drawn equally often, however many clips it has.")
+    lr: Positive = Field(default=1e-3, description="Learning rate.")
+    warm_up: float = Field(default=0.0, ge=0, description="Epochs in which the rate rises to it.")
+    schedule: Literal["paper", "cosine"] = Field(
+        default="paper", description="How the rate falls: lr * 0.85 ^ clip(e - 5, 0, 21)."
+    )
+    betas: tuple[Share, Share] = Field(default=(0.95, 0.999), description="Adam's.")
+    weight_decay: float = Field(default=5e-7, ge=0, description="Adam's.")
     judge_every: int = Field(default=1, ge=1, description="Epochs from one look at the selection part to the next.")
+    patience: int | None = Field(
+        default=None, ge=1, description="Looks without a better figure after which training ends; none: never."
+    )
     gradient_norm: Positive | None = Field(default=None, description="Gradients are scaled down to this norm.")
 
 
 class Loss(Section):
-    kind: Literal["cross_entropy", "binary_cross_entropy", "am_softmax", "aam_softmax"] = "cross_entropy"
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    kind: Literal["cross_entropy", "binary_cross_entropy", "am_softmax", "aam_softmax"] = Field(
+        default="cross_entropy", description="binary_cross_entropy takes every class by itself; the last two speakers."
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, description="Share given to all classes.")
     margin: float = Field(default=0.2, ge=0, le=1, description="am_softmax and aam_softmax.")
     scale: Positive = Field(default=30.0, description="am_softmax and aam_softmax.")
-
-
-class CalibrationSection(Section):
-    """What is chosen on the selection part beside the epoch."""
-
-    false_accept_rate: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        default=None, description="Verification: the threshold keeps to it; without, it is that of the EER."
-    )
 
 
 class Augmentation(Section):
     """Each is off at its default. Chances are per clip; ratios and levels are in decibels."""
 
-    crop: bool = Field(default=True, description="Random window of clips longer than it; else the beginning.")
+    piece: float = Field(
+        default=0.0, ge=0, description="Shortest stretch of a clip, seconds, around what is loud in it; 0 for windows."
+    )
+    background: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="Chance of noise alone, or silence, in place of a clip: makes the class `background`."
+    )
     shift: float = Field(default=0.0, ge=0, description="Largest shift in time of short clips, seconds.")
-    speed: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    gain: float = Field(default=0.0, ge=0)
+    speed: Annotated[float, Field(ge=0, lt=0.5)] = Field(default=0.0, description="Largest change of speed, a share.")
+    gain: float = Field(default=0.0, ge=0, description="Largest change of level, dB.")
     tilt: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, description="Largest |a| of y[t] = x[t] + a x[t-1].")
     telephone: Share = Field(default=0.0, description="Chance of a clip to be cut off at 4 kHz, its noise with it.")
     room: Share = Field(default=0.0, description="Chance of echoes, of a room that dies away in 0.1 to 0.7 s.")
     codec: Share = Field(default=0.0, description="Chance of a lossy codec, Opus or MP3 at a low rate.")
     noise: Share = Field(default=0.0, description="Chance of added noise.")
-    noise_snr: tuple[float, float] = (5.0, 25.0)
+    noise_snr: tuple[float, float] = Field(default=(5.0, 25.0), description="Lowest and highest ratio of it, dB.")
     noise_files: tuple[str, ...] = Field(
         default=(), description="Patterns under the data folder; coloured noise beside."
     )
     mixup: Share = Field(default=0.0, description="Chance of mixing with another clip, Beta(10, 10), mean removed.")
     musan: str | None = Field(
-        default=None, description="MUSAN's folder (noise/, music/, speech/), seen from the data folder."
+        default=None, description="MUSAN's folder (noise/, music/, speech/), seen from the data folder; with rirs."
     )
-    rirs: str | None = Field(default=None, description="Folder of room impulse responses, seen from the data folder.")
-    corruption: Share = Field(default=0.8, description="Chance of a clip to get one of what musan and rirs hold.")
+    rirs: str | None = Field(
+        default=None, description="Folder of room impulse responses, seen from the data folder; with musan."
+    )
     views: int = Field(
         default=0, ge=0, description="Augmented views of each clip, computed once; 0 for new ones in every epoch."
     )
     time_mask: int = Field(default=0, ge=0, description="SpecAugment, frames; AST only.")
     frequency_mask: int = Field(default=0, ge=0, description="SpecAugment, bins; AST only.")
+    mask_time_prob: Share = Field(
+        default=0.0, description="wav2vec 2.0's own masking: share of frames, in stretches that may overlap; not AST."
+    )
+    mask_time_length: int = Field(default=10, ge=1, description="Frames of such a stretch.")
     input_noise: bool = Field(
         default=False, description="U(0, 1) U(0, 1) / 10 and a roll by -10 to 9 frames; AST only."
     )
 
 
-class Synthesis(Section):
-    """Words said by the synthesisers espeak-ng and flite in many voices, as training clips beside the recordings."""
-
-    clips: int = Field(default=0, ge=0, le=100_000)
-    words: dict[str, str] = Field(default_factory=dict, description="What is said, by label.")
-    telephone: Share = Field(default=0.0, description="Chance of a clip to be cut off at 4 kHz.")
-
-    @model_validator(mode="after")
-    def _check_words(self) -> Self:
-        if self.clips and not self.words:
-            raise ValueError("synthesis.words says for which labels clips are spoken, and what; it is empty")
-        if any(word.startswith("-") or not word.strip() for word in self.words.values()):
-            raise ValueError("synthesis.words: a word is not empty and does not begin with -")
-        return self
-
-
 class Recipe(Section):
     """One adapter's training, whole."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
-    task: Literal["classification", "verification"]
-    method: Method = "ipet"
-    backbone: str = "embedded"
-    seed: int = Field(default=0, ge=0)
-    refit: bool = Field(default=False, description="Train again on train and selection parts for the chosen epochs.")
-    calibrate: bool = True
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="The adapter's, as requests name it.")
+    task: Literal["classification", "verification"] = Field(description="Of clips; or whether two are of one speaker.")
+    method: Method = Field(default="ipet", description="What is trained beside the head.")
+    backbone: str = Field(default="embedded", description="As for `ipet serve`.")
+    backbone_dropouts: bool = Field(
+        default=False, description="Train with the dropouts and the layerdrop of the backbone's own configuration."
+    )
+    seed: int = Field(default=0, ge=0, description="Of everything random.")
+    refit: bool = Field(
+        default=False,
+        description="Train again, for the chosen epochs, on half of the selection part too; the other half gives "
+        "threshold and calibration.",
+    )
+    folds: int = Field(
+        default=0,
+        ge=0,
+        description="Of training and selection part together: where the latter has fewer than 30 clips, epoch and "
+        "calibration follow from answers to folds that were left out, and then all is trained on. Not of speakers.",
+    )
+    reject: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0,
+        description="Share of right answers to the calibrating clips that may be told as unknown: gives "
+        "`reject_below`. 0 for none.",
+    )
     dtype: Literal["float32", "float16"] = Field(default="float32", description="Of the bundle's tensors.")
-    description: str | None = None
-    license: str | None = None
+    description: str | None = Field(default=None, description="A sentence for the model card.")
+    license: str | None = Field(default=None, description="Of the bundle, for the model card.")
     sources: tuple[str, ...] = Field(default=(), description="Data sets and licences, for the model card.")
     data: Source
     adapter: AdapterSection = AdapterSection()
     input: Input
+    events: EventsInput = EventsInput()
     optimiser: Optimiser = Optimiser()
     loss: Loss = Loss()
     augment: Augmentation = Augmentation()
-    calibration: CalibrationSection = CalibrationSection()
-    synthesis: Synthesis = Synthesis()
+
+    @field_serializer("data")
+    def _told(self, data: Source) -> dict[str, Any]:
+        """What the recipe says itself: a column that it names must be there, one that it leaves to us need not."""
+        return data.model_dump(mode="json", exclude_unset=True)
 
     @property
     def task_type(self) -> TaskType:
@@ -184,14 +208,16 @@ class Recipe(Section):
     def _check_task(self) -> Self:
         speakers = self.data.verification
         if speakers != (self.task == "verification"):
-            raise ValueError(f"task {self.task!r} does not go with data.kind {self.data.kind!r}")
+            raise ValueError(f"task {self.task!r}: data.trials names lists for verification, and for nothing else")
         allowed = SPEAKER_LOSSES if speakers else CLASS_LOSSES
         if self.loss.kind not in allowed:
             raise ValueError(f"loss.kind {self.loss.kind!r} does not go with {self.task}; use {', '.join(allowed)}")
-        if self.calibration.false_accept_rate is not None and not speakers:
-            raise ValueError("calibration.false_accept_rate does not go with classification")
-        if self.synthesis.clips and speakers:
-            raise ValueError("synthesis does not go with verification: a synthesiser's voices are no speakers")
+        if self.reject and (speakers or self.activation != "softmax"):
+            raise ValueError("reject: goes with classes of which a clip has one, and with no other loss")
+        if speakers and self.folds:
+            raise ValueError("folds do not go with verification: speakers are held out whole, by data.held_out")
+        if self.folds == 1:
+            raise ValueError("folds: expected 2 or more, or 0 for none, got 1")
         return self
 
     @model_validator(mode="after")
@@ -202,16 +228,30 @@ class Recipe(Section):
         return self
 
 
-def read_recipe(path: Path, method: str | None = None) -> Recipe:
+def read_recipe(path: Path, method: str | None = None, changes: Sequence[str] = ()) -> Recipe:
     """Read and check a recipe.
 
     Args:
         method: instead of the recipe's own.
+        changes: `section.key=value` each, laid over the recipe; values as in TOML, words without quotes too, or null.
 
     Raises:
         BadRecipe: the file cannot be read, is not TOML, or has a wrong or unknown key; all are named.
     """
-    return parse_recipe(read_toml(path), str(path), method)
+    table: dict[str, Any] = {}
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise BadRecipe(f"{change!r}: expected key=value, as in optimiser.lr=3e-4")
+        parsed: Any
+        try:
+            parsed = None if value == "null" else tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed = value
+        for part in reversed(key.strip().split(".")):
+            parsed = {part: parsed}
+        table = merge(table, parsed)
+    return parse_recipe(read_toml(path), str(path), method, table)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -225,8 +265,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise BadRecipe(f"recipe {path} is not TOML: {error}") from None
 
 
-def parse_recipe(table: dict[str, Any], where: str = "recipe", method: str | None = None) -> Recipe:
+def parse_recipe(
+    table: dict[str, Any], where: str = "recipe", method: str | None = None, changes: Mapping[str, Any] | None = None
+) -> Recipe:
     """Check a recipe given as plain values, with what it says for each method. Raises BadRecipe."""
+    changes = changes or {}
+    table = merge(table, {key: value for key, value in changes.items() if key in ("method", "methods")})
     overrides = table.get("methods", {})
     if not isinstance(overrides, dict) or not all(isinstance(each, dict) for each in overrides.values()):
         raise BadRecipe(f"{where}: methods: expected tables [methods.<method>]")
@@ -235,7 +279,11 @@ def parse_recipe(table: dict[str, Any], where: str = "recipe", method: str | Non
         if name not in METHODS:
             raise BadRecipe(f"{where}: method {name!r} is not known; use {', '.join(METHODS)}")
     # What is said for other methods is checked too, so that a wrong key does not wait until it is used.
-    recipes = {name: validate(Recipe, of_method(table, name), where) for name in (*overrides, chosen)}
+    names = (*overrides, chosen)
+    recipes = {name: validate(Recipe, of_method(table, name, changes), where) for name in names}
+    for key, value in changes.get("adapter", {}).items():
+        if value and not getattr(recipes[chosen].adapter, key):
+            raise BadRecipe(f"{where}: adapter.{key}: method {chosen!r} does not train it")
     return recipes[chosen]
 
 
@@ -246,11 +294,7 @@ def validate(kind: type[_Section], table: dict[str, Any], where: str) -> _Sectio
     except ValidationError as error:
         lines = []
         for details in error.errors(include_url=False):
-            # The discriminator's value stands in the location of a data source's keys: leave it out.
-            parts = [str(part) for part in details["loc"]]
-            if parts[:1] == ["data"] and len(parts) > 1 and parts[1] in KINDS:
-                del parts[1]
-            key = ".".join(parts)
+            key = ".".join(map(str, details["loc"]))
             if details["type"] == "extra_forbidden":
                 lines.append(f"{key}: unknown key")
             elif details["type"] == "missing":

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.access.keys import Grant, Rate, Scope
-from service.access.limits import CONCURRENCY, RATE, Gate, TokenBucket
+from service.access.limits import CONCURRENCY, HEARD_SECONDS, RATE, Gate, TokenBucket
 
 SCOPES = frozenset({Scope.INFER})
 
@@ -117,3 +117,65 @@ def test_waiting_as_told_is_enough(clock: Clock) -> None:
     assert gate.enter("a", grant).exceeded == RATE
     clock.now += 1.0
     assert gate.enter("a", grant).exceeded is None
+
+
+def test_servers_that_hear_each_other_count_together(clock: Clock) -> None:
+    here, there = Gate(clock), Gate(clock)
+    grant = Grant(SCOPES, rate=Rate(4, 60), concurrency=3)
+
+    def share() -> None:
+        for one, other in ((here, there), (there, here)):
+            for told in one.tell():
+                one.hear(told)  # its own, too
+                other.hear(told)
+
+    for gate in (here, here, there):
+        assert gate.enter("a", grant).exceeded is None
+    share()
+    assert {gate.enter("a", grant).exceeded for gate in (here, there)} == {CONCURRENCY}
+    here.leave("a")
+    here.leave("a")
+    there.leave("a")
+    share()
+    assert here.enter("a", grant).headers["RateLimit"].startswith('"rate";r=0')  # three of four were taken before
+    share()
+    refused = there.enter("a", grant)
+    assert (refused.exceeded, refused.retry_after) == (RATE, pytest.approx(15.0))
+    clock.now += 15
+    assert there.enter("a", grant).exceeded is None
+    assert Gate(clock).tell() == []
+
+
+def test_more_than_there_was_is_a_debt_of_one_bucket_at_most(clock: Clock) -> None:
+    here, there = Gate(clock), Gate(clock)
+    grant = Grant(SCOPES, rate=Rate(2, 60))
+    for gate in (here, here, there, there):
+        assert gate.enter("a", grant).exceeded is None  # before they hear of each other
+    for told in there.tell():
+        here.hear(told)
+    assert here.enter("a", grant).retry_after == pytest.approx(90.0)
+    clock.now += 90
+    assert here.enter("a", grant).exceeded is None
+
+
+def test_a_server_that_died_holds_nothing(clock: Clock) -> None:
+    here, there = Gate(clock), Gate(clock)
+    grant = Grant(SCOPES, concurrency=1)
+    there.enter("a", grant)
+    for told in there.tell():
+        here.hear(told)
+    assert here.enter("a", grant).exceeded == CONCURRENCY
+    clock.now += HEARD_SECONDS
+    assert here.enter("a", grant).exceeded is None
+
+
+def test_what_is_told_fits_a_notice(clock: Clock) -> None:
+    here, there = Gate(clock), Gate(clock)
+    grant = Grant(SCOPES, rate=Rate(10_000, 3600), concurrency=50_000)
+    for number in range(200):
+        here.enter(f"{number:012}", grant)
+    told = here.tell()
+    assert max(map(len, told)) < 7_900
+    for one in told:
+        there.hear(one)
+    assert there.enter(f"{199:012}", grant).headers["RateLimit"].endswith('"concurrency";r=49998')

@@ -16,7 +16,7 @@ from service.database import open_database
 from service.errors import StorageFull
 from service.registry.bundle import BundleFiles
 from service.registry.catalogue import catalogue_of
-from service.registry.objects import ObjectStore
+from service.registry.objects import Directory
 from service.registry.store import Published, Registry
 from service.settings import Settings
 from tests.registry.bundles import AST, bundle
@@ -132,8 +132,8 @@ def test_a_database_of_a_release_without_domains_is_taken_over(settings: Setting
 def test_domains_move_with_a_backup(registry: Registry, settings: Settings, tmp_path: Path) -> None:
     publish(registry, bundle(seed=1), None)
     with closing(catalogue_of(settings.data_dir, settings.database_url)) as catalogue:
-        back_up(catalogue, ObjectStore(settings.data_dir), tmp_path / "out", lambda done, total: None)
+        back_up(catalogue, Directory(settings.data_dir), tmp_path / "out", lambda done, total: None)
     there = Settings(data_dir=tmp_path / "there")
     with closing(catalogue_of(there.data_dir)) as catalogue:
-        restore(catalogue, ObjectStore(there.data_dir), tmp_path / "out", lambda done, total: None)
+        restore(catalogue, Directory(there.data_dir), tmp_path / "out", lambda done, total: None)
     assert holdings(there) == holdings(settings) == (1, size(bundle(seed=1)))

@@ -46,7 +46,7 @@ class Desk:
         return self.ask("POST", f"/{speaker}/verify?{query}", status, content=clip)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def service(live: Live, tmp_path_factory: pytest.TempPathFactory) -> Live:
     live.publish(tmp_path_factory.mktemp("voices"), "voice", task=TaskType.VERIFICATION, **SPEECH)
     return live

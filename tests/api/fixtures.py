@@ -10,7 +10,7 @@ from tests.api.live import Live, running, settings_for
 from tests.synthesis import encode, noise, tone
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def live(tiny_ast_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """Adapters `alpha` and `beta` classify, `gamma` verifies; tests add adapters of their own names."""
     directory = tmp_path_factory.mktemp("live")

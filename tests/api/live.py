@@ -12,7 +12,9 @@ import httpx
 
 from service.api.app import create_app
 from service.api.context import Context, Opener, Runtime
-from service.cli.serving import listen, make_server, open_runtime, url_of
+from service.api.opening import open_runtime
+from service.cli.server import Server
+from service.cli.serving import listen, url_of
 from service.model.spec import BackboneSpec
 from service.registry.bundle import BundleFiles
 from service.settings import Settings
@@ -62,7 +64,7 @@ def running(settings: Settings, opener: Opener = open_runtime, wait: bool = True
         settled.set()
 
     app = create_app(settings, opener, on_ready=on_ready, on_failed=on_failed)
-    server = make_server(app, settings)
+    server = Server(app, settings)
     listener = listen(settings.host, settings.port)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="server")
     thread.start()
@@ -72,7 +74,7 @@ def running(settings: Settings, opener: Opener = open_runtime, wait: bool = True
             if failures:
                 raise failures[0]
         with httpx.Client(base_url=url_of(listener), timeout=60) as http:
-            yield Live(url_of(listener), http, app.state.context, loops[0] if loops else None)
+            yield Live(url_of(listener), http, app.context, loops[0] if loops else None)
     finally:
         server.should_exit = True
         thread.join(30)

@@ -6,14 +6,23 @@ it can answer, `dead` when it has been killed.
 
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 
 from service.api.app import create_app
-from service.cli.serving import listen, make_server, open_runtime, url_of
+from service.api.jobs import hearing, running
+from service.api.opening import open_runtime
+from service.cli.server import Server
+from service.cli.serving import listen, url_of
+from service.jobs import store
 from service.model.loading import load_backbone
 from tests.api.live import settings_for
+
+running.RENEW_SECONDS = 0.1
+store.LEASE = running.LEASE = timedelta(seconds=0.4)  # a server lives for less than that of a real one
+hearing.CHUNK_SECONDS = 0.05
 
 
 def serve(backbone: Path, data_dir: Path) -> None:
@@ -23,7 +32,7 @@ def serve(backbone: Path, data_dir: Path) -> None:
     def ready(_: object) -> None:
         print(f"ready {url_of(listener)} {os.getpid()}", flush=True)
 
-    make_server(create_app(settings, open_runtime, on_ready=ready), settings).run(sockets=[listener])
+    Server(create_app(settings, open_runtime, on_ready=ready), settings).run(sockets=[listener])
 
 
 def main(backbone: Path, data_dir: Path) -> None:

@@ -151,6 +151,9 @@ def test_a_domain_has_its_quota_and_an_administrator_none(tiny_ast_dir: Path, tm
         assert "acme holds 2 of 2 versions" in uploads[2].json()["detail"]
         assert service.publish(tmp_path, "mine", other, seed=3).status_code == 201
         assert service.publish(tmp_path, "mine", service.admin, seed=4).status_code == 201
+        (found,) = service.ask(service.admin, "GET", "/v1/adapters?domain=other").json()["adapters"]
+        assert [one["domain"] for one in found["versions"]] == ["acme", "acme", "other", "default"]
+        assert service.ask(service.admin, "GET", "/v1/adapters?domain=elsewhere").json()["adapters"] == []
         assert service.ask(acme, "DELETE", "/v1/adapters/mine/versions/1").status_code == 204
         assert service.publish(tmp_path, "mine", acme, seed=5).status_code == 201
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.api.problems import MEDIA_TYPE
 from service.registry.bundle import BundleFiles
 from tests.api.live import Live, running, settings_for
 from tests.bundles import random_bundle
@@ -45,7 +46,8 @@ def test_life_of_an_adapter(fresh: Live, tmp_path: Path, clip: bytes) -> None:
     }
     assert [version["version"] for version in adapter["versions"]] == [1, 2]
     for version, files in zip(adapter["versions"], (first, second), strict=True):
-        assert version.keys() == {"version", "digest", "created", "state", "verified", "tier", "pinned", "reason"}
+        told = {"version", "digest", "created", "state", "verified", "tier", "pinned", "reason"}
+        assert version.keys() == told | {"families", "domain"}
         assert (version["digest"], version["state"], version["verified"]) == (files.digest, "registered", True)
         assert (version["tier"], version["pinned"], version["reason"]) == ("disk", False, None)
         assert datetime.fromisoformat(version["created"]).tzinfo is not None
@@ -85,6 +87,14 @@ def test_downloads_are_byte_for_byte(live: Live, tmp_path: Path) -> None:
     assert live.http.get(f"{base}/config").content == spaced
     assert live.http.get(f"{base}/weights").content == files.weights
     assert refused(live.http.get("/v1/adapters/fetched/versions/2/weights")) == (404, "unknown_version")
+    some = live.http.get(f"{base}/weights", headers={"Range": "bytes=2-9"})
+    assert (some.status_code, some.content) == (206, files.weights[2:10])
+    behind = live.http.get(f"{base}/weights", headers={"Range": f"bytes={len(files.weights)}-"})
+    assert refused(behind) == (416, "range_not_satisfiable")
+    assert behind.headers["content-range"] == f"bytes */{len(files.weights)}"
+    for bad in ("bytes=x-y", "bytes=9-2", "bytes="):
+        answer = live.http.get(f"{base}/weights", headers={"Range": bad})
+        assert (*refused(answer), answer.headers["content-type"]) == (400, "bad_http", MEDIA_TYPE)
     assert refused(live.http.get("/v1/adapters/nobody/versions/1/config")) == (404, "unknown_adapter")
     assert refused(live.http.get("/v1/adapters/fetched/versions/one/config")) == (422, "invalid_request")
 
@@ -99,6 +109,19 @@ def test_pages_of_the_list(live: Live, tmp_path: Path) -> None:
             break
     assert names == [adapter["name"] for adapter in everything]
     assert len(names) >= 3
+
+
+def test_a_list_that_has_not_changed_does_not_travel(live: Live) -> None:
+    first = live.http.get("/v1/adapters?q=alpha")
+    known = {"If-None-Match": first.headers["etag"]}
+    again = live.http.get("/v1/adapters?q=alpha", headers=known)
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
+    assert live.http.get("/v1/adapters?q=beta", headers=known).status_code == 200
+    live.http.post("/v1/adapters/alpha/pin")  # where the device has it is told as well
+    pinned = live.http.get("/v1/adapters?q=alpha", headers=known)
+    assert pinned.status_code == 200
+    assert pinned.json()["adapters"][0]["versions"][0]["pinned"]
+    live.http.post("/v1/adapters/alpha/unpin")
 
 
 def test_bad_bundles(live: Live, tmp_path: Path) -> None:

@@ -1,25 +1,29 @@
 """Around the routes: start-up, headers, metrics, pages, the API's description."""
 
 import json
+import posixpath
 import re
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from fastapi.routing import APIRoute
 
 from service.api.app import ROUTERS
-from service.api.context import Runtime
+from service.api.context import PLACES, Runtime
+from service.api.opening import open_runtime
 from service.api.problems import KINDS, MEDIA_TYPE
-from service.cli.serving import open_runtime
 from service.settings import Settings
 from service.telemetry import Telemetry
 from tests.api.live import Live, running, settings_for
 
+ROOT = Path(__file__).parents[2]
 METRICS = (
     *("requests_total", "request_seconds", "decode_seconds", "queue_seconds", "inference_seconds", "batch_rows"),
     *("batch_adapters", "adapter_loads_total", "adapter_load_seconds", "adapters_resident"),
-    "adapter_requests_total",
+    *("adapter_requests_total", "adapter_seconds", "slots", "slots_used", "queue_audio_seconds"),
+    *("adapter_evictions_total", "build_info"),
 )
 
 
@@ -114,7 +118,7 @@ def test_safe_headers(live: Live, path: str) -> None:
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "no-referrer"
     assert headers["cross-origin-opener-policy"] == headers["cross-origin-resource-policy"] == "same-origin"
-    assert "microphone=()" in headers["permissions-policy"]
+    assert ("microphone=(self)" if path == "/" else "microphone=()") in headers["permissions-policy"]
     assert headers["cache-control"] == ("no-cache" if path in ("/", "/docs", "/console/console.js") else "no-store")
     assert "server" not in headers
 
@@ -130,7 +134,7 @@ def test_no_other_origin_is_let_in(live: Live) -> None:
 def test_only_origins_that_are_listed_are_let_in(tiny_ast_dir: Path, tmp_path: Path) -> None:
     settings = settings_for(tiny_ast_dir, tmp_path / "data", cors_origins="https://app.example,http://localhost:3000")
     with running(settings, wait=False) as service:
-        ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,if-none-match"}
         for origin in settings.cors_origins:
             allowed = service.http.options("/v1/classify", headers=ask | {"Origin": origin})
             assert allowed.status_code == 200
@@ -165,6 +169,17 @@ def test_metrics(live: Live) -> None:
     assert "/nowhere" not in answer.text
 
 
+def test_metrics_wait_for_a_thread_only_where_they_are_many(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ExitStack() as taken:
+        for _ in range(PLACES):
+            taken.enter_context(live.context.scrapes.place())
+        monkeypatch.setattr("service.telemetry.SMALL", 100_000)  # whatever other tests asked of this service
+        assert live.http.get("/metrics").status_code == 200
+        monkeypatch.setattr("service.telemetry.SMALL", 0)
+        assert live.http.get("/metrics").status_code == 429
+    assert live.http.get("/metrics").status_code == 200
+
+
 @pytest.mark.parametrize("path", ["/", "/docs"])
 def test_pages_need_no_other_host(live: Live, path: str) -> None:
     page = live.http.get(path)
@@ -176,12 +191,32 @@ def test_pages_need_no_other_host(live: Live, path: str) -> None:
         answer = live.http.get(link)
         assert answer.status_code == 200, link
         pages.append(answer.text)
-        imported = re.findall(r'^import .*"\./(.+)";$', answer.text, flags=re.MULTILINE)
-        links += [f"/console/{name}" for name in imported if f"/console/{name}" not in links]
+        imported = re.findall(r'^import .*"(\.\.?/.+)";$', answer.text, flags=re.MULTILINE)
+        links += [
+            to
+            for name in imported
+            if (to := posixpath.normpath(posixpath.join(posixpath.dirname(link), name))) not in links
+        ]
     assert "/console/api.js" in links
     for text in pages:
         assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
         assert "innerHTML" not in text
+
+
+def test_files_of_the_pages_are_sent_once(live: Live) -> None:
+    tags = set()
+    for accepted in ("identity", "gzip"):
+        asked = {"Accept-Encoding": accepted}
+        first = live.http.get("/console/views/try.js", headers=asked)
+        assert first.headers.get("content-encoding", "identity") == accepted
+        assert first.text == (ROOT / "service/console/views/try.js").read_text()
+        again = live.http.get("/console/views/try.js", headers=asked | {"If-None-Match": first.headers["etag"]})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
+        tags.add(first.headers["etag"])
+    assert len(tags) == 2
+    for example in (ROOT / "service/console/examples").iterdir():
+        assert live.http.get(f"/console/examples/{example.name}").content == example.read_bytes()
+        assert example.read_bytes() == (ROOT / "adapters/examples" / example.name).read_bytes()
 
 
 def test_openapi_lists_every_route(live: Live) -> None:

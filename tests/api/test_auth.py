@@ -22,7 +22,8 @@ from tests.api.live import running, settings_for
 
 ROUTES = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
 KEYED = [route for route in ROUTES if any(isinstance(one.dependency, KeyRequired) for one in route.dependencies)]
-SCOPED = [route for route in KEYED if route.path != "/v1/key"]  # which any key may ask
+ANY_KEYS = {"/v1/key", "/v1/jobs", "/v1/jobs/{job}", "/v1/jobs/{job}/result"}  # of jobs it sees those it may ask for
+SCOPED = [route for route in KEYED if route.path not in ANY_KEYS or "POST" in route.methods]
 PARAMETERS = re.compile(r"{(\w+)}")
 NAMED = [route for route in KEYED if set(PARAMETERS.findall(route.path)) & set(ADAPTER_PARAMETERS)]
 SEEN_SECONDS = 1.0  # within which a running server sees a key made or revoked
@@ -38,7 +39,7 @@ def test_every_route_declares_one_access(route: APIRoute) -> None:
     elif declared[0].scope is Scope.READ:
         assert route.methods == {"GET"} or route.path == "/v2/repository/index"  # a list that the protocol posts for
     elif declared[0].scope is Scope.INFER:
-        assert route.methods == {"POST"}
+        assert route.methods == {"POST"} or route.path == "/v1/stream"  # the handshake of a WebSocket is a GET
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{min(route.methods)} {route.path}")
@@ -139,6 +140,26 @@ def path_of(route: APIRoute, adapter: str) -> str:
     )
 
 
+def test_a_job_is_seen_in_its_domain_by_who_may_ask_for_it(keyed: Keyed) -> None:
+    mine = keyed.make(Scope.SPEAKERS, domain="zoo", adapters=("acme-*",))
+    files = [("ann", b"no audio")]
+    asked = keyed.ask(mine, "POST", "/v1/speakers/jobs?adapter=acme-voice", files=files)
+    job = asked.json()["id"]
+    others = {
+        "another domain": keyed.make(Scope.SPEAKERS),
+        "another scope": keyed.make(Scope.INFER, domain="zoo"),
+        "other adapters": keyed.make(Scope.SPEAKERS, domain="zoo", adapters=("other-*",)),
+    }
+    for what, key in others.items():
+        assert keyed.ask(key, "GET", "/v1/jobs").json()["jobs"] == [], what
+        for method, path in (("GET", ""), ("GET", "/result"), ("DELETE", "")):
+            answer = keyed.ask(key, method, f"/v1/jobs/{job}{path}")
+            assert (answer.status_code, answer.json()["code"]) == (404, "unknown_job"), what
+    assert [one["id"] for one in keyed.ask(mine, "GET", "/v1/jobs").json()["jobs"]] == [job]
+    colleague = keyed.make(Scope.SPEAKERS, domain="zoo")
+    assert keyed.ask(colleague, "GET", f"/v1/jobs/{job}").status_code == 200
+
+
 @pytest.fixture(scope="module")
 def tenant(keyed: Keyed) -> str:
     """A key of everything but administration, bound to one tenant's adapters."""
@@ -225,6 +246,13 @@ def test_a_rate_is_kept_and_told(keyed: Keyed) -> None:
     assert f'ipet_key_requests_total{{key="{key_id}"}} 3.0' in metrics
     assert f'ipet_key_refusals_total{{key="{key_id}",limit="rate"}} 1.0' in metrics
     assert key not in metrics
+
+
+def test_paths_that_are_none_count_against_a_rate(keyed: Keyed) -> None:
+    key = keyed.make(Scope.READ, rate=Rate(3, 3600))
+    asked = [("GET", "/nowhere"), ("DELETE", "/v1/backbone"), ("GET", "/v1/adapters/none"), ("GET", "/nowhere")]
+    assert [keyed.ask(key, *one).status_code for one in asked] == [404, 405, 404, 429]
+    assert keyed.ask("wrong", "GET", "/nowhere").status_code == 404
 
 
 def test_concurrency_is_kept_and_given_back(keyed: Keyed, clip: bytes) -> None:

@@ -99,15 +99,16 @@ def test_raw_bodies() -> None:
 
 def test_the_budget_is_shared_and_given_back() -> None:
     budget = Budget(100)
-    with budget.reservation() as first, budget.reservation() as second:
-        first.add(50)
-        second.add(40)
-        third = Reservation(budget)
-        with pytest.raises(Overloaded):
-            third.add(20)
-        with pytest.raises(PayloadTooLarge):
-            first.add(1)
-        assert budget.held == 90
+    first, second, third = (Reservation(budget) for _ in range(3))
+    first.add(50)
+    second.add(40)
+    with pytest.raises(Overloaded):
+        third.add(20)
+    with pytest.raises(PayloadTooLarge):
+        first.add(1)
+    assert budget.held == 90
+    for one in (first, second, third):
+        one.release()
     assert budget.held == 0
 
 

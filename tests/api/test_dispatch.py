@@ -12,7 +12,7 @@ from tests.api.live import Live
 
 ROUTES = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
 GIVEN = {"name": "alpha", "model": "alpha", "adapter": "alpha", "version": "1", "alias": "live"}
-PAGES = {"/console/{name}": "/console/console.js"}
+PAGES = {"/console/{name:path}": "/console/console.js"}
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
 LENIENT = re.compile(
     r"/v1/huggingface/|/healthz|/readyz|/metrics|/v2(/health/\w+)?$|/(docs|openapi.json|favicon.ico)?$|/console/"

@@ -49,6 +49,28 @@ def test_families_answer_in_one_request_as_alone(live: Live, tmp_path: Path) -> 
             assert one["score"] == pytest.approx(other["score"], abs=2e-3)
 
 
+def test_adapters_are_found_by_their_family(live: Live, tmp_path: Path) -> None:
+    no_ipet = {"format_version": 3, "prompt_length": 0, "bottleneck_dim": 0}
+    made_of: dict[str, tuple[dict[str, object], list[str]]] = {
+        "both": ({"format_version": 3, "lora": LORA}, ["ipet", "lora"]),
+        "dora": ({**no_ipet, "lora": {**LORA, "dora": True}}, ["dora"]),
+        "ia3": ({**no_ipet, "ia3": {"output": ["k"], "input": []}}, ["ia3"]),
+        "bitfit": ({**no_ipet, "bias": ["q"]}, ["bitfit"]),
+        "prompt": ({"bottleneck_dim": 0}, ["prompt"]),
+        "head": ({"prompt_length": 0, "bottleneck_dim": 0}, ["linear"]),
+    }
+    for name, (fields, _) in made_of.items():
+        live.publish(tmp_path, f"made-of-{name}", **fields)
+    for name, (_, families) in made_of.items():
+        for family in families:
+            page = live.http.get("/v1/adapters", params={"q": "made-of-", "family": family}).json()["adapters"]
+            assert [one["name"] for one in page] == [f"made-of-{name}"]
+            assert page[0]["versions"][0]["families"] == families
+    assert live.http.get("/v1/adapters?family=peft").json()["code"] == "invalid_request"
+    for name in made_of:
+        live.http.delete(f"/v1/adapters/made-of-{name}")
+
+
 def test_words_of_version_3_are_checked(live: Live, tmp_path: Path) -> None:
     for window, said in (
         ({"normalize": 1}, "input.normalize"),

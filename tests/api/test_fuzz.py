@@ -106,7 +106,9 @@ class Fuzz:
     def steer(self, case: Any, draw: st.DataObject, whole: bool) -> None:
         """Names something that exists; in `whole` cases the body is a good one, with what it belongs to."""
         for name in case.path_parameters or {}:
-            case.path_parameters[name] = draw.draw(KNOWN[name])
+            jobs = self.service.http.get("/v1/jobs").json()["jobs"] if name == "job" else []
+            known = st.sampled_from([*(job["id"] for job in jobs), "0"]) if name == "job" else KNOWN[name]
+            case.path_parameters[name] = draw.draw(known)
         if "adapter" in (case.query or {}):
             case.query["adapter"] = draw.draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=3))
         if case.media_type in ("application/octet-stream", "audio/*"):
@@ -127,6 +129,10 @@ class Fuzz:
                 return vectors if kind == "application/json" else {"enrolment": [CLIP, CLIP], "test": CLIP}
             case "classify" | "embed" if kind == "multipart/form-data":
                 return {"audio": [CLIP]}
+            case "events" | "jobs" if kind == "multipart/form-data":
+                if "speakers" in case.path:
+                    case.query = {"adapter": "gamma"}
+                return {"ann": [CLIP, CLIP]} if "speakers" in case.path else {"audio": CLIP}
             case "infer":
                 text = base64.b64encode(CLIP).decode()
                 return {"inputs": [{"name": "audio", "datatype": "BYTES", "shape": [1], "data": [text]}]}

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from service.access.keys import Scope
 from service.model.spec import TaskType
@@ -66,6 +68,17 @@ def test_fewer_are_searched_and_shown_as_asked(town: tuple[Live, Desk]) -> None:
     assert among["threshold"] < one["threshold"]  # fewer strangers to be taken for
     nobody = identify(desk, ANN[0], "adapter=voice&among=nobody")
     assert (nobody["decision"], nobody["candidates"], nobody["searched"]) == ("unknown", [], 0)
+
+
+def test_a_threshold_that_no_score_reaches_is_told(town: tuple[Live, Desk], tmp_path: Path) -> None:
+    service, desk = town
+    assert "threshold_unreachable" not in identify(desk, ANN[0])["warnings"]
+    flat = SPEECH | {"calibration": {"slope": 4.0, "intercept": -0.5}}
+    service.publish(tmp_path, "flat", task=TaskType.VERIFICATION, **flat)
+    desk.enrol("ann", ANN[0], adapter="flat")
+    told = identify(desk, ANN[0], "adapter=flat")
+    assert (told["decision"], told["searched"], told["warnings"]) == ("unknown", 1, ["threshold_unreachable"])
+    assert told["candidates"][0]["score"] < 1.0001 < told["threshold"]
 
 
 def test_without_speech_nobody_is_searched(town: tuple[Live, Desk]) -> None:
@@ -144,15 +157,39 @@ def keyed(tiny_ast_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield keyed
 
 
-def test_nothing_that_is_answered_depends_on_another_domain(keyed: Keyed) -> None:
-    """The same calls of one domain are answered the same, whatever the other has or does."""
-    scopes = (Scope.SPEAKERS, Scope.IDENTIFY, Scope.INFER)
+NAMES = st.sampled_from(["ann", "brian", "zelda-of-other"])
+CLIPS = st.sampled_from([ANN[0], ANN[1], BRIAN, DIGIT, SILENCE])
+ACTIONS = st.tuples(
+    st.sampled_from(["enrol", "opt-out", "opt-in", "delete", "put", "verify", "identify"]), NAMES, CLIPS
+)
+
+
+def act(desk: Desk, action: str, name: str, clip: bytes) -> None:
+    """One call of a domain, whatever comes of it."""
+    method = {"delete": "DELETE", "put": "PUT"}.get(action, "POST")
+    path = {"enrol": f"{name}/enrolments", "identify": action, "delete": name, "put": name}.get(
+        action, f"{name}/{action}"
+    )
+    hears = action in ("enrol", "verify", "identify")
+    asked = {"params": {"adapter": "acme-voice"}, "files": parts(clip)} if hears else {}
+    assert desk.http.request(method, f"/v1/speakers/{path}", headers=bearer(desk.key), **asked).status_code < 500
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(ACTIONS, min_size=1, max_size=6))
+def test_nothing_that_is_answered_or_logged_depends_on_another_domain(
+    keyed: Keyed, caplog: pytest.LogCaptureFixture, actions: list[tuple[str, str, bytes]]
+) -> None:
+    """The same calls of one domain are answered and logged the same, whatever the other has or does."""
+    scopes = (Scope.SPEAKERS, Scope.IDENTIFY, Scope.INFER, Scope.READ)
     acme, other = (Desk(keyed.service.http, keyed.make(*scopes, domain=name)) for name in ("acme", "other"))
     adapter = "adapter=acme-voice"
+    act(acme, "delete", "ann", b"")
     acme.ask("PUT", "/ann", json={"consent": CONSENT})
     acme.enrol("ann", ANN[0], adapter="acme-voice")
 
     def answers() -> list[Any]:
+        caplog.clear()
         told = [
             identify(acme, ANN[0], adapter),
             identify(acme, BRIAN, adapter),
@@ -162,22 +199,23 @@ def test_nothing_that_is_answered_depends_on_another_domain(keyed: Keyed) -> Non
             acme.ask("GET", "/ann"),
             acme.refused("GET", "/brian", 404),
         ]
-        for one in told[4]["speakers"], [told[5]]:
-            for speaker in one:
-                del speaker["used"]
-        return told
+        for one in (*told[4]["speakers"], told[5]):
+            del one["used"]
+        return [told, [record.getMessage() for record in caplog.records if record.name.startswith("service")]]
 
-    before = answers()
-    assert before[0]["searched"] == 1
-    for name, clip in (("ann", BRIAN), ("brian", BRIAN), ("cora", ANN[0])):
-        other.enrol(name, clip, adapter="acme-voice")
-    assert answers() == before
-    other.ask("POST", "/ann/opt-out")
-    other.ask("DELETE", "/brian", 204)
-    assert answers() == before
-    assert identify(other, ANN[0], adapter)["searched"] == 1
+    with caplog.at_level("INFO"):
+        before = answers()
+        assert before[0][0]["searched"] == 1
+        for action in actions:
+            act(other, *action)
+        assert not [record for record in caplog.records if "zelda" in str(vars(record)) and "service" in record.name]
+        assert answers() == before
     theirs = sealed(other, ANN[0], "acme-voice")
     assert "domain" in score(acme, [theirs], theirs, "acme-voice", 422)["detail"]
+    for desk in (acme, other):
+        metrics = keyed.ask(desk.key, "GET", "/metrics").text
+        assert "ipet_requests_total" in metrics
+        assert "zelda" not in metrics
 
 
 def test_one_against_many_needs_a_scope_of_its_own(keyed: Keyed) -> None:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,17 @@ import torch
 from numpy.typing import NDArray
 
 from service.audio.decode import DecodeLimits, decode
-from service.audio.features import ClipFeatures
+from service.database import Database
 from service.engine.engine import answer
 from service.model.adapter import AdapterWeights
 from service.model.backbone import Backbone
 from service.model.bank import Bank
-from service.registry.bundle import BundleFiles, read_weights
+from service.registry.bundle import WEIGHTS_FILE, BundleFiles, read_weights
+from service.registry.catalogue import Catalogue
 from service.registry.manifest import parse_manifest
+from service.registry.store import Registry
 from tests.bundles import random_bundle
+from tests.s3 import S3
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("events", "sounds")
@@ -78,8 +82,8 @@ class World:
             weights = AdapterWeights.from_tensors(
                 manifest.adapter_spec(), read_weights(files.weights, manifest, self.backbone.spec)
             )
-            features = ClipFeatures(decode(self.clip, DecodeLimits()), self.backbone.features)
-            windows = features.windows(manifest.input_spec())
+            samples = torch.from_numpy(decode(self.clip, DecodeLimits()).samples)
+            windows = self.backbone.features.windows(samples, manifest.input_spec())
             with torch.inference_mode():
                 bank = Bank.of(self.backbone, [weights])
                 outputs = self.backbone.answer(windows.inputs, bank, [1] * len(windows.inputs))
@@ -169,10 +173,13 @@ class World:
 
 
 @contextmanager
-def nursery(backbone: Path, data_dir: Path) -> Iterator[Callable[[], tuple[str, int, Callable[[], None]]]]:
+def nursery(
+    backbone: Path, data_dir: Path, **variables: str
+) -> Iterator[Callable[[], tuple[str, int, Callable[[], None]]]]:
     """Starts servers: each with its URL, its process and a way to wait for its death."""
     command = [sys.executable, "-m", "tests.api.nursery", str(backbone), str(data_dir)]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ | variables, **pipes) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         lines = process.stdout
@@ -217,13 +224,66 @@ def live_through(world: World, clients: Sequence[httpx.Client], pid: int, second
         thread.join()
 
 
-@pytest.mark.parametrize("rounds", [3, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(300, marks=pytest.mark.slow)])
 @pytest.mark.timeout(3600)
 def test_kill_at_any_moment(rounds: int, tiny_ast: Backbone, tiny_ast_dir: Path, tmp_path: Path, clip: bytes) -> None:
-    chance = random.Random(rounds)
     world = World(tmp_path / "bundles", tiny_ast, clip)
+    kill_again_and_again(world, rounds, tiny_ast_dir, tmp_path / "data")
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.timeout(3600)
+def test_kill_between_store_and_catalogue(
+    rounds: int,
+    tiny_ast: Backbone,
+    tiny_ast_dir: Path,
+    tmp_path: Path,
+    clip: bytes,
+    postgres_url: str,
+    s3: S3,
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world, catalogue = World(tmp_path / "bundles", tiny_ast, clip), Catalogue(Database(postgres_url))
+    halves = 0
+
+    def count() -> None:
+        """The rounds that ended with files in the store of which the catalogue never had anything."""
+        nonlocal halves
+        keys = [key.split("/") for key in s3.keys(bucket)]
+        there = {f"sha256:{digest}" for digest, _, _ in keys}
+        with catalogue.read() as transaction:
+            known = {row.digest for rows in transaction.adapters() for row in rows.versions}
+            halves += transaction.seen(list(there)).keys() != there
+        assert known <= {f"sha256:{digest}" for digest, _, name in keys if name == WEIGHTS_FILE}, (
+            "a version lacks its weights"
+        )
+
+    places = {"IPET_DATABASE_URL": postgres_url, "IPET_OBJECTS": bucket}
+    kill_again_and_again(world, rounds, tiny_ast_dir, tmp_path / "data", count, **places)
+    print(f"{halves} of the rounds ended between store and catalogue")
+    monkeypatch.setattr("service.registry.bucket.SETTLED", timedelta(0))
+    last = Registry(tmp_path / "last", tiny_ast.spec, database_url=postgres_url, objects_url=bucket)
+    for _ in range(rounds):  # a second each at most
+        last.catch_up()
+    last.close()
+    swept, halves = halves, 0
+    count()
+    assert not halves, "what is nobody's goes at a start"
+    assert swept or rounds < 10
+
+
+def kill_again_and_again(
+    world: World,
+    rounds: int,
+    backbone: Path,
+    data_dir: Path,
+    after_each: Callable[[], None] = lambda: None,
+    **variables: str,
+) -> None:
+    chance = random.Random(rounds)
     with ExitStack() as opened:
-        start = opened.enter_context(nursery(tiny_ast_dir, tmp_path / "data"))
+        start = opened.enter_context(nursery(backbone, data_dir, **variables))
         clients = [opened.enter_context(httpx.Client(timeout=20, verify=False)) for _ in range(3 * len(NAMES))]
         for i in range(rounds + 1):
             url, pid, wait_for_death = start()
@@ -233,6 +293,7 @@ def test_kill_at_any_moment(rounds: int, tiny_ast: Backbone, tiny_ast_dir: Path,
             live_through(world, clients, pid, chance.uniform(0.0, LONGEST_ROUND), patient=i % 2 == 0)
             wait_for_death()
             assert not world.faults, world.faults[0]
+            after_each()
     deletions = sum(len(known.deleted) for known in world.known.values())
     print(f"\n{rounds + 1} kills, {world.versions} versions, {deletions} deleted, {world.answers} answers checked")
     assert world.versions > rounds // 2  # every other server died with an upload answered

@@ -16,10 +16,11 @@ import pytest
 from service.api.context import Runtime
 from service.engine.engine import Place
 from service.engine.runner import Runner
+from service.jobs.store import open_jobs
 from service.model.loading import load_backbone
 from service.registry.store import Registry
 from service.settings import Settings
-from service.speakers.galleries import Galleries
+from service.speakers.galleries import Cohorts, Galleries
 from service.speakers.store import open_speakers
 from service.telemetry import Telemetry
 from tests.api.live import Live, running, settings_for
@@ -171,7 +172,8 @@ def test_a_device_that_hangs_turns_readiness_off(tiny_ast_dir: Path, tmp_path: P
         registry = Registry(settings.data_dir, backbone.spec)
         engine, speakers = open_engine(backbone, registry, settings, telemetry), open_speakers(settings)
         galleries = Galleries(speakers.database, speakers.vault)
-        return Runtime(backbone.spec, "cpu", "float32", registry, engine, speakers, galleries)
+        rest = (speakers, galleries, Cohorts(registry), open_jobs(settings))
+        return Runtime(backbone.spec, "cpu", "float32", registry, engine, *rest)
 
     with running(settings_for(tiny_ast_dir, tmp_path / "data", device_timeout=1.0), opener) as service:
         service.publish(tmp_path, "alpha")

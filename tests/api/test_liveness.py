@@ -14,6 +14,8 @@ from tests.api.flood import Answered, Clients, flooding, request_of
 from tests.bundles import random_bundle
 from tests.cli.process import serving
 
+pytestmark = pytest.mark.alone
+
 PROBES = ("/healthz", "/readyz", "/metrics", "/")
 ASLEEP = "a sleeper is woken late"  # by a machine that has more to do than processors
 TIMEOUT_MS = "6000"  # of each write

@@ -16,6 +16,8 @@ from tests.api.flood import request_of
 from tests.api.live import Live, running, settings_for
 from tests.api.watchdog import watching
 
+pytestmark = pytest.mark.alone
+
 MOST = 0.1  # seconds
 JSON = {"content_type": "application/json"}
 FORM = {"content_type": "multipart/form-data; boundary=x"}

@@ -4,11 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
 from service.model.spec import TaskType
+from service.registry.bundle import BundleFiles
+from service.scoring.cohort import Cohort
 from tests.api.desk import ANN, BRIAN, DIGIT, SILENCE, SPEECH, Desk
 from tests.api.live import Live
 from tests.api.test_inference import parts
+from tests.bundles import random_bundle
 from tests.synthesis import encode, noise
 
 # Enrolment
@@ -109,19 +114,104 @@ def test_thresholds(desk: Desk, asked: str, value: float, name: str | None) -> N
     assert answer["decision"] == ("accept" if answer["score"] >= value else "reject")
 
 
-@pytest.mark.parametrize("asked", ["far_1e-2", "1.01", "nan", "inf", "high", "0x1"])
+@pytest.mark.parametrize("asked", ["far_1e-2", "1.01", "nan", "inf", "high", "0x1", "1_0e-1"])
 def test_thresholds_that_are_none(desk: Desk, asked: str) -> None:
     refused = desk.verify("judged", query=f"adapter=voice&threshold={asked}", status=422)
     assert refused["code"] == "invalid_request"
     assert "default, eer, far_1e-3" in refused["detail"]
 
 
-def test_thresholds_of_normalised_scores_do_not_judge_cosines(service: Live, desk: Desk, tmp_path: Path) -> None:
-    normed = SPEECH | {"normalisation": {"type": "as-norm", "top": 300}, "thresholds": {"eer": 3.1}}
-    service.publish(tmp_path, "normed", task=TaskType.VERIFICATION, **normed)
+NORMED = {
+    "normalisation": {"type": "as-norm", "top": 30, "calibration": {"slope": 2.0, "intercept": -3.0}},
+    "thresholds": {"eer": 3.1, "far_1e-3": -100.0},
+}
+
+
+def test_named_thresholds_judge_normalised_scores_where_there_are_some(
+    service: Live, desk: Desk, tmp_path: Path
+) -> None:
+    service.publish(tmp_path, "normed", task=TaskType.VERIFICATION, **SPEECH | NORMED)
     desk.enrol("normed", ANN[0], adapter="normed")
-    assert desk.verify("normed", query="adapter=normed")["threshold_name"] == "default"
-    assert desk.verify("normed", query="adapter=normed&threshold=eer", status=422)["code"] == "invalid_request"
+    files = parts(*ANN)
+    enrolment, test = (
+        np.array(one["embedding"], np.float32)
+        for one in desk.http.post("/v1/embed?adapter=normed", files=files).json()["results"]
+    )
+    version = service.context.runtime.registry.resolve("normed")
+    rows = service.context.runtime.registry.load(version).tensors["cohort.embeddings"].numpy()
+    expected = Cohort(rows, 30).normalise(float(enrolment @ test), enrolment, test)
+    by_name = desk.verify("normed", query="adapter=normed&threshold=eer")
+    assert by_name["score"] == pytest.approx(float(enrolment @ test), abs=1e-5)
+    assert by_name["normalised_score"] == pytest.approx(expected, abs=1e-3)
+    assert by_name["decision"] == ("accept" if expected >= 3.1 else "reject")
+    assert by_name["log_likelihood_ratio"] == pytest.approx(2.0 * by_name["normalised_score"] - 3.0)
+    assert desk.verify("normed", query="adapter=normed&threshold=far_1e-3")["decision"] == "accept"
+    for query in ("", "&threshold=0.5"):  # these judge the cosine
+        answer = desk.verify("normed", query=f"adapter=normed{query}")
+        assert answer["decision"] == ("accept" if answer["score"] >= answer["threshold"] else "reject")
+        assert answer["log_likelihood_ratio"] == pytest.approx(8.0 * answer["score"] - 2.0)
+        assert answer["normalised_score"] == pytest.approx(expected, abs=1e-3)
+    assert "normalised_score" not in desk.verify("judged")
+    clips = {"files": [("enrolment", ("a", ANN[0])), ("test", ("b", ANN[1]))]}
+    for asked in (clips, {"json": {"enrolment": [enrolment.tolist()], "test": (3 * test).tolist()}}):
+        scored = desk.http.post("/v1/score?adapter=normed", **asked).json()
+        assert scored["normalised_score"] == pytest.approx(expected, abs=1e-3)
+        assert scored["decision"] == ("accept" if scored["score"] >= scored["threshold"] else "reject")
+    assert "normalised_score" not in desk.http.post("/v1/score?adapter=voice", **clips).json()
+    found = desk.ask("POST", "/identify?adapter=normed", content=ANN[0])
+    assert (found["searched"], found["extrapolated"]) == (1, False)  # the cohort of 120 measures it
+
+
+# Checks
+
+
+def test_another_classifier_may_reject_a_voice(service: Live, desk: Desk, tmp_path: Path) -> None:
+    """A classifier made here: its head answers `spoof` by its bias alone, whatever is heard."""
+    labels = {"labels": ["bonafide", "spoof"]}
+    for name, bias in (("passes", -20.0), ("spoof", 20.0)):
+        files = random_bundle(tmp_path, service.backbone, name, **labels)
+        tensors = safetensors.torch.load(files.weights)
+        tensors["head.linear.weight"] *= 0.0
+        tensors["head.linear.bias"] = torch.tensor([0.0, bias])
+        changed = BundleFiles(files.config, safetensors.torch.save(tensors))
+        assert service.upload(changed, name).status_code == 201
+    for name in ("passes", "spoof"):
+        check = {"adapter": name, "reject": {"label": "spoof", "above": 0.5}}
+        service.publish(tmp_path, f"checked-{name}", task=TaskType.VERIFICATION, checks=[check], **SPEECH)
+    desk.enrol("checked", ANN[0], adapter="checked-passes")
+    desk.enrol("checked", ANN[0], adapter="checked-spoof")
+    real = desk.verify("checked", ANN[0], "adapter=checked-passes")
+    assert (real["decision"], real["reason"]) == ("accept", None)
+    (found,) = real["checks"]
+    assert (found["adapter"], found["version"], found["label"]) == ("passes", 1, "spoof")
+    assert found["score"] < 0.01
+    fake = desk.verify("checked", ANN[0], "adapter=checked-spoof")
+    assert (fake["decision"], fake["reason"]) == ("reject", "spoof")
+    assert fake["score"] == pytest.approx(1.0, abs=1e-5)
+    assert fake["checks"][0]["score"] > 0.99
+    assert desk.verify("checked", SILENCE, "adapter=checked-spoof")["decision"] == "not_enough_speech"
+    assert desk.verify("nobody", ANN[0], "adapter=checked-spoof")["checks"] == []
+    unknown = desk.ask("POST", "/identify?adapter=checked-spoof", content=ANN[0])
+    assert (unknown["decision"], unknown["reason"]) == ("unknown", "spoof")
+    assert unknown["candidates"][0]["speaker"] == "checked"
+    unheard = desk.ask("POST", "/identify?adapter=checked-spoof", content=SILENCE)
+    assert (unheard["decision"], unheard["reason"]) == ("not_enough_speech", None)
+    assert "checks" not in desk.verify("judged")
+    service.http.delete("/v1/adapters/spoof")  # what cannot be checked is not let through
+    assert desk.verify("checked", ANN[0], "adapter=checked-spoof", 404)["code"] == "unknown_adapter"
+
+
+@pytest.mark.parametrize(("adapter", "label", "status"), [("gamma", "x", 409), ("alpha", "no such", 503)])
+def test_checks_that_cannot_be_made(
+    service: Live, desk: Desk, tmp_path: Path, adapter: str, label: str, status: int
+) -> None:
+    check = {"adapter": adapter, "reject": {"label": label, "above": 0.5}}
+    service.publish(tmp_path, f"check-{adapter}", task=TaskType.VERIFICATION, checks=[check], **SPEECH)
+    desk.enrol("unchecked", ANN[0], adapter=f"check-{adapter}")
+    assert desk.verify("unchecked", ANN[0], f"adapter=check-{adapter}", status)["code"] in (
+        "wrong_task",
+        "adapter_failed",
+    )
 
 
 def test_a_probability_needs_a_prior(service: Live, desk: Desk, tmp_path: Path) -> None:

@@ -9,14 +9,11 @@ from hypothesis import strategies as st
 from service.audio.features import (
     FILTER_BANK,
     PLAIN_SAMPLES,
-    ClipFeatures,
     Features,
     InputSpec,
-    window_count,
-    window_starts,
+    Layout,
 )
-from service.audio.filter_bank import HOP_SAMPLES, fbank, frame_count
-from service.audio.waveform import Waveform
+from service.audio.filter_bank import HOP_SAMPLES, fbank
 from tests.synthesis import noise, tone
 
 kaldi = pytest.importorskip("torchaudio.compliance.kaldi")
@@ -43,7 +40,7 @@ def reference(samples: torch.Tensor) -> torch.Tensor:
 def test_fbank_is_kaldis(samples: int) -> None:
     waveform = clip(samples / 16_000, seed=samples) + 0.2  # an offset, which must go
     features = fbank(waveform)
-    assert features.shape == (frame_count(samples), 128)
+    assert features.shape == (FILTER_BANK.layout(samples, InputSpec(1)).length, 128)
     torch.testing.assert_close(features, reference(waveform), atol=5e-4, rtol=1e-5)
 
 
@@ -91,8 +88,9 @@ def test_fbank_needs_a_frame() -> None:
     ],
 )
 def test_window_starts(length: int, window: int, windows: int | None, hop: int | None, starts: list[int]) -> None:
-    assert window_starts(length, window, windows, hop) == starts
-    assert window_count(length, window, windows, hop) == len(starts)
+    layout = Layout(length, window, windows, hop)
+    assert layout.starts() == starts
+    assert layout.count == len(starts)
 
 
 @given(
@@ -102,8 +100,9 @@ def test_window_starts(length: int, window: int, windows: int | None, hop: int |
     hop=st.none() | st.integers(1, 2_000),
 )
 def test_windows_lie_inside_and_cover_the_ends(length: int, window: int, windows: int | None, hop: int | None) -> None:
-    starts = window_starts(length, window, windows, hop)
-    assert window_count(length, window, windows, hop) == len(starts)
+    layout = Layout(length, window, windows, hop)
+    starts = layout.starts()
+    assert layout.count == len(starts)
     assert starts[0] == 0
     assert starts == sorted(starts)
     if length <= window:
@@ -162,15 +161,17 @@ def test_short_clip_for_wav2vec2() -> None:
     assert torch.equal(zeros.inputs[0], torch.cat((waveform, torch.zeros(12_480))))
 
 
-@pytest.mark.parametrize("seconds", [0.03, 0.5, 3.3])
+@pytest.mark.parametrize("seconds", [0.025, 0.03, 0.5, 3.3])
 @pytest.mark.parametrize("reader", [FILTER_BANK, PLAIN_SAMPLES])
-@pytest.mark.parametrize("spec", [InputSpec(100), InputSpec(100, 7), InputSpec(100, None, 30)])
-def test_a_clip_is_transformed_once(reader: Features, spec: InputSpec, seconds: float) -> None:
-    features = ClipFeatures(Waveform(clip(seconds).numpy(), 16_000, 1), reader)
-    windows = features.windows(spec)
-    again = InputSpec(spec.window_frames, spec.windows, spec.hop_frames)
-    assert features.windows(again) is windows
-    assert features.count(spec) == len(windows.inputs) == len(windows.spans)
-    alone = reader.windows(clip(seconds), spec)
-    assert torch.equal(windows.inputs, alone.inputs)
-    assert windows.spans == alone.spans
+@pytest.mark.parametrize(
+    "spec", [InputSpec(100), InputSpec(100, 7), InputSpec(100, None, 30), InputSpec(99, whole=True)]
+)
+def test_windows_lie_as_was_told_before_they_are_made(reader: Features, spec: InputSpec, seconds: float) -> None:
+    samples = clip(seconds)
+    layout, whole = reader.layout(len(samples), spec), reader.whole(samples)
+    windows = reader.windows(samples, spec, whole)
+    assert len(whole) == layout.length
+    assert layout.count == len(windows.inputs) == len(windows.spans)
+    assert layout.frames == windows.frames
+    assert windows.inputs.shape[1:] == (layout.window, *reader.bins)
+    assert torch.equal(windows.inputs, reader.windows(samples, spec).inputs)

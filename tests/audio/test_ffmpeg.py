@@ -10,6 +10,7 @@ from av.stream import Disposition
 
 from service.audio import decode as decoding
 from service.audio.decode import decode
+from service.audio.source import Patience, Source, refuse_reference
 from service.errors import BadAudio, NotReady
 from tests.synthesis import encode, loudest_hz, tone
 
@@ -127,3 +128,20 @@ def test_memory_that_a_file_asks_for_is_its_own_fault_while_there_is_some(monkey
     monkeypatch.setattr(decoding, "NEEDED_BYTES", 2**62)
     with pytest.raises(NotReady, match="no memory"):
         decode(encoded)
+
+
+def test_a_source_is_not_read_for_ever() -> None:
+    source = Source(io.BytesIO(b"abc" * 1000), Patience(3000))
+
+    def reread() -> None:
+        while True:
+            source.seek(0)
+            source.read(3000)
+
+    with pytest.raises(BadAudio, match="again and again"):
+        reread()
+
+
+def test_other_files_are_never_opened() -> None:
+    with pytest.raises(BadAudio, match="other files"):
+        refuse_reference("file:///etc/passwd", 1, {})

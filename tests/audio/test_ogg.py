@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service.audio.decode import DecodeLimits, decode
-from service.audio.ogg import MAX_LINKS, split_links
+from service.audio.ogg import MAX_LINKS, check_books, split_links
 from service.errors import AudioTooLong, BadAudio
 from tests.audio.forge import OPUS_HEAD, OPUS_TAGS, page, short
 from tests.audio.structures import boundaries
@@ -98,3 +98,11 @@ def test_flac_inside() -> None:
     sound = noise(1.0, 16_000, 2)
     encoded = encode(sound, 16_000, "ogg", codec="flac")
     np.testing.assert_array_equal(decode(encoded).samples, decode(encode(sound, 16_000, "flac")).samples)
+
+
+@pytest.mark.parametrize("shift", range(8))
+def test_vorbis_books_at_every_bit(shift: int) -> None:
+    book = b"BCV" + struct.pack("<H", 16) + (65_536).to_bytes(3, "little")
+    bits = int.from_bytes(book * 8, "little") << shift
+    with pytest.raises(BadAudio, match="code books"):
+        check_books(bits.to_bytes(len(book) * 8 + 1, "little"))

@@ -8,14 +8,14 @@ import pytest
 from service.backup.transfer import Moved, back_up, restore
 from service.errors import InvalidBundle, InvalidRequest
 from service.registry.catalogue import catalogue_of
-from service.registry.objects import ObjectStore
+from service.registry.objects import Directory
 from service.registry.store import Registry
 from tests.registry.bundles import AST, bundle
 from tests.registry.publishing import publish
 
 
 def transfer(action: object, data_dir: Path, directory: Path, url: str = "") -> Moved:
-    catalogue, objects = catalogue_of(data_dir, url), ObjectStore(data_dir)
+    catalogue, objects = catalogue_of(data_dir, url), Directory(data_dir)
     try:
         return action(catalogue, objects, directory, lambda done, total: None)  # type: ignore[operator, no-any-return]
     finally:
@@ -60,7 +60,7 @@ def test_round_trip(source: Path, tmp_path: Path, database: str, request: pytest
 
     original = Registry(source, AST)
     reopened = Registry(tmp_path / "target", AST, database_url=url)
-    assert reopened.records() == original.records()
+    assert list(reopened.walk()) == list(original.walk())
     for version in reopened.record("events").versions:
         assert reopened.load(version).to_tensors().keys() == original.load(version).to_tensors().keys()
     for name in ("events", "gone"):
@@ -77,7 +77,7 @@ def test_a_running_server_sees_what_is_imported(source: Path, tmp_path: Path) ->
     target = Registry(tmp_path / "target", AST)
     transfer(restore, tmp_path / "target", tmp_path / "out")
     target._catch_up()
-    assert [record.name for record in target.records()] == ["events", "sounds"]
+    assert [record.name for record in list(target.walk())] == ["events", "sounds"]
     assert target.resolve("events@canary").version == 3
     target.load(target.resolve("events"))
 
@@ -92,18 +92,18 @@ def test_import_adds_what_is_newer(source: Path, tmp_path: Path) -> None:
     target._catch_up()
     assert [version.version for version in target.record("events").versions] == [1, 3]
     assert target.record("events").aliases == {"live": 1, "canary": 3}
-    assert [record.name for record in target.records()] == ["events", "own", "sounds"]
+    assert [record.name for record in list(target.walk())] == ["events", "own", "sounds"]
 
 
 def test_a_number_never_changes_its_bytes(source: Path, tmp_path: Path) -> None:
     target = Registry(tmp_path / "target", AST)
     publish(target, bundle(seed=9))
     transfer(back_up, source, tmp_path / "out")
-    before = target.records()
+    before = list(target.walk())
     with pytest.raises(InvalidRequest, match="events@1 is sha256:"):
         transfer(restore, tmp_path / "target", tmp_path / "out")
     target._catch_up()
-    assert target.records() == before
+    assert list(target.walk()) == before
 
 
 def test_damage_is_told_and_not_served(source: Path, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_damage_is_told_and_not_served(source: Path, tmp_path: Path) -> None:
     assert (moved.versions, moved.damaged.keys()) == (2, {"sounds@1"})
     transfer(restore, tmp_path / "target", tmp_path / "out")
     target = Registry(tmp_path / "target", AST)
-    assert "cannot be read" in (target.problem(target.resolve("sounds")) or "")
+    assert "is missing" in (target.problem(target.resolve("sounds")) or "")
     publish(target, bundle("sounds", seed=1), "sounds")
     target.load(target.resolve("sounds"))
 

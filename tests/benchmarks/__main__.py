@@ -2,22 +2,30 @@
 
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import Progress
 from transformers import logging
 
+from service.model.spec import ModelType
 from tests.benchmarks.geometry import Cell, checkpoint
 from tests.benchmarks.measure import measure
 from tests.benchmarks.plan import Plan, read_plan
 from tests.benchmarks.plots import draw
 from tests.benchmarks.results import Results, describe_machine, failures, write_json
 from tests.benchmarks.table import WIDTH, show
+from tests.benchmarks.timing import OutOfTime, check_time
+
+MEASURING = 0.95  # of a run's time; one call may go on beyond it, and there are the plots to draw
 
 
-def main() -> int:
-    plan = read_plan()
+def main(arguments: Sequence[str] | None = None) -> int:
+    plan = read_plan(arguments)
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -32,28 +40,38 @@ def main() -> int:
 
 
 def run(plan: Plan, console: Console) -> Results:
-    """Measures every cell of the plan; each is printed and in the JSON as soon as it is done."""
+    """Measures every cell of the plan; each is printed and in the JSON as soon as it is done, or left out."""
     plan.out.mkdir(parents=True, exist_ok=True)
     results = Results(describe_machine(plan.device, plan.cpu_time))
-    with Progress(console=console, disable=not console.is_terminal) as progress, torch.inference_mode():
+    ends, directories = time.monotonic() + MEASURING * plan.deadline, dict[ModelType, Path]()
+    with (
+        Progress(console=console, disable=not console.is_terminal) as progress,
+        torch.inference_mode(),
+        ExitStack() as made,
+    ):
         steps = progress.add_task("measuring", total=len(plan.cells))
-        for kind in dict.fromkeys(cell.model_type for cell in plan.cells):
-            with checkpoint(kind, plan.tiny) as directory:
-                for cell in (cell for cell in plan.cells if cell.model_type is kind):
-                    progress.update(steps, description=cell.name)
-                    began = time.perf_counter()
-                    measure(cell, directory, plan, results)
-                    progress.advance(steps)
-                    write_json(results, plan.out / "bench.json")
-                    line = told(cell, plan, results, time.perf_counter() - began)
-                    progress.console.print(line, markup=False, soft_wrap=True)
+        for number, cell in enumerate(plan.cells):
+            progress.update(steps, description=cell.name)
+            began, kind = time.monotonic(), cell.model_type
+            budget = min(plan.budget, (ends - began) / (len(plan.cells) - number))
+            try:
+                check_time(ends)
+                if kind not in directories:
+                    directories[kind] = made.enter_context(checkpoint(kind, plan.tiny))
+                measure(cell, directories[kind], replace(plan, budget=budget), results, ends)
+            except OutOfTime:
+                results.left_out.append(cell.name)
+            progress.advance(steps)
+            write_json(results, plan.out / "bench.json")
+            line = f"[{number + 1}/{len(plan.cells)}] {told(cell, results)} ({time.monotonic() - began:.0f} s)"
+            progress.console.print(line, markup=False, soft_wrap=True)
     return results
 
 
-def told(cell: Cell, plan: Plan, results: Results, seconds: float) -> str:
-    """One line of a cell that is done."""
+def told(cell: Cell, results: Results) -> str:
+    """What came of a cell, in a line."""
     found = ", ".join(f"{goal.what} {goal.ratio.median:.2f}" for goal in results.goals if goal.cell == cell.name)
-    return f"[{len(results.cells)}/{len(plan.cells)}] {cell.name}: {found} ({seconds:.0f} s)"
+    return f"{cell.name}: {found or 'left out, as the time of the run (--deadline) was over'}"
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from service.model.adapter import AdapterSpec
 from service.model.parts import bottleneck as parts
-from service.model.spec import AdapterSpec, ModelType
+from service.model.spec import ModelType
 from tests.benchmarks.geometry import pool
 
 

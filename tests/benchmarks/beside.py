@@ -8,8 +8,7 @@ import torch
 
 from service.audio.activity import SpeechActivity
 from service.audio.decode import decode
-from service.audio.features import FILTER_BANK, PLAIN_SAMPLES, ClipFeatures, InputSpec
-from service.audio.waveform import Waveform
+from service.audio.features import FILTER_BANK, PLAIN_SAMPLES, InputSpec
 from tests.synthesis import CONTAINERS, encode, noise
 
 SECONDS = 1.28  # of a clip
@@ -33,13 +32,13 @@ def costs() -> dict[str, float]:
     for container in CONTAINERS:
         encoded = encode(np.repeat(sound, 2, axis=1) if container == "ogg" else sound, container=container)
         found[f"decode {container}"] = milliseconds(lambda encoded=encoded: decode(encoded))  # type: ignore[misc]
-    waveform, spec = Waveform(sound[:, 0], 16_000, 1), InputSpec(128)
+    samples, spec = torch.from_numpy(np.ascontiguousarray(sound[:, 0])), InputSpec(128)
     for name, features in (("plain samples", PLAIN_SAMPLES), ("filter bank", FILTER_BANK)):
         found[f"features: {name}"] = milliseconds(
-            lambda features=features: ClipFeatures(waveform, features).windows(spec)  # type: ignore[misc]
+            lambda features=features: features.windows(samples, spec)  # type: ignore[misc]
         )
     activity, long = SpeechActivity(), np.tile(sound[:, 0], 8)
-    found["speech activity, a second of audio"] = milliseconds(lambda: activity.speech_seconds(long)) / (8 * SECONDS)
+    found["speech activity, a second of audio"] = milliseconds(lambda: activity.speech(long).seconds) / (8 * SECONDS)
     return found
 
 

@@ -1,22 +1,25 @@
 """Who runs in one cell of the matrix, on the same audio and backbone. Knows no clocks and no tables."""
 
+import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from service.model.adapter import AdapterWeights, random_adapter
+from service.model.adapter import AdapterWeights
 from service.model.backbone import Backbone
 from service.model.bank import Bank
 from service.model.folding import fold
 from service.model.loading import load_backbone
+from tests.backbones import random_adapter
 from tests.benchmarks.authors import AuthorsForm
 from tests.benchmarks.geometry import Cell, audio, hugging_face_module, pool
-from tests.benchmarks.peers import PeftMixedBatch
+from tests.benchmarks.peers import PeftMixedBatch, lora_rank
 from tests.benchmarks.plan import TASKS, Plan
+from tests.benchmarks.timing import check_time
 
 INT8 = "int8"  # weights of the backbone's linear layers, beside the default dtype
 
@@ -63,8 +66,11 @@ class Field:
     tasks: list[int]  # of the requests that the swappers answer, one a row
 
     @classmethod
-    def of(cls, cell: Cell, directory: Path, plan: Plan) -> "Field":
+    def of(cls, cell: Cell, directory: Path, plan: Plan, ends: float = math.inf) -> "Field":
+        """Raises OutOfTime where `ends` comes before all backbones are loaded."""
+
         def load(dtype: str, **options: str) -> Backbone:
+            check_time(ends)
             return load_backbone(str(directory), plan.device.type, dtype, for_inference=True, **options)
 
         backbones, default = {"float32": load("float32")}, load("auto")
@@ -93,22 +99,19 @@ class Field:
         return self.plan.counts if self.plan.whole or dtype == self.dtype else (self.plan.batch,)
 
 
-def contestants(field: Field) -> list[Contestant]:
-    """Everyone, the authors' form first."""
+def contestants(field: Field) -> Iterator[Contestant]:
+    """Everyone, the authors' form first; each is made when it is asked for."""
     kinds = [dtype for dtype in (*field.dtypes, INT8) if dtype in field.backbones]
     rows = range(field.plan.batch)
-    return [
-        *authors(field),
-        *(bare(field, dtype) for dtype in field.dtypes),
-        peft(field),
-        engine(field, field.dtype, [None for _ in rows]),
-        *(
-            engine(field, dtype, [row % count for row in range(max(count, len(rows)))])
-            for dtype in kinds
-            for count in field.counts(dtype)
-        ),
-        engine(field, field.dtype, field.tasks, REQUESTS),
-    ]
+    yield from authors(field)
+    for dtype in field.dtypes:
+        yield bare(field, dtype)
+    yield peft(field)
+    yield engine(field, field.dtype, [None for _ in rows])
+    for dtype in kinds:
+        for count in field.counts(dtype):
+            yield engine(field, dtype, [row % count for row in range(max(count, len(rows)))])
+    yield engine(field, field.dtype, field.tasks, REQUESTS)
 
 
 def authors(field: Field) -> list[Contestant]:
@@ -158,7 +161,7 @@ def bare(field: Field, dtype: str) -> Contestant:
 def peft(field: Field) -> Contestant:
     """PEFT's LoRA with a different adapter in each row."""
     count, spec = field.plan.batch, field.backbones["float32"].spec
-    mixed = PeftMixedBatch(field.module(field.dtype), field.cell, spec, count)
+    mixed = PeftMixedBatch(field.module(field.dtype), field.cell, lora_rank(field.cell, spec), count)
     clips = field.inputs(count).to(getattr(torch, field.dtype))
     return Contestant("PEFT LoRA mixed", field.dtype, count, count, lambda: mixed(clips, list(range(count))))
 

@@ -41,6 +41,8 @@ def lines(results: Results) -> Iterator[str]:
     yield f"{machine['device']}, torch {machine['torch']}, {machine['when']}, {machine['clock']}."
     ceiling = ", ".join(f"{rate:,.0f} GFLOP/s in {dtype}" for dtype, rate in results.ceiling.items())
     yield f"Measured matmul ceiling: {ceiling}. Medians with quartiles; ratios are taken round by round."
+    if results.left_out:
+        yield f"There was no time for {', '.join(results.left_out)}."
     if busy:
         yield f"**Other work ran on this machine (load {machine['load']}): read ratios, not milliseconds.**"
     yield from ("", "| input | ratio of throughputs | measured | to reach | |", "|---|---|---|---|---|")

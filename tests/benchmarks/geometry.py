@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ASTConfig, ASTModel, AutoModel, PreTrainedConfig, Wav2Vec2Config, Wav2Vec2Model
 
-from service.model.parts.every import spec_of
-from service.model.spec import AdapterSpec, BackboneSpec, ModelType, TaskType
-from tests.backbones import save_tiny_ast, save_tiny_wav2vec2
+from service.model.adapter import AdapterSpec
+from service.model.spec import BackboneSpec, ModelType, TaskType
+from tests.backbones import save_tiny_ast, save_tiny_wav2vec2, spec_of
 
 SECONDS = (1.28, 3.0, 5.12, 10.24)
 ADAPTER_SCALE = 0.1  # the paper's

@@ -1,5 +1,7 @@
 """One cell of the matrix: outputs compared, then everyone timed, then the goals. Knows no tables."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,10 +12,11 @@ from tests.benchmarks.contestants import AUTHORS, BARE, ENGINE, REQUESTS, SWAP_E
 from tests.benchmarks.geometry import Cell, bare_flops
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.results import Goal, Results, Row
-from tests.benchmarks.timing import Spread, matmul_gflops, ratios, take_turns
+from tests.benchmarks.timing import Spread, in_time, matmul_gflops, ratios, take_turns
 
 CEILING_ROWS = 1168  # of the product that measures the ceiling: 8 clips of AST at 1.28 s
 CUDA_CEILING_ROWS = 16384
+TINY_CEILING_ROWS = 16  # of a try, whose figures say nothing
 NOISE_SECONDS = 5.0
 
 # Times the authors' form on a CPU.
@@ -26,22 +29,32 @@ _BARE_GOAL = 0.90  # of the throughput of the bare backbone
 _SWAP_GOAL = 20.0  # times swapping for each request, on a GPU
 
 
-def measure(cell: Cell, directory: Path, plan: Plan, results: Results) -> None:
-    """Compares, then times, the contestants of one cell, and adds what was found to `results`."""
+def measure(cell: Cell, directory: Path, plan: Plan, results: Results, ends: float = math.inf) -> None:
+    """Compares, then times, the contestants of one cell, and adds what was found to `results`.
+
+    Args:
+        ends: when no contestant is made or run any more, on the clock of `time.monotonic`.
+
+    Raises:
+        OutOfTime: it came before the cell was done, of which `results` then hold nothing.
+    """
     plan = plan.at(cell)
-    field = Field.of(cell, directory, plan)
-    entries = contestants(field)
-    results.agreements.extend(compare(cell.name, entries))
-    rows = CUDA_CEILING_ROWS if plan.device.type == "cuda" else CEILING_ROWS
+    field = Field.of(cell, directory, plan, ends)
+    made, entries = contestants(field), list[Contestant]()
+    while (entry := in_time(lambda: next(made, None), ends)()) is not None:
+        entries.append(replace(entry, run=in_time(entry.run, ends)))
+    agreements = compare(cell.name, entries)
+    rows = TINY_CEILING_ROWS if plan.tiny else CUDA_CEILING_ROWS if plan.device.type == "cuda" else CEILING_ROWS
     for dtype in field.dtypes:
         if dtype not in results.ceiling:
             results.ceiling[dtype] = matmul_gflops(plan.device, getattr(torch, dtype), rows, plan.clock)
     twin = next(entry for entry in entries if entry.form == ENGINE and entry.adapters == plan.batch)
     pair = {"first": twin.run, "second": twin.run}
     noise = take_turns(pair, min(NOISE_SECONDS, plan.budget), plan.at_least, clock=plan.clock)
-    results.noise[cell.name] = ratios(noise["first"], noise["second"])
     taken = take_turns({e.name: e.run for e in entries}, plan.budget, plan.at_least, clock=plan.clock)
     times = {e.name: [seconds / e.clips for seconds in taken[e.name]] for e in entries}
+    results.agreements.extend(agreements)
+    results.noise[cell.name] = ratios(noise["first"], noise["second"])
     authors, gflop = times[entries[0].name], bare_flops(cell, directory) / 1e9
     for entry in entries:
         spread = Spread.of([1e3 * seconds for seconds in times[entry.name]])

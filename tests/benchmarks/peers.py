@@ -1,5 +1,6 @@
 """PEFT's mixed batches: one LoRA a row by `adapter_names`, of as many parameters as the IPET adapter has."""
 
+import re
 import warnings
 
 import torch
@@ -21,11 +22,10 @@ def lora_rank(cell: Cell, backbone: BackboneSpec) -> int:
 
 
 class PeftMixedBatch:
-    """A Hugging Face backbone with `adapters` LoRAs, a different one for each row."""
+    """A Hugging Face backbone with `adapters` LoRAs, a different one for each row; alpha is their rank."""
 
-    def __init__(self, module: nn.Module, cell: Cell, backbone: BackboneSpec, adapters: int) -> None:
+    def __init__(self, module: nn.Module, cell: Cell, rank: int, adapters: int) -> None:
         self._model_type = cell.model_type
-        rank = lora_rank(cell, backbone)
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=_TARGETS, init_lora_weights=False)
         torch.manual_seed(0)
         dtype = next(module.parameters()).dtype
@@ -40,3 +40,9 @@ class PeftMixedBatch:
         """Windows `[B, ...]`, row b for `tasks[b]` -> embeddings `[B, E]`."""
         hidden = self._model(inputs, adapter_names=[f"task{task}" for task in tasks]).last_hidden_state
         return pool(self._model_type, hidden)
+
+    def tensors(self, task: int) -> dict[str, Tensor]:
+        """The matrices of one of the LoRAs by the contract's names."""
+        own = re.compile(rf".*layers\.(\d+)\.attention\.([qv])_proj\.lora_([AB])\.task{task}\.weight")
+        found = [(own.fullmatch(name), tensor) for name, tensor in self._model.state_dict().items()]
+        return {f"layers.{name[1]}.lora.{name[2]}.{name[3].lower()}": tensor.cpu() for name, tensor in found if name}

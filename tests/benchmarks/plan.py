@@ -1,6 +1,7 @@
 """What a run measures: which cells, how long, on which device. Knows no models."""
 
 import argparse
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ TINY_BATCH = 3
 OUTPUT = Path("runs/bench")
 BUDGET = 40.0  # seconds of timing in a cell
 FULL_BUDGET = 180.0
+DEADLINE = 600.0  # seconds that a run takes, but for FULL=1
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Plan:
         batch_seconds: of audio in a batch, at most.
         whole: float32 and int8 run at all of `counts`, not only at `batch`.
         budget: seconds of timing in a cell; `at_least` rounds are timed whatever they take.
+        deadline: seconds of the whole run; cells that do not fit are left out.
         slots: of the bank, at least; adapters in use are few of them.
         cpu_time: of the process instead of wall time, which other work on the machine does not lengthen much.
         tiny: backbones of no size, to try the benchmark itself.
@@ -54,6 +57,7 @@ class Plan:
     batch_seconds: float | None = None
     tiny: bool = False
     out: Path = OUTPUT
+    deadline: float = math.inf
 
     def at(self, cell: Cell) -> Self:
         """This plan for one cell, with as many rows as may be in its batches."""
@@ -75,6 +79,7 @@ def read_plan(arguments: Sequence[str] | None = None) -> Plan:
     parser.add_argument("--model", choices=[kind.value for kind in COMPARED], help="one architecture only")
     parser.add_argument("--seconds", type=float, nargs="+", choices=SECONDS, help="these input lengths only")
     parser.add_argument("--budget", type=float, help="seconds of timing in a cell")
+    parser.add_argument("--deadline", type=float, help="seconds of the whole run; 600 unless it is --full")
     parser.add_argument("--slots", type=int, default=1, help="slots of the bank, at least")
     parser.add_argument("--cpu-time", action="store_true", help="CPU instead of wall time, for a busy machine")
     parser.add_argument("--tiny", action="store_true", help="tiny backbones, one length and round: a try")
@@ -85,6 +90,7 @@ def read_plan(arguments: Sequence[str] | None = None) -> Plan:
     counts = (1, 8, TASKS) if options.full or batch == TASKS else (1, batch)
     lengths = options.seconds or (SECONDS if options.full else DEFAULT_SECONDS[:1] if options.tiny else DEFAULT_SECONDS)
     budget = 0.0 if options.tiny else FULL_BUDGET if options.full else BUDGET
+    deadline = (math.inf if options.full else DEADLINE) if options.deadline is None else options.deadline
     kinds = [kind for kind in COMPARED if options.model in (None, kind.value)]
     return Plan(
         device=device,
@@ -99,4 +105,5 @@ def read_plan(arguments: Sequence[str] | None = None) -> Plan:
         out=options.out,
         slots=options.slots,
         cpu_time=options.cpu_time,
+        deadline=deadline,
     )

@@ -54,6 +54,7 @@ class Results:
     Args:
         noise: by cell, the ratio of a contestant to itself.
         ceiling: by dtype, the best measured rate of a backbone-sized product, GFLOP/s.
+        left_out: cells that there was no time for.
     """
 
     machine: dict[str, str]
@@ -62,6 +63,7 @@ class Results:
     agreements: list[Agreement] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     goals: list[Goal] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def cells(self) -> list[str]:
@@ -106,6 +108,7 @@ def read_json(path: Path) -> Results:
         agreements=[Agreement(**entry) for entry in found["agreements"]],
         rows=[Row(**with_spreads(entry, "milliseconds", "speedup")) for entry in found["rows"]],
         goals=[Goal(**with_spreads(entry, "ratio")) for entry in found["goals"]],
+        left_out=found.get("left_out", []),
     )
 
 

@@ -16,6 +16,8 @@ def show(results: Results, console: Console) -> None:
     console.print("matmul ceiling: " + ", ".join(f"{k} {v:.0f} GFLOP/s" for k, v in results.ceiling.items()))
     console.print(_contestants(results))
     console.print(_goals(results))
+    if results.left_out:
+        console.print(f"left out, as the time was over: {', '.join(results.left_out)}")
 
 
 def _contestants(results: Results) -> Table:

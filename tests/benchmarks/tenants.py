@@ -42,7 +42,7 @@ def open_tenants(directory: Path, count: int, backbone: Backbone | None = None, 
     registry = Registry(directory / "data", backbone.spec)
     files = random_bundle(directory, backbone.spec, "adapter", prompt_length=8, bottleneck_dim=16)
     config = json.loads(files.config)
-    known = {record.name for record in registry.records()}
+    known = {record.name for record in list(registry.walk())}
     for i in range(count):
         if (name := f"adapter-{i:05}") not in known:
             registry.publish(name, json.dumps(config | {"name": name}).encode(), files.weights)

@@ -1,16 +1,21 @@
 """The benchmark on tiny backbones: contestants agree, turns are fair, results come back from JSON and documents."""
 
 import io
+import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
+from torch import Tensor
 from transformers import AutoConfig
 
 from service.model.spec import ModelType
-from tests.benchmarks.__main__ import run
-from tests.benchmarks.contestants import AUTHORS, BARE, ENGINE, REQUESTS, SWAP_EACH, SWAP_SORTED
+from tests.benchmarks import families
+from tests.benchmarks.__main__ import main, run
+from tests.benchmarks.contestants import AUTHORS, BARE, ENGINE, REQUESTS, SWAP_EACH, SWAP_SORTED, Contestant
 from tests.benchmarks.document import DOCUMENT, with_results
 from tests.benchmarks.geometry import Cell, bare_flops
 from tests.benchmarks.measure import measure
@@ -29,7 +34,7 @@ def results(request: pytest.FixtureRequest) -> Results:
     short = {ModelType.AST: "ast", ModelType.WAV2VEC2: "wav2vec2"}[request.param]
     directory: Path = request.getfixturevalue(f"tiny_{short}_dir")
     cell = Cell(request.param, 1.28)
-    plan = Plan(torch.device("cpu"), (cell,), batch=3, counts=(1, 3, 4), whole=True, budget=0.0, at_least=1)
+    plan = Plan(torch.device("cpu"), (cell,), batch=3, counts=(1, 3, 4), whole=True, budget=0.0, at_least=1, tiny=True)
     found = Results(describe_machine(plan.device))
     with torch.inference_mode():
         measure(cell, directory, plan, found)
@@ -84,11 +89,11 @@ def test_plan_is_what_the_command_line_asks_for() -> None:
         "wav2vec 2.0 1.28 s",
         "wav2vec 2.0 5.12 s",
     ]
-    assert plan.counts == (1, 8)
+    assert (plan.counts, plan.deadline) == ((1, 8), 600.0)
     assert [(plan.at(cell).batch, plan.at(cell).counts) for cell in plan.cells] == [(8, (1, 8)), (4, (1, 4))] * 2
     whole = read_plan(["--device", "cpu", "--full", "--model", "wav2vec2", "--seconds", "3", "--slots", "64"])
     assert [cell.name for cell in whole.cells] == ["wav2vec 2.0 3 s"]
-    assert (whole.counts, whole.slots) == ((1, 8, 32), 64)
+    assert (whole.counts, whole.slots, whole.deadline) == ((1, 8, 32), 64, math.inf)
     assert whole.at(whole.cells[0]) == whole
 
 
@@ -110,6 +115,26 @@ def test_every_cell_is_told_as_soon_as_it_is_done(tmp_path: Path) -> None:
     assert "mixed : bare backbone" in seen[0][0]
 
 
+def test_a_run_keeps_its_deadline_and_tells_what_it_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Calls of 0.2 s would take a cell 5 s and more; it is given up between two of them."""
+    run_one = Contestant.__init__
+
+    def slow(self: Contestant, form: str, dtype: str, adapters: int, clips: int, run: Callable[[], Tensor]) -> None:
+        run_one(self, form, dtype, adapters, clips, lambda: (time.sleep(0.2), run())[1])
+
+    arguments = ["--device", "cpu", "--tiny", "--model", "wav2vec2", "--seconds", "1.28", "3", "--out", str(tmp_path)]
+    monkeypatch.setattr(Contestant, "__init__", slow)
+    began = time.monotonic()
+    assert main([*arguments, "--deadline", "1.5"]) == 0
+    assert time.monotonic() - began < 4.5
+    found = read_json(tmp_path / "bench.json")
+    assert found.left_out == ["wav2vec 2.0 1.28 s", "wav2vec 2.0 3 s"]
+    assert [found.rows, found.agreements, found.noise] == [[], [], {}]
+    assert capsys.readouterr().out.count("left out, as the time") == 3
+
+
 def test_turns_alternate_and_are_as_many() -> None:
     order: list[str] = []
     runs = {name: (lambda name=name: order.append(name)) for name in "abc"}
@@ -120,3 +145,14 @@ def test_turns_alternate_and_are_as_many() -> None:
 
 def test_ratios_are_taken_round_by_round() -> None:
     assert ratios([2.0, 20.0, 4.0], [1.0, 10.0, 2.0]) == Spread(2.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize(("what", "goals"), [("mixed", 1), ("peft", 4), ("odd", 2)])
+def test_families_agree_before_they_are_timed(
+    what: str, goals: int, tiny_wav2vec2_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with torch.inference_mode():
+        bench = families.Bench(tiny_wav2vec2_dir, Cell(ModelType.WAV2VEC2, 1.28), "float32")
+        assert len(families.measure(what, bench, budget=0.0, at_least=1)) == goals
+    assert (tmp_path / "runs/bench" / f"families-{what}-wav2vec2.json").exists()

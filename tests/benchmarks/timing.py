@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +12,27 @@ from service.model.kernels import pick_kernels
 from service.model.layers import Linear
 
 Clock = Callable[[], float]
+T = TypeVar("T")
+
+
+class OutOfTime(Exception):
+    """The run's deadline has come: the cell that is being measured is left out."""
+
+
+def check_time(ends: float) -> None:
+    """Raises OutOfTime from `ends` on, on the clock of `time.monotonic`."""
+    if time.monotonic() >= ends:
+        raise OutOfTime
+
+
+def in_time(run: Callable[[], T], ends: float) -> Callable[[], T]:
+    """`run`, which raises OutOfTime instead from `ends` on."""
+
+    def checked() -> T:
+        check_time(ends)
+        return run()
+
+    return checked
 
 
 @dataclass(frozen=True, slots=True)

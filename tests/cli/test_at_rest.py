@@ -14,6 +14,7 @@ from tests.api.live import Live
 from tests.cli.test_commands import ipet
 from tests.registry.bundles import AST, bundle
 from tests.registry.publishing import publish
+from tests.s3 import S3
 
 
 def adapters(*words: object) -> Result:
@@ -45,6 +46,28 @@ def test_a_registry_moves_and_is_verified(tmp_path: Path) -> None:
     verified = Registry(tmp_path / "there", AST, verify=True)
     assert "is damaged" in (verified.problem(verified.resolve("events@1")) or "")
     assert verified.problem(verified.resolve("events@2")) is None
+
+
+def test_a_registry_moves_to_an_object_store(tmp_path: Path, s3: S3, bucket: str) -> None:
+    registry = Registry(tmp_path / "here", AST)
+    for seed in (1, 2):
+        publish(registry, bundle(seed=seed))
+    registry.close()
+    assert adapters("backup", tmp_path / "out", "--data-dir", tmp_path / "here").exit_code == 0
+    there = ("--data-dir", tmp_path / "there", "--objects", bucket)
+    done = adapters("restore", tmp_path / "out", *there)
+    assert done.stdout == "1 adapters: 2 versions restored, 0 were there\n", done.output
+    assert len(s3.keys(bucket)) == 6
+    done = adapters("verify", *there)
+    assert (done.exit_code, done.stdout[:21]) == (0, "2 versions: 0 damaged")
+    digest = bundle(seed=1).digest.removeprefix("sha256:")
+    (key,) = (key for key in s3.keys(bucket) if key.startswith(digest) and key.endswith("safetensors"))
+    s3.put(f"{bucket}/{key}", b"damaged")
+    done = adapters("verify", *there)  # of the store, whatever lies here
+    assert (done.exit_code, done.stdout.partition(" in ")[0]) == (1, "events@1\tadapter_model.safetensors is damaged")
+    done = adapters("verify", "--data-dir", tmp_path / "there", "--objects", "s3://nowhere")
+    assert done.exit_code == 1
+    assert "The specified bucket does not exist (NoSuchBucket)" in done.output
 
 
 def test_the_old_names_still_work(tmp_path: Path) -> None:

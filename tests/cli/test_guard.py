@@ -13,6 +13,7 @@ import pytest
 
 from service.cli.guard import MAX_FIELDS, MAX_HEAD_BYTES, MAX_PIPELINED
 from tests.api.live import Live, running, settings_for
+from tests.synthesis import encode, noise
 
 HEAD_SECONDS = 0.4
 REQUEST_SECONDS = 0.6
@@ -115,7 +116,11 @@ def test_what_is_no_http(connection: socket.socket, sent: bytes) -> None:
     assert answer(connection) == (400, "bad_http")
 
 
-@pytest.mark.parametrize("hosts", [b"", b"Host: localhost\r\nHost: localhost\r\n"], ids=["none", "two"])
+@pytest.mark.parametrize(
+    "hosts",
+    [b"", b"Host: localhost\r\nHost: localhost\r\n", b"Host:\r\n", b"Host:  \r\n"],
+    ids=["none", "two", "empty", "blank"],
+)
 def test_a_request_names_one_host(connection: socket.socket, hosts: bytes) -> None:
     connection.sendall(b"GET /healthz HTTP/1.1\r\n" + hosts + b"\r\n")
     assert answer(connection) == (400, "bad_http")
@@ -149,6 +154,13 @@ def test_a_head_that_does_not_end(connection: socket.socket) -> None:
     assert answer(connection) == (408, "request_too_slow")
 
 
+def test_a_head_begun_behind_a_whole_request_ends_too(connection: socket.socket) -> None:
+    connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HTTP/1.1\r\nHost:")
+    head, _, _ = connection.recv(65_536).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert answer(connection) == (408, "request_too_slow")
+
+
 def test_a_head_that_trickles(connection: socket.socket) -> None:
     connection.sendall(b"GET / HTTP/1.1\r\n")
     assert HEAD_SECONDS * 0.9 < trickle(connection, b"X: y\r\n") < HEAD_SECONDS + 1
@@ -158,6 +170,19 @@ def test_empty_lines_are_no_way_to_stay(guarded: Live, connection: socket.socket
     connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
     trickle(connection, b"\r\n")
+
+
+def test_a_recording_may_arrive_as_slowly_as_it_is_spoken(guarded: Live) -> None:
+    content = encode(noise(2.0))
+
+    def pieces() -> Iterator[bytes]:
+        for at in range(0, len(content), len(content) // 10):
+            time.sleep(REQUEST_SECONDS / 5)
+            yield content[at : at + len(content) // 10]
+
+    for path, status in (("/v1/jobs", 202), ("/v1/events", 200)):
+        assert guarded.http.post(f"{path}?adapter=alpha", content=pieces()).status_code == status
+    assert guarded.http.post("/v1/classify?adapter=alpha", content=pieces()).status_code == 504
 
 
 def test_a_body_that_trickles(connection: socket.socket) -> None:

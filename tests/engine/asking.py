@@ -1,6 +1,8 @@
 """An engine over a backbone of this process, and requests to it without HTTP."""
 
+import asyncio
 import math
+import time
 from collections.abc import Sequence
 
 from service.audio.waveform import Waveform
@@ -26,4 +28,6 @@ async def infer(
     """What a request of these clips is answered, `[clip][adapter]`."""
     async with engine.admit(adapters) as place:
         encoded = [encode(clip.samples, codec="pcm_f32le") for clip in clips]  # to the bit
-        return await place.infer(await place.prepare(encoded, lambda nbytes: None), deadline)
+        clips_read = await place.prepare(encoded, lambda nbytes: None)
+        async with asyncio.timeout(None if deadline == math.inf else deadline - time.monotonic()):
+            return await place.infer(clips_read, deadline)

@@ -56,11 +56,11 @@ class Held:
         ]
 
 
-def churned(backbone: Backbone, directory: Path, first: int, loads: int) -> Held:
+def churned(backbone: Backbone, directory: Path, first: int, loads: int, adapters: int = ADAPTERS) -> Held:
     """What the process holds more after `loads` loads than after the `first` of them."""
     # Host memory for less than half of them: they come from there and from disk, and leave both.
     limits = {"max_prompt_length": 8, "max_bottleneck_dim": 16, "host_cache_mb": 1}
-    tenants = open_tenants(directory, ADAPTERS, backbone, adapter_slots=SLOTS, **limits)
+    tenants = open_tenants(directory, adapters, backbone, adapter_slots=SLOTS, **limits)
     tenants.engine.start()
     try:
         asyncio.run(_churn(tenants.engine, tenants.versions, first))

@@ -1,13 +1,22 @@
-"""Backbones that fail when a test says so: the seam through which device faults are brought in."""
+"""Backbones that fail when a test says so, the seam through which device faults are brought in; files that hang."""
 
+import os
+import signal
+import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from service.model.backbone import Backbone
 
+if sys.platform == "linux":
+    import fcntl
+
+needs_leases = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has leases on files")
 Fault = Callable[[int], None]
 
 
@@ -80,3 +89,18 @@ class Cuda:
         if self.is_dead:
             raise torch.AcceleratorError(self.DEAD)
         self.memory(rows)
+
+
+class HungFile:
+    """A file that nobody can open until `close`, as on a disk that does not: it is under a lease.
+
+    The kernel would break the lease after 45 s (`/proc/sys/fs/lease-break-time`).
+    """
+
+    def __init__(self, path: Path) -> None:
+        signal.signal(signal.SIGIO, signal.SIG_IGN)  # which tells that somebody wants it
+        self._descriptor = os.open(path, os.O_RDONLY)
+        fcntl.fcntl(self._descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+
+    def close(self) -> None:
+        os.close(self._descriptor)

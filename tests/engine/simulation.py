@@ -2,18 +2,19 @@
 
 import heapq
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from service.engine.job import Job
+from service.engine.precedence import Precedence
 from service.engine.room import Room
-from service.engine.scheduler import Scheduler
 from service.errors import Overloaded
 
 ABUSER = "abuser"
+BACKLOG = 40  # windows of a recording that are queued
 FRAMES = 128  # a request is one window of 1.28 s
 ADAPTERS, REQUESTS = 500, 10_000
 
@@ -46,6 +47,7 @@ class Outcome:
     refused: int = 0
     abuser_served: int = 0
     abuser_refused: int = 0
+    recorded: int = 0  # windows of the recording
     seconds: float = 0.0
 
     @property
@@ -53,18 +55,21 @@ class Outcome:
         return sorted(self.waits)[int(0.99 * len(self.waits))]
 
 
-def simulate(device: Device, load: float, abuse: float = 0.0, queue_seconds: float = 2400.0) -> Outcome:
+def simulate(
+    device: Device, load: float, abuse: float = 0.0, queue_seconds: float = 2400.0, recorded: bool = False
+) -> Outcome:
     """10,000 requests for 500 adapters of Zipf popularity, and one more that sends in bursts of 50.
 
     Args:
         load, abuse: what the neighbours and the abuser send, as shares of the device's capacity.
+        recorded: whether a recording has windows for the device all the time.
     """
-    scheduler = Scheduler(device.batch_rows * FRAMES, batch_seconds=0.2)
+    scheduler = Precedence(device.batch_rows * FRAMES, batch_seconds=0.2)
     room = Room(round(queue_seconds * 100), lambda: scheduler.pace.rate)
     arrivals = _arrivals(device, load, abuse)
-    outcome, arrived, now = Outcome(), {}, 0.0
+    outcome, arrived, now, backlog = Outcome(), {}, 0.0, 0
     while arrivals or room.held:
-        if not room.held:
+        if not room.held and not recorded:
             now = max(now, arrivals[0][0])
         while arrivals and arrivals[0][0] <= now:
             at, name = heapq.heappop(arrivals)
@@ -77,13 +82,22 @@ def simulate(device: Device, load: float, abuse: float = 0.0, queue_seconds: flo
                 continue
             arrived[one] = at
             scheduler.push(one)
+        while recorded and backlog < BACKLOG:
+            backlog += 1
+            scheduler.push(replace(job("recorded", FRAMES), patient=True))
         batch = scheduler.next_batch(now, lambda _: True)
+        if not batch:
+            now = min(now + (scheduler.pause(now) or 0.0), arrivals[0][0])
+            continue
+        backlog -= sum(one.patient for one in batch)
+        outcome.recorded += sum(one.patient for one in batch)
         seconds = device.fixed + len(batch) * device.marginal
         scheduler.pace.observe(len(batch) * FRAMES, seconds)
         now += seconds
-        for one in batch:
+        asked = [one for one in batch if not one.patient]
+        for one in asked:
             room.give_back({one.flow: FRAMES})
-        outcome.waits += [now - arrived[one] for one in batch if one.flow != ABUSER]
+        outcome.waits += [now - arrived[one] for one in asked if one.flow != ABUSER]
         if arrivals:  # the backlog left at the end is nobody's concern
             outcome.abuser_served += sum(one.flow == ABUSER for one in batch)
             outcome.seconds = now
@@ -113,7 +127,7 @@ DEVICES = (
 
 
 def main() -> None:
-    """The neighbours' p99 without and beside an abuser who sends what the whole device can do."""
+    """The neighbours' p99 without and beside an abuser who sends what the whole device can do, and a recording."""
     for device in DEVICES:
         for load in (0.4, 0.6):
             alone, beside = simulate(device, load), simulate(device, load, abuse=1.0)
@@ -121,6 +135,12 @@ def main() -> None:
                 f"{device.name}, neighbours at {load:.0%}: p99 {alone.p99 * 1e3:.0f} ms alone, {beside.p99 * 1e3:.0f} "
                 f"ms beside, {beside.p99 / alone.p99:.2f} x; {beside.refused} refused; the abuser got "
                 f"{beside.abuser_served / beside.seconds / device.capacity:.0%}",
+                flush=True,
+            )
+            beside = simulate(device, load, recorded=True)
+            print(
+                f"  beside a recording {beside.p99 * 1e3:.0f} ms, {beside.p99 / alone.p99:.2f} x; it got "
+                f"{beside.recorded / beside.seconds / device.capacity:.1%}",
                 flush=True,
             )
 

@@ -31,7 +31,7 @@ def costs(tiny_ast: Backbone) -> Costs:
 def test_a_window_of_300_s_is_refused_by_arithmetic(costs: Costs) -> None:
     assert costs.of(30_000).nbytes > 31e9
     assert "35,990 tokens" in (costs.refusal(30_000) or "")
-    assert "at most 2,048 MiB (the server's --batch-mb)" in (costs.refusal(30_000) or "")
+    assert "at most 2,048 MiB: give shorter windows (`ipet import --window-frames`)" in (costs.refusal(30_000) or "")
     assert costs.refusal(1024) is None
     assert costs.refusal(3000) is None
 
@@ -40,7 +40,9 @@ def test_a_row_that_holds_everybody_up_is_refused(tiny_ast: Backbone) -> None:
     base: Any = BaseSize(tiny_ast)
     bounded = Costs(base, 2**40, 8000)
     assert bounded.refusal(3000) is None
-    assert "as a row cannot be interrupted (the server's --batch-seconds)" in (bounded.refusal(10_000) or "")
+    assert "as a row cannot be interrupted: give shorter windows (`ipet import --window-frames`)" in (
+        bounded.refusal(10_000) or ""
+    )
 
 
 def test_work_grows_faster_than_seconds(costs: Costs) -> None:
@@ -52,4 +54,4 @@ def test_work_grows_faster_than_seconds(costs: Costs) -> None:
 def test_lengths_that_many_adapters_ask_for_are_not_all_remembered(costs: Costs) -> None:
     for frames in range(100, 5000):
         costs.of(frames)
-    assert len(costs._known) <= 1024
+    assert costs.of.cache_info().currsize <= 1024

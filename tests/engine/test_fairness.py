@@ -7,6 +7,7 @@ from tests.engine.simulation import REQUESTS, Device, simulate
 # As measured for AST-base at 1.28 s on two cores, and a device whose fixed cost outweighs its rows.
 CPU = Device("base-size backbone on a CPU", fixed=0.010, marginal=0.043)
 GPU = Device("a GPU", fixed=0.008, marginal=0.0003)
+EMBEDDED = Device("embedded backbone on a CPU", fixed=0.002, marginal=0.002)
 
 
 @pytest.mark.parametrize("abuse", [1.0, 4.0])
@@ -42,3 +43,13 @@ def test_a_small_queue_is_shared_too() -> None:
     print(said)
     assert beside.refused <= 0.002 * REQUESTS, said
     assert beside.abuser_refused > REQUESTS, said
+
+
+def test_a_recording_leaves_the_p99_where_it_is() -> None:
+    """It takes what requests leave between them, in short batches, and little of that."""
+    alone, beside = simulate(EMBEDDED, load=0.5), simulate(EMBEDDED, load=0.5, recorded=True)
+    ratio = beside.p99 / alone.p99
+    said = f"{EMBEDDED.name}: p99 {alone.p99 * 1e3:.1f} ms alone, {beside.p99 * 1e3:.1f} ms beside it, {ratio:.2f} x"
+    print(said)
+    assert beside.recorded > 0.005 * beside.seconds * EMBEDDED.capacity, said
+    assert ratio <= 1.2, said

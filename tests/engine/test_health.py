@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -117,7 +116,7 @@ def test_one_row_that_does_not_fit_is_no_internal_error(bench: Bench) -> None:
 def test_batches_that_failed_do_not_teach_the_pace(bench: Bench) -> None:
     adapter = bench.adapter("one")
     ask(bench, adapter)
-    scheduler = bench.engine.device._scheduler
+    scheduler = bench.engine.device._shared.scheduler._requests
     before = scheduler.batch_frames
     ask_at_once(bench, adapter, 4, Memory(rows=1))  # it fails in no time
     bench.backbone.fault = lambda rows: Memory(rows=0)(0 if set(bench.backbone.slots) == {0} else rows)
@@ -284,22 +283,17 @@ def test_a_worker_that_dies(bench: Bench) -> None:
 
 def test_watch_tells_once_for_each_run_that_is_too_long() -> None:
     events: list[str] = []
-    hung = threading.Event()
-
-    def on_hang() -> None:
-        events.append("hangs")
-        hung.set()
-
-    watch = Watch(0.1, on_hang, lambda seconds: events.append(f"back {seconds >= 0.1}"))
+    watch = Watch(0.2)
     watch.start()
     for _ in range(20):
-        with watch.running():
-            time.sleep(0.01)
-    assert not events
+        with watch.running(lambda: events.append("too early")) as run:
+            time.sleep(0.02)
+        assert not run.hangs
     for _ in range(2):
-        hung.clear()
-        with watch.running():
-            assert hung.wait(5)
-            time.sleep(0.25)
+        with watch.running(lambda: events.append("long")) as long:
+            until(lambda: long.hangs)
+            with watch.running(lambda: events.append("inner")):  # several at once, each by its own time
+                time.sleep(0.05)
+            time.sleep(0.3)
     watch.stop()
-    assert events == ["hangs", "back True"] * 2
+    assert events == ["long"] * 2

@@ -1,7 +1,6 @@
 """Loads that hang, and adapters that are deleted while they are loaded."""
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,12 +9,13 @@ import pytest
 
 from service.engine.slots import State, Tier
 from service.errors import AdapterFailed, UnknownVersion
-from service.model.adapter import AdapterWeights
 from service.model.backbone import Backbone
 from service.registry.store import AdapterVersion
 from tests.engine.asking import infer
+from tests.engine.faults import HungFile, needs_leases
 from tests.engine.test_engine import Bench, clip
 
+pytestmark = needs_leases
 TIMEOUT = 0.5  # seconds; a load of the tiny adapters takes milliseconds
 
 
@@ -25,24 +25,6 @@ def bench(tiny_wav2vec2: Backbone, tmp_path: Path) -> Iterator[Bench]:
     bench.engine.start()
     yield bench
     bench.engine.stop(1.0)
-
-
-class SlowDisk:
-    """One that has an adapter's weights only once it answers."""
-
-    def __init__(self, bench: Bench, version: AdapterVersion) -> None:
-        self._answered = threading.Event()
-        load = bench.registry.load
-
-        def slow(asked: AdapterVersion) -> AdapterWeights:
-            if asked == version:
-                self._answered.wait(60)
-            return load(asked)
-
-        bench.registry.load = slow  # type: ignore[method-assign]
-
-    def answer(self) -> None:
-        self._answered.set()
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -58,7 +40,7 @@ def hung(bench: Bench) -> float | None:
 
 def test_loads_that_hang_fail_and_stop_no_others(bench: Bench) -> None:
     stuck, fine = [bench.adapter(f"stuck-{i}") for i in range(4)], bench.adapter("fine")
-    disks = [SlowDisk(bench, version) for version in stuck]
+    files = [HungFile(bench.registry.weights_path(version)) for version in stuck]
 
     async def ask() -> list[BaseException | None]:
         waiting = [asyncio.create_task(infer(bench.engine, [clip()], [version])) for version in stuck[:2]]
@@ -83,8 +65,8 @@ def test_loads_that_hang_fail_and_stop_no_others(bench: Bench) -> None:
             asyncio.run(bench.engine.device.load(version))
     assert time.monotonic() - started < 1.1 + TIMEOUT
     assert hung(bench) == 4
-    for disk in disks:
-        disk.answer()
+    for file in files:
+        file.close()
     until(lambda: hung(bench) == 0)
     for version in stuck:
         asyncio.run(infer(bench.engine, [clip()], [version]))
@@ -98,13 +80,13 @@ def test_a_pin_that_races_a_deletion_keeps_no_slot(bench: Bench) -> None:
             with pytest.raises(UnknownVersion):
                 asyncio.run(bench.engine.device.pin(version))
         else:  # it comes amid the load
-            disk = SlowDisk(bench, version)
+            file = HungFile(bench.registry.weights_path(version))
 
-            async def pin(version: AdapterVersion = version, disk: SlowDisk = disk) -> None:
+            async def pin(version: AdapterVersion = version, file: HungFile = file) -> None:
                 pinning = asyncio.create_task(bench.engine.device.pin(version))
                 await asyncio.sleep(0.05)
                 bench.registry.delete_adapter(version.name)
-                await asyncio.to_thread(disk.answer)
+                await asyncio.to_thread(file.close)
                 await pinning
 
             with pytest.raises(UnknownVersion):
@@ -120,9 +102,9 @@ def test_a_pin_that_races_a_deletion_keeps_no_slot(bench: Bench) -> None:
 
 def test_a_pin_that_fails_is_none(bench: Bench) -> None:
     version = bench.adapter("slow")
-    disk = SlowDisk(bench, version)
+    file = HungFile(bench.registry.weights_path(version))
     with pytest.raises(AdapterFailed):
         asyncio.run(bench.engine.device.pin(version))
-    disk.answer()
+    file.close()
     until(lambda: hung(bench) == 0)
     assert not bench.engine.device.residences([version])[0].is_pinned

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from service.engine.pace import Pace
+from service.engine.cost import Pace
 
 
 def test_nothing_is_known_at_first() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.pace import Pace
+from service.engine.cost import Pace
 from service.engine.room import Room
 from service.errors import Overloaded, PayloadTooLarge
 
@@ -17,7 +17,7 @@ def fill(room: Room, flow: str, frames: int = 1) -> int:
         try:
             room.take({flow: frames})
         except Overloaded:
-            return room.held_by(flow)
+            return room.held_by[flow]
 
 
 def test_one_flow_leaves_half_for_the_others() -> None:
@@ -39,7 +39,7 @@ def test_equally_greedy_flows_get_equal_shares() -> None:
         for flow in flows:
             with suppress(Overloaded):
                 room.take({flow: 1})
-    assert {room.held_by(flow) for flow in flows} == {200}  # a fifth each, and a fifth free
+    assert {room.held_by[flow] for flow in flows} == {200}  # a fifth each, and a fifth free
 
 
 def test_an_empty_queue_takes_what_fits_it() -> None:
@@ -56,7 +56,7 @@ def test_a_request_of_several_adapters_is_taken_whole_or_not_at_all() -> None:
     fill(room, "busy")
     with pytest.raises(Overloaded, match="adapter busy"):
         room.take({"quiet": 10, "busy": 10})
-    assert room.held_by("quiet") == 0
+    assert room.held_by["quiet"] == 0
     room.take({"quiet": 10, "other": 10})
     assert room.held == 520
 
@@ -91,7 +91,7 @@ def test_nothing_is_lost_and_the_threshold_holds(steps: list[tuple[dict[str, int
     for wanted, gives_back in steps:
         free = room.frames - room.held
         fits = sum(wanted.values()) <= free and all(
-            room.held_by(flow) == 0 or room.held_by(flow) + frames <= free for flow, frames in wanted.items()
+            room.held_by[flow] == 0 or room.held_by[flow] + frames <= free for flow, frames in wanted.items()
         )
         try:
             room.take(wanted)
@@ -104,4 +104,4 @@ def test_nothing_is_lost_and_the_threshold_holds(steps: list[tuple[dict[str, int
             room.give_back(held.pop(0))
         assert room.held == sum(sum(one.values()) for one in held) <= room.frames
         for flow in "abcd":
-            assert room.held_by(flow) == sum(one.get(flow, 0) for one in held)
+            assert room.held_by[flow] == sum(one.get(flow, 0) for one in held)

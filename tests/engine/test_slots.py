@@ -86,6 +86,22 @@ def test_unloading_waits_for_leases(leases: int) -> None:
     assert slots.state(A) is State.REGISTERED
 
 
+def test_unloading_what_is_waited_for_lets_it_serve_once() -> None:
+    slots = resident(A)
+    slots.unload(A, waiting={A})
+    assert slots.state(A) is State.RESIDENT
+    serve(slots, A)
+    assert slots.state(A) is State.REGISTERED
+    assert slots.resident == 0
+
+
+def test_what_is_to_serve_once_more_goes_for_others_when_nobody_waits_for_it_any_more() -> None:
+    slots = resident(A, count=1)
+    slots.unload(A, waiting={A})
+    assert slots.place(B, {A}) is None
+    assert slots.place(B, ()) == 1
+
+
 def test_unloading_while_loading_takes_effect_after() -> None:
     slots = Slots(1)
     slots.place(A, ())

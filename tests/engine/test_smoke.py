@@ -1,5 +1,6 @@
 """The first inference of an adapter: what it lets in, what it refuses, and for how long anyone waits for it."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +13,11 @@ import torch
 from service.engine.cost import Costs
 from service.engine.smoke import SmokeTest
 from service.errors import DeadlineExceeded, InvalidBundle, NotReady
-from service.model.adapter import AdapterWeights, random_adapter
+from service.model.adapter import AdapterWeights
 from service.model.backbone import Backbone
 from service.model.spec import TaskType
 from service.registry.manifest import Manifest, build_manifest
+from tests.backbones import random_adapter
 from tests.bundles import config_of
 from tests.engine.faults import Cuda, Hang, Memory, faulty
 
@@ -30,8 +32,11 @@ def candidate(backbone: Backbone, **fields: Any) -> Candidate:
     return manifest, random_adapter(manifest.adapter_spec(), backbone.spec)
 
 
-def smoke_test(backbone: Backbone, seconds: float, suspect: Callable[[], None] = lambda: None) -> SmokeTest:
-    return SmokeTest(backbone, seconds, Costs(backbone, MOST_BYTES), suspect)
+def smoke_test(
+    backbone: Backbone, seconds: float, suspect: Callable[[], None] = lambda: None
+) -> Callable[[Manifest, AdapterWeights], None]:
+    smoke = SmokeTest(backbone, seconds, Costs(backbone, MOST_BYTES), suspect)
+    return lambda manifest, weights: asyncio.run(smoke(manifest, weights))
 
 
 @pytest.fixture
@@ -41,7 +46,7 @@ def hang() -> Iterator[Hang]:
     hang.released.set()  # the interpreter waits for threads of pools when it ends
 
 
-def until_let_in(smoke: SmokeTest, fine: Candidate) -> None:
+def until_let_in(smoke: Callable[[Manifest, AdapterWeights], None], fine: Candidate) -> None:
     deadline = time.monotonic() + 10
     while True:
         try:
@@ -111,9 +116,9 @@ def test_it_runs_at_the_adapters_own_window(tiny_wav2vec2: Backbone) -> None:
     lengths: list[int] = []
 
     class Measured(type(tiny_wav2vec2)):  # type: ignore[misc]
-        def embed(self, inputs: torch.Tensor) -> torch.Tensor:
+        def embed(self, inputs: torch.Tensor, *rest: Any) -> torch.Tensor:
             lengths.append(inputs.shape[-1])
-            return super().embed(inputs)
+            return super().embed(inputs, *rest)
 
     backbone = Measured.__new__(Measured)
     vars(backbone).update(vars(tiny_wav2vec2))

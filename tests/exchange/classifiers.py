@@ -12,6 +12,8 @@ from transformers import (
     ASTConfig,
     ASTFeatureExtractor,
     ASTForAudioClassification,
+    Data2VecAudioConfig,
+    Data2VecAudioForSequenceClassification,
     HubertForSequenceClassification,
     PreTrainedModel,
     Wav2Vec2Config,
@@ -36,13 +38,13 @@ NAMED: dict[str, Any] = {
     "id2label": dict(enumerate(LABELS)),
     "label2id": {label: i for i, label in enumerate(LABELS)},
 }
-KINDS = ("ast", "wav2vec2", "wav2vec2-stable", "hubert", "wavlm")
+KINDS = ("ast", "wav2vec2", "wav2vec2-stable", "hubert", "data2vec-audio", "wavlm")
 
 
-def save_classifier(kind: str, path: Path) -> PreTrainedModel:
-    """A classifier with random weights, saved with its extractor's configuration."""
+def save_classifier(kind: str, path: Path, **options: Any) -> PreTrainedModel:
+    """A classifier with random weights, saved with its extractor's configuration; `options` go over its config's."""
     torch.manual_seed(3)
-    model = _build(kind)
+    model = _build(kind, options)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * (0.3 if parameter.dim() == 1 else 0.1))
@@ -54,17 +56,21 @@ def save_classifier(kind: str, path: Path) -> PreTrainedModel:
     return model.eval()
 
 
-def _build(kind: str) -> PreTrainedModel:
+def _build(kind: str, options: dict[str, Any]) -> PreTrainedModel:
+    given: dict[str, Any] = {**SMALL, **NAMED}
     if kind == "ast":
-        return ASTForAudioClassification(
-            ASTConfig(**SMALL, **NAMED, frequency_stride=16, time_stride=10, max_length=128)
-        )
+        given |= {"frequency_stride": 16, "time_stride": 10, "max_length": 128}
+        return ASTForAudioClassification(ASTConfig(**given | options))
+    given |= FRONT | options
     if kind == "hubert":
-        return HubertForSequenceClassification(HubertConfig(**SMALL, **FRONT, **NAMED))
+        return HubertForSequenceClassification(HubertConfig(**given))
+    if kind == "data2vec-audio":
+        deep = {"num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 7}
+        return Data2VecAudioForSequenceClassification(Data2VecAudioConfig(**given | deep))
     if kind == "wavlm":
-        return WavLMForSequenceClassification(WavLMConfig(**SMALL, **FRONT, **NAMED))
+        return WavLMForSequenceClassification(WavLMConfig(**given))
     stable = {"do_stable_layer_norm": True, "feat_extract_norm": "layer"} if kind == "wav2vec2-stable" else {}
-    return Wav2Vec2ForSequenceClassification(Wav2Vec2Config(**SMALL, **FRONT, **NAMED, **stable))
+    return Wav2Vec2ForSequenceClassification(Wav2Vec2Config(**given, **stable))
 
 
 def adapt(model: PreTrainedModel, config: PeftConfig, path: Path) -> Any:

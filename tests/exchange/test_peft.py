@@ -13,8 +13,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
-from service.audio.features import ClipFeatures
-from service.audio.waveform import Waveform
 from service.cli.main import app
 from service.errors import InvalidBundle
 from service.exchange.bundles import import_bundle
@@ -42,8 +40,7 @@ def served(bundle: Path, base: Path, samples: np.ndarray[Any, Any]) -> tuple[Man
     files = read_bundle(bundle)
     backbone, manifest = load_backbone(str(base), "cpu", "float32"), parse_manifest(files.config)
     weights = AdapterWeights.from_tensors(manifest.adapter_spec(), read_weights(files.weights, manifest, backbone.spec))
-    waveform = Waveform(samples=samples, source_rate=16_000, channels=1)
-    windows = ClipFeatures(waveform, backbone.features).windows(manifest.input_spec())
+    windows = backbone.features.windows(torch.from_numpy(samples), manifest.input_spec())
     with torch.inference_mode():
         return manifest, backbone.answer(windows.inputs, Bank.of(backbone, [weights]), [1] * len(windows.inputs))
 

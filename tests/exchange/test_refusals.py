@@ -10,14 +10,16 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2ForSequenceClassification, Wav2Vec2Model
 
 from service.errors import InvalidBundle
 from service.exchange.bundles import import_bundle
 from service.exchange.to_peft import export_peft
 from service.model.checkpoint import load_checkpoint
-from tests.exchange.classifiers import adapt, save_classifier
+from tests.exchange.classifiers import adapt, logits, save_classifier
 from tests.exchange.test_authors import state_of
-from tests.exchange.test_peft import configs
+from tests.exchange.test_peft import clip, configs, served
+from tests.model.reference import relative_error
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -88,17 +90,6 @@ def test_a_refused_import_leaves_the_bundle(pair: tuple[Path, Path], tmp_path: P
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
-def test_nothing_replaces_what_it_is_made_of(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    base, saved = pair
-    before = (saved / CONFIG).read_bytes()
-    with pytest.raises(InvalidBundle, match="give another --out"):
-        import_bundle(saved, saved, str(base))
-    assert (saved / CONFIG).read_bytes() == before
-    import_bundle(saved, tmp_path / "out", str(base))
-    with pytest.raises(InvalidBundle, match="give another --out"):
-        export_peft(tmp_path / "out", tmp_path / "out", str(base))
-
-
 @pytest.mark.parametrize(
     ("file", "values", "said"),
     [
@@ -157,6 +148,137 @@ def test_a_tensor_that_is_there_twice(end: str, twin: Callable[[str], str], pair
     name = next(name for name in tensors if name.endswith(end))
     save_file(tensors | {twin(name): tensors[name] + 1}, saved / WEIGHTS)
     refused(saved, base, "a second tensor for")
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        ("model.classifier.bias", r"classifier\.bias: not in the adapter's file, though modules_to_save says"),
+        ("model.projector.", r"projector\.bias and 1 more: not in the adapter's file"),
+        (".layers.1.", r"layers\.1\.attention\.q_proj\.lora_A\.weight and 1 more: .* though target_modules says"),
+        (".lora_", "lora_A.weight and 5 more"),
+    ],
+)
+def test_all_that_was_trained_has_to_be_there(gone: str, said: str, pair: tuple[Path, Path]) -> None:
+    base, saved = pair
+    tensors = load_file(saved / WEIGHTS)
+    save_file({name: tensor for name, tensor in tensors.items() if gone not in name}, saved / WEIGHTS)
+    refused(saved, base, said)
+
+
+def test_all_has_to_be_there_under_older_names_too(tmp_path: Path) -> None:
+    base, saved = tmp_path / "base", tmp_path / "saved"
+    adapt(save_classifier("ast", base), LoraConfig(r=2, target_modules=["q_proj", "fc1"]), saved)
+    older = [("layers.", "encoder.layer."), ("attention.q_proj", "attention.attention.query")]
+    tensors = load_file(saved / WEIGHTS)
+    for now, then in (*older, ("mlp.fc1", "intermediate.dense")):
+        tensors = {name.replace(now, then): tensor for name, tensor in tensors.items()}
+    save_file(tensors, saved / WEIGHTS)
+    change(saved / CONFIG, target_modules=["query", "intermediate.dense"])
+    import_bundle(saved, tmp_path / "out", str(base))
+    save_file({name: tensor for name, tensor in tensors.items() if ".2.intermediate." not in name}, saved / WEIGHTS)
+    refused(saved, base, r"layers\.2\.mlp\.fc1\.lora_A\.weight: not in the adapter's file")
+
+
+def test_parts_that_were_not_trained_may_be_missing(tmp_path: Path) -> None:
+    base, saved = tmp_path / "base", tmp_path / "saved"
+    chosen: dict[str, Any] = {"target_modules": ["q_proj", "v_proj"], "modules_to_save": ["classifier"]}
+    for more in ({"layers_to_transform": [0, 2]}, {"exclude_modules": r".*\.1\.attention\.q_proj"}):
+        adapt(save_classifier("wav2vec2", base), LoraConfig(r=2, **chosen, **more), saved)
+        import_bundle(saved, tmp_path / "out", str(base))
+    adapt(
+        save_classifier("wav2vec2", base), LoraConfig(r=2, task_type="SEQ_CLS", target_modules=r".*fc1|.*q_proj"), saved
+    )
+    import_bundle(saved, tmp_path / "out", str(base))  # PEFT lists `classifier` and `score` for it
+    change(saved / CONFIG, modules_to_save=["classifier", "layer_norm"])
+    refused(saved, base, r"norm\.\w+ and \d+ more: not in the adapter's file, though modules_to_save")
+    change(saved / CONFIG, modules_to_save="classifier")
+    refused(saved, base, "modules_to_save: expected a list of names, got classifier")
+    change(saved / CONFIG, modules_to_save=["classifier"], bias="lora_only")
+    refused(saved, base, r"q_proj\.bias and 2 more: .* bias = 'lora_only' says")
+    change(saved / CONFIG, bias="none", target_modules=["nothing"])
+    save_file({name: t for name, t in load_file(saved / WEIGHTS).items() if ".lora_" not in name}, saved / WEIGHTS)
+    refused(saved, base, "holds no tensor of LORA")
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A base without a head."""
+    model: Any = save_classifier("wav2vec2", tmp_path / "classifier")
+    model.wav2vec2.save_pretrained(tmp_path / "bare")
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(tmp_path / "bare")
+    return tmp_path / "bare"
+
+
+def test_a_classifier_has_a_head(bare: Path, tmp_path: Path) -> None:
+    saved, said = tmp_path / "saved", r"save it with modules_to_save = \['classifier', 'projector'\]"
+    model = Wav2Vec2ForSequenceClassification.from_pretrained(bare, num_labels=4)
+    adapt(model, LoraConfig(r=4, target_modules=["q_proj"]), saved)
+    refused(saved, bare, said)
+    change(saved / CONFIG, auto_mapping=None, task_type="SEQ_CLS")
+    refused(saved, bare, said)
+    adapt(Wav2Vec2Model.from_pretrained(bare), LoraConfig(r=4, target_modules=["q_proj"], bias="lora_only"), saved)
+    assert import_bundle(saved, tmp_path / "out", str(bare)).task_type == "FEATURE_EXTRACTION"
+    with pytest.raises(InvalidBundle, match=said):
+        import_bundle(saved, tmp_path / "out", str(bare), labels=list("abcd"))
+
+
+def test_a_base_that_holds_an_adapter_too(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    base, saved = pair
+    (base / CONFIG).write_bytes((saved / CONFIG).read_bytes())
+    with pytest.raises(ValueError, match=r"holds an adapter_config\.json too; name a directory of the model alone"):
+        import_bundle(saved, tmp_path / "out", str(base))
+
+
+def test_a_directory_in_use_is_not_written_into(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    base, saved = pair
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "README.md").write_text("mine")
+    import_bundle(saved, tmp_path / "out", str(base))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for out in (base, saved, tmp_path / "project"):
+        with pytest.raises(InvalidBundle, match="holds other files; give another --out, which is new or empty"):
+            import_bundle(saved, out, str(base))
+        with pytest.raises(InvalidBundle, match="give another --out"):
+            export_peft(tmp_path / "out", out, str(base))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_broken_extractor_and_a_head_of_another_size(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    base, saved = pair
+    change(base / "config.json", classifier_proj_size=24)
+    with pytest.raises(ValueError, match=r"is \[3, 20\] in its files, and \[3, 24\] by its config\.json"):
+        import_bundle(saved, tmp_path / "out", str(base))
+    change(base / "config.json", classifier_proj_size=20)
+    (base / "preprocessor_config.json").write_text("{broken")
+    with pytest.raises(OSError, match="not a valid JSON"):
+        import_bundle(saved, tmp_path / "out", str(base))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64, torch.float4_e2m1fn_x2])
+def test_tensors_that_are_no_real_numbers(dtype: torch.dtype, pair: tuple[Path, Path]) -> None:
+    base, saved = pair
+    tensors = {name: tensor.to(torch.int8) for name, tensor in load_file(saved / WEIGHTS).items()}
+    four_bits = dtype is torch.float4_e2m1fn_x2  # to which nothing is converted
+    made = {name: t.view(dtype) if four_bits else t.to(dtype) for name, t in tensors.items()}
+    save_file(made, saved / WEIGHTS)
+    refused(saved, base, f"expected floating-point numbers, got {dtype}")
+
+
+def test_a_rank_that_no_map_has(tmp_path: Path) -> None:
+    base, saved = tmp_path / "base", tmp_path / "saved"
+    config = LoraConfig(r=200, target_modules=["q_proj", "v_proj"], rank_pattern={"q_proj": 4, "v_proj": 2})
+    model = adapt(save_classifier("wav2vec2", base), config, saved)
+    import_bundle(saved, tmp_path / "out", str(base))
+    _, answer = served(tmp_path / "out", base, clip())
+    assert relative_error(answer, logits(model, base, "wav2vec2", clip())) < 1e-4
+
+
+def test_vectors_that_contradict_their_options(tmp_path: Path) -> None:
+    base, saved = tmp_path / "base", tmp_path / "saved"
+    adapt(save_classifier("wav2vec2", base), configs("wav2vec2")["ia3"], saved)
+    change(saved / CONFIG, feedforward_modules=["k_proj"])
+    refused(saved, base, r"ia3_l: a (row|column), which feedforward_modules contradicts")
 
 
 def test_weights_of_layers_that_nobody_sums(pair: tuple[Path, Path]) -> None:

@@ -12,22 +12,19 @@ from service.model.spec import TaskType
 from tests.api.live import Live, running, settings_for
 from tests.backbones import save_tiny_wav2vec2
 
+DEVICE = os.environ.get("DAY_DEVICE", "cuda")
+IS_DRY = DEVICE == "cpu"  # a try, in which every line runs, but once
+ARCHITECTURES = ["wav2vec2-layer-norm"] if IS_DRY else ["ast", "wav2vec2", "wav2vec2-layer-norm"]
 SLOTS = 8
 CLASSIFIERS, VERIFIERS = 10, 2  # more than slots
 
 
 @pytest.fixture(scope="session")
 def device() -> str:
-    return os.environ.get("DAY_DEVICE", "cuda")
+    return DEVICE
 
 
-@pytest.fixture(scope="session")
-def is_dry(device: str) -> bool:
-    """Whether this is a try on a CPU, where what takes a minute takes a moment."""
-    return device == "cpu"
-
-
-@pytest.fixture(scope="module", params=["ast", "wav2vec2", "wav2vec2-layer-norm"])
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if request.param == "wav2vec2-layer-norm":
         return save_tiny_wav2vec2(tmp_path_factory.mktemp("layer-norm"), norm="layer")

@@ -1,11 +1,7 @@
-"""What a day on a card found, as one JSON, and as tables in the document.
-
-`python -m tests.gpu.summary DIRECTORY DOCUMENT`, after the tests and the benchmark left theirs in DIRECTORY.
-"""
+"""What a day on a card found, as one JSON, and as tables in the document."""
 
 import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,14 +14,15 @@ MARKS = "gpu day", "end of day"
 OUTCOMES = ("failure", "error", "skipped")  # children of a test that did not pass
 
 
-def main(directory: Path, document: Path) -> int:
+def summarise(directory: Path, document: Path) -> bool:
+    """Puts together what the tests and the benchmark left in `directory`; whether every test passed."""
     results = read_json(directory / "bench.json")
     tests = list(read_tests(directory / "tests.xml"))
     bench = json.loads((directory / "bench.json").read_text())
     (directory / "day.json").write_text(json.dumps({"tests": tests, "bench": bench}, indent=2) + "\n")
     text = with_results(document.read_text(), results)
     document.write_text(between(text, *MARKS, lines(tests, results.machine)))
-    return 0 if tests and all(test["outcome"] == "passed" for test in tests) else 1
+    return bool(tests) and all(test["outcome"] == "passed" for test in tests)
 
 
 def read_tests(path: Path) -> Iterator[dict[str, Any]]:
@@ -45,7 +42,3 @@ def lines(tests: list[dict[str, Any]], machine: dict[str, str]) -> Iterator[str]
         name = re.sub(r"\btest_|_", lambda found: " " if found[0] == "_" else "", test["name"])
         figures = "; ".join(f"{what}: {value}" for what, value in test["figures"].items())
         yield f"| {name} | {test['outcome']} | {test['seconds']:.1f} | {figures} |"
-
-
-if __name__ == "__main__":
-    sys.exit(main(*map(Path, sys.argv[1:])))

@@ -10,6 +10,7 @@ from torch import Tensor
 from service.model.backbone import Backbone
 from service.model.bank import Bank
 from service.model.loading import load_backbone
+from tests.gpu.conftest import IS_DRY
 from tests.model.reference import relative_error
 from tests.model.test_parity import adapters_of, inputs_of
 
@@ -17,17 +18,12 @@ pytestmark = pytest.mark.gpu
 EXACT = 1e-5
 ALONE = {"float32": EXACT, "bfloat16": 1e-2, "float16": 1e-2}  # a row of a mixed batch, of itself alone
 NEAR = {"float32": EXACT, "bfloat16": 3e-2, "float16": 3e-2}  # of float32 on the CPU
-HALVES_ON_CPU = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16") if IS_DRY else tuple(ALONE)  # a CPU has no float16 to serve in
 
 Told = Callable[[str, object], None]
 
 
-@pytest.fixture(params=list(ALONE))
-def dtype(request: pytest.FixtureRequest, is_dry: bool) -> str:
-    """Every dtype of the device; a CPU has no float16 to serve in, and runs bfloat16 there."""
-    return str(request.param) if not is_dry or request.param in HALVES_ON_CPU else "bfloat16"
-
-
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_device_computes_what_the_cpu_does(
     directory: Path, exact: Backbone, device: str, dtype: str, record_property: Told
 ) -> None:

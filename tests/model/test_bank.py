@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from service.model.adapter import random_adapter
 from service.model.backbone import Backbone
 from service.model.bank import Bank
 from service.model.folding import fold
-from tests.backbones import adapter_spec
+from service.model.selection import RowAdapters
+from tests.backbones import adapter_spec, random_adapter
 from tests.model.reference import relative_error
 
 
@@ -66,9 +66,9 @@ def test_a_running_forward_keeps_what_it_selected(tiny_ast: Backbone) -> None:
     bank.write(1, fold(adapters[0], tiny_ast))
     hidden = tiny_ast.embed(torch.randn((1, *tiny_ast.input_shape(64)), generator=torch.Generator().manual_seed(0)))
     selection, generation = bank.select([1]), bank.generation
-    before = tiny_ast.run_layer(0, hidden, selection.layer(0))
+    before = tiny_ast.run_layer(0, hidden, RowAdapters(selection, 0))
     for slot in range(2, 9):
         bank.write(slot, fold(adapters[slot - 1], tiny_ast))
     assert bank.generation > generation
-    assert torch.equal(tiny_ast.run_layer(0, hidden, selection.layer(0)), before)
-    assert torch.equal(tiny_ast.run_layer(0, hidden, bank.select([1]).layer(0)), before)
+    assert torch.equal(tiny_ast.run_layer(0, hidden, RowAdapters(selection, 0)), before)
+    assert torch.equal(tiny_ast.run_layer(0, hidden, RowAdapters(bank.select([1]), 0)), before)

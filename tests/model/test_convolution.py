@@ -5,21 +5,17 @@ import torch
 from service.model.adapter import TrainableAdapter
 from service.model.backbone import Backbone
 from service.model.bank import Bank
-from service.model.parts.convolution import TokenLayout, convolve
+from service.model.parts.bottleneck import convolve
 from tests.backbones import adapter_spec
 from tests.model.reference import relative_error
-
-
-def convolved(x: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
-    weight = torch.randn((len(x), x.shape[2], 3), generator=torch.Generator().manual_seed(1))
-    return convolve(x, weight, torch.zeros(len(x), 1, x.shape[2]), layout)
 
 
 def test_an_impulse_reaches_its_neighbours_only() -> None:
     x = torch.zeros(2, 2 + 3 * 5, 4)  # two special tokens, three bands of five frames
     x[0, 2 + 5 + 4] = 1.0  # the last frame of the second band
     x[0, 1] = 7.0
-    out = convolved(x, TokenLayout(2, 3))
+    weight = torch.randn((2, 4, 3), generator=torch.Generator().manual_seed(1))
+    out = convolve(x, weight, torch.zeros(2, 1, 4), special=2, bands=3)
     assert out[0].any(dim=1).nonzero().flatten().tolist() == [1, 2 + 5 + 3, 2 + 5 + 4]
     assert torch.equal(out[0, :2], x[0, :2])
     assert not out[1].any()

@@ -7,14 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.model.adapter import AdapterWeights, TrainableAdapter, random_adapter
+from service.model.adapter import AdapterSpec, AdapterWeights, TrainableAdapter
 from service.model.backbone import Backbone
 from service.model.bank import Bank
 from service.model.folding import fold
 from service.model.loading import load_backbone
-from service.model.parts.targets import TARGETS
-from service.model.spec import AdapterSpec, expected_shapes
-from tests.backbones import KIN, adapter_spec, save_tiny_kin
+from service.model.spec import TARGETS
+from tests.backbones import KIN, adapter_spec, random_adapter, save_tiny_kin
 from tests.model.reference import Reference, relative_error
 
 Fields = dict[str, Any]
@@ -163,7 +162,7 @@ def test_optional_tensors_may_be_of_some_layers_and_targets(directory: Path, bac
     weights = random_adapter(spec, backbone.spec, 1, 0.2, names)
     assert {"layers.1.lora.q.b", "layers.2.lora.fc2.magnitude"} < weights.tensors.keys()
     assert "layers.0.lora.q.a" not in weights.tensors
-    assert expected_shapes(spec, backbone.spec, weights.tensors).keys() == weights.tensors.keys()
+    assert spec.shapes(backbone.spec, weights.tensors).keys() == weights.tensors.keys()
     inputs = inputs_of(backbone, 2)
     embeddings = backbone.forward(inputs, Bank.of(backbone, [weights]), [1, 1])
     assert relative_error(embeddings, reference(directory, inputs, weights.to_tensors(), fields)) < 1e-5

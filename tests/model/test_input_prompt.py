@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from service.model.adapter import random_adapter
 from service.model.backbone import Backbone
 from service.model.bank import Bank
 from service.model.parts.input_prompt import picture, share_windows
-from tests.backbones import adapter_spec
+from tests.backbones import adapter_spec, random_adapter
 from tests.model.reference import Reference, relative_error
 
 
@@ -35,8 +34,6 @@ def test_equals_the_reference(tiny_ast: Backbone, tiny_ast_dir: Path, frames: in
 
 
 def test_rows_without_one_go_on_sharing_a_window() -> None:
-    windows = share_windows([0, 0, 0, 0, 2, 2], [5, 1, 0, 1, 2, 6], [False, True, False, True, True, False])
-    assert windows.chosen == [0, 0, 2, 2]  # window 0 bare and with the first prompt, window 2 with the second and bare
-    assert windows.prompted == [1, 2]
-    assert windows.pictures == [1, 4]
-    assert windows.rows == [0, 1, 0, 1, 2, 3]
+    seen, rows = share_windows([0, 0, 0, 0, 2, 2], [False, True, False, True, True, False])
+    assert seen == [0, 2, 0, 0, 2]  # windows 0 and 2 as they are, and one for each row that has a prompt
+    assert rows == [0, 2, 0, 3, 4, 1]

@@ -7,16 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.model.adapter import random_adapter
 from service.model.backbone import Backbone
-from service.model.backbones.front_end import PositionConvolution
 from service.model.bank import Bank
 from service.model.cpu import convolution
-from service.model.cpu.convolution import convolution_dtype
-from service.model.cpu.fourier import FourierConvolution
+from service.model.cpu.convolution import FourierConvolution, convolution_dtype
 from service.model.kernels import PLAIN, pick_kernels
+from service.model.layers import PositionConvolution
 from service.model.loading import load_backbone
-from tests.backbones import adapter_spec, save_tiny_wav2vec2
+from tests.backbones import adapter_spec, random_adapter, save_tiny_wav2vec2
 from tests.model.reference import relative_error
 
 SLOTS = [1, 2, 0, 4, 3, 1]

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 from transformers import AutoModel
 
-from service.model.adapter import AdapterWeights, TrainableAdapter, random_adapter
+from service.model.adapter import AdapterSpec, AdapterWeights, TrainableAdapter
 from service.model.backbone import Backbone
 from service.model.bank import Bank
 from service.model.folding import fold
 from service.model.loading import load_backbone
 from service.model.parts.bottleneck import Bottleneck
-from service.model.spec import AdapterSpec, ModelType, TaskType
-from tests.backbones import adapter_spec, save_tiny_wav2vec2
+from service.model.spec import ModelType, TaskType
+from tests.backbones import adapter_spec, random_adapter, save_tiny_wav2vec2
+from tests.model import parity
 from tests.model.reference import Reference, head, relative_error
 
 ARCHITECTURES = ("ast", "wav2vec2", "wav2vec2-layer-norm")
@@ -180,3 +181,12 @@ def test_half_precision_stays_near(directory: Path, backbone: Backbone, dtype: s
     exact = backbone.forward(inputs, Bank.of(backbone, adapters), slots)
     assert relative_error(mixed, alone) < 1e-2
     assert relative_error(mixed, exact) < 3e-2
+
+
+def test_the_table_in_the_docs_is_whole() -> None:
+    _, _, text = (Path(__file__).parents[2] / "docs" / "ADAPTERS.md").read_text().partition("## How exact")
+    assert f"\n| | {' | '.join(parity.BACKBONES)} |\n" in text
+    for row in (parity.BARE, *parity.FAMILIES, parity.MIXED, *parity.SAVED):
+        (errors,) = [line.split("|")[2:-1] for line in text.splitlines() if line.startswith(f"| {row} |")]
+        assert all(cell.strip() == "-" or float(cell) < 1e-5 for cell in errors)
+        assert len(errors) == len(parity.BACKBONES)

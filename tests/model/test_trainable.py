@@ -50,7 +50,7 @@ def test_a_saved_snapshot_is_a_backbone(name: str, tmp_path: Path, request: pyte
     snapshot = trainable.snapshot()
     trainable.save(snapshot, tmp_path / "backbone")
     assert (tmp_path / "backbone" / "model.safetensors").exists()
-    loaded, expected = load_backbone(str(tmp_path / "backbone"), "cpu", "float32"), trainable.frozen(snapshot)
+    loaded, expected = load_backbone(str(tmp_path / "backbone"), "cpu", "float32"), trainable.backbone(snapshot)
     assert loaded.spec.fingerprint == trainable.fingerprint(snapshot) != frozen.spec.fingerprint
     inputs, bank = inputs_of(frozen), Bank(frozen, 0)
     torch.testing.assert_close(

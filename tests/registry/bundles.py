@@ -7,7 +7,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from service.model.spec import BackboneSpec, ModelType, expected_shapes
+from service.model.spec import BackboneSpec, ModelType
 from service.registry.bundle import BundleFiles
 from service.registry.manifest import Manifest, build_manifest
 
@@ -74,7 +74,7 @@ def fields(base: dict[str, Any] = CLASSIFICATION, **changes: Any) -> dict[str, A
 
 def tensors(manifest: Manifest, backbone: BackboneSpec = AST, seed: int = 0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    shapes = expected_shapes(manifest.adapter_spec(), backbone)
+    shapes = manifest.adapter_spec().shapes(backbone)
     return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
 

@@ -1,4 +1,5 @@
 import hashlib
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from service.registry.bundle import (
     write_bundle,
 )
 from service.registry.manifest import build_manifest, parse_manifest
-from tests.registry.bundles import AST, FINGERPRINT, VERIFICATION, WAV2VEC2, bundle, fields, tensors
+from tests.registry.bundles import AST, FINGERPRINT, VERIFICATION, WAV2VEC2, fields, tensors
+from tests.registry.hostile import HEADER, HEADER_END, NAME, WEIGHTS, file, headed
 
 MANIFEST = build_manifest(fields())
 
@@ -92,6 +94,12 @@ def test_writing_again_replaces_the_bundle_and_leaves_other_files(tmp_path: Path
     assert names == {"checkpoint", "adapter_config.json", "adapter_model.safetensors"}
 
 
+def test_a_readme_of_no_bundle_is_left(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    write_bundle(tmp_path, MANIFEST, tensors(MANIFEST, seed=1))
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
 def test_interrupted_writing_leaves_no_half_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_bundle(tmp_path, MANIFEST, tensors(MANIFEST, seed=1))
 
@@ -124,8 +132,37 @@ def test_oversized_files_are_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "adapter_model.safetensors"
     with path.open("wb") as file:
         file.truncate(2**31)  # sparse
-    with pytest.raises(InvalidBundle, match="larger than"):
+    with pytest.raises(InvalidBundle, match="not a valid safetensors file"):
         read_weights(path, MANIFEST, AST)
+
+
+def entry(**changes: object) -> Callable[[], bytes]:
+    return lambda: headed(HEADER | {NAME: HEADER[NAME] | changes})
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: bytes(7), "not a valid safetensors file"),
+        (lambda: b"RIFF" + bytes(100), "claims a header .*is it a safetensors"),
+        (lambda: file(b"{}", length=2**20 + 1), "claims a header"),
+        (lambda: headed({}, b""), r"missing tensors: .* and \d more"),
+        (lambda: headed({key: value for key, value in HEADER.items() if key != NAME}), "not a valid safetensors file"),
+        (entry(dtype="I64", shape=[4, 8]), r"layers\.0\.prompt: expected dtype F32, F16, BF16, got"),
+        (entry(shape=[16, 4]), r"layers\.0\.prompt: expected shape \[4, 16\], got \[16, 4\]"),
+        (entry(shape=[4, 16, *[1] * 3000]), r"layers\.0\.prompt: expected shape|not a valid safetensors file"),
+    ],
+)
+@pytest.mark.parametrize("from_path", [True, False])
+def test_what_a_header_says_is_judged_before_the_values(
+    tmp_path: Path, make: Callable[[], bytes], reason: str, from_path: bool
+) -> None:
+    path = tmp_path / "adapter_model.safetensors"
+    path.write_bytes(make())
+    with pytest.raises(InvalidBundle, match=reason) as caught:
+        read_weights(path if from_path else make(), MANIFEST, AST)
+    assert caught.value.detail.startswith("adapter_model.safetensors")
+    assert len(caught.value.detail) < 1_000
 
 
 @pytest.mark.parametrize(
@@ -147,13 +184,9 @@ def test_fingerprint_makes_it_verified() -> None:
     assert not check_backbone(MANIFEST, AST)
 
 
-WEIGHTS = bundle().weights
-HEADER = int.from_bytes(WEIGHTS[:8], "little") + 8
-
-
 @settings(max_examples=300, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(0, HEADER + 64), st.integers(0, 255)), max_size=6),
+    st.lists(st.tuples(st.integers(0, HEADER_END + 64), st.integers(0, 255)), max_size=6),
     st.one_of(st.none(), st.integers(0, len(WEIGHTS) - 1)),
     st.binary(max_size=16),
 )
@@ -188,3 +221,20 @@ def test_lora_of_some_targets_is_whole_or_refused() -> None:
         read_weights(safetensors.torch.save(written | {"layers.1.lora.q.a": torch.zeros(3, 16)}), manifest, AST)
     with pytest.raises(InvalidBundle, match=r"unexpected tensors: layers\.2\.lora\.q\.a"):
         read_weights(safetensors.torch.save(written | {"layers.2.lora.q.a": torch.zeros(2, 16)}), manifest, AST)
+
+
+def test_a_cohort_is_of_any_number_of_rows_of_length_1(tmp_path: Path) -> None:
+    manifest = build_manifest(VERIFICATION | {"normalisation": {"type": "as-norm", "top": 300}})
+    given = tensors(manifest, WAV2VEC2)
+    width = manifest.embedding_dim or 0
+
+    def read(cohort: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        more = {} if cohort is None else {"cohort.embeddings": cohort}
+        return read_weights(write_bundle(tmp_path, manifest, given | more).weights, manifest, WAV2VEC2)
+
+    for rows in (2, 77):
+        cohort = torch.nn.functional.normalize(torch.randn(rows, width)).to(torch.bfloat16)
+        assert torch.equal(read(cohort)["cohort.embeddings"], cohort)
+    for wrong in (None, torch.ones(3, width), torch.zeros(3, width), torch.eye(width + 1), torch.ones(width)):
+        with pytest.raises(InvalidBundle, match=r"cohort\.embeddings"):
+            read(wrong)

@@ -22,7 +22,7 @@ from service.deadline import Deadline
 from service.errors import DeadlineExceeded, ServiceError, UnknownAdapter, UnknownVersion, WrongTask
 from service.registry.bundle import BundleFiles, read_bundle
 from service.registry.store import Registry
-from service.registry.upload import Upload
+from service.registry.upload import Convert, Upload
 from tests.registry.bundles import AST, VERIFICATION, bundle, fields, write_files
 from tests.registry.publishing import publish
 
@@ -42,9 +42,9 @@ def url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue("postgres_url")) if request.param == "postgres" else ""
 
 
-def arrived(registry: Registry, files: BundleFiles, name: str = "events") -> Upload:
+def arrived(registry: Registry, files: BundleFiles, name: str = "events", convert: Convert | None = None) -> Upload:
     """A bundle that is whole and nobody has published."""
-    upload = registry.receive(name)
+    upload = registry.receive(name, convert)
     for part, content in (("config", files.config), ("weights", files.weights)):
         upload.begin(part)
         upload.write(part, content)
@@ -80,21 +80,29 @@ def writer_here(registry: Registry) -> Iterator[None]:
 @pytest.mark.parametrize("where", ["elsewhere", "here"])
 def test_a_change_that_waited_too_long_never_happens(url: str, tmp_path: Path, what: str, where: str) -> None:
     registry = filled(tmp_path, url)
-    before, history = registry.records(), registry.history("events", 100)
+    before, history = list(registry.walk()), registry.history("events", 100)
     with writer_elsewhere(tmp_path, url) if where == "elsewhere" else writer_here(registry):
         started = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             CHANGES[what](registry, soon(0.3))
         assert 0.25 < time.monotonic() - started < 2.0
     registry._catch_up()
-    assert (registry.records(), registry.history("events", 100)) == (before, history)
+    assert (list(registry.walk()), registry.history("events", 100)) == (before, history)
     CHANGES[what](registry, soon(30))
-    assert registry.history("events", 100) != history if registry.records() else what == "delete adapter"
+    assert registry.history("events", 100) != history if list(registry.walk()) else what == "delete adapter"
+
+
+def test_conversions_wait_for_the_checks_under_way(tmp_path: Path) -> None:
+    registry, converted = filled(tmp_path), list[str]()
+    upload = arrived(registry, bundle(seed=9), convert=lambda directory, name: converted.append(name))
+    with registry._checking, registry._checking, pytest.raises(DeadlineExceeded):
+        registry.publish_upload(upload, deadline=soon(0.1))
+    assert not converted
 
 
 def test_the_deadline_is_looked_at_before_the_commit(url: str, tmp_path: Path) -> None:
     registry, deadline = filled(tmp_path, url), soon(60)
-    before = registry.records()
+    before = list(registry.walk())
 
     def given_up_within(_: object, __: object) -> None:
         assert deadline.give_up()
@@ -102,7 +110,7 @@ def test_the_deadline_is_looked_at_before_the_commit(url: str, tmp_path: Path) -
     with pytest.raises(DeadlineExceeded):
         registry.publish_upload(arrived(registry, bundle(seed=9)), quota=given_up_within, deadline=deadline)
     registry._catch_up()  # removes the files, too
-    assert registry.records() == before
+    assert list(registry.walk()) == before
     assert len([path for path in (tmp_path / "objects").iterdir() if path.is_dir()]) == 2
 
 
@@ -178,7 +186,7 @@ def test_two_servers_give_an_adapter_one_task(url: str, tmp_path: Path) -> None:
     together = threading.Barrier(2)
     servers = [Registry(tmp_path, AST, database_url=url, smoke=lambda _, __: together.wait() and None) for _ in "ab"]
     bundles = [bundle(), speaker()]
-    for _ in range(12):
+    for _ in range(4):
 
         def upload(server: int) -> str:
             try:
@@ -198,7 +206,7 @@ def test_two_servers_give_an_adapter_one_task(url: str, tmp_path: Path) -> None:
 def test_what_another_server_did_counts_before_it_is_known(url: str, tmp_path: Path) -> None:
     one, other = (Registry(tmp_path, AST, database_url=url) for _ in range(2))
     publish(one, bundle(seed=1))
-    assert other.records() == []
+    assert list(other.walk()) == []
     assert other.set_alias("events", "canary", 1).aliases == {"live": 1, "canary": 1}
     publish(one, bundle(seed=2), activate=False)
     assert other.set_alias("events", "live", 2).live == 2
@@ -224,7 +232,8 @@ def test_known_bundles_are_not_written_again(tmp_path: Path, monkeypatch: pytest
     for seed in range(40):
         write_files(bundles / f"{seed:02}", bundle(f"events-{seed}", seed=seed))
     first = Registry(data_dir, AST)
-    assert all(done.published and done.published.created for done in first.register_directory(bundles))
+    assert set(first.register_directory(bundles).values()) == {None}
+    assert len(list(first.walk())) == 40
     first.delete_adapter("events-7")
     first.close()
     synced: list[int] = []
@@ -236,8 +245,8 @@ def test_known_bundles_are_not_written_again(tmp_path: Path, monkeypatch: pytest
         found = again.register_directory(bundles)
         assert {path: path.stat().st_mtime_ns for path in before} == before
     assert synced == []
-    assert [done.published is None for done in found] == [number == 7 for number in range(40)]
-    assert not any(done.problem or (done.published and done.published.created) for done in found)
+    assert list(found.values()) == [None] * 40
+    assert len(list(again.walk())) == 39
 
 
 def test_deleting_what_is_not_there(tmp_path: Path) -> None:

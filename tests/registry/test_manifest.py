@@ -37,7 +37,7 @@ def test_contract_example() -> None:
 
 def test_verification() -> None:
     manifest = build_manifest(VERIFICATION)
-    assert manifest.outputs == 12
+    assert manifest.adapter_spec().outputs == 12
     assert manifest.calibration is not None
     assert (manifest.calibration.slope, manifest.calibration.intercept) == (8.0, -3.0)
     window = manifest.input_spec()
@@ -77,13 +77,39 @@ def test_fields_of_any_version() -> None:
     manifest = build_manifest(fields(speech={"verify_seconds": 0.5}, reject_below=0.4, input__aggregate="max"))
     assert (manifest.speech_needed.enrol_seconds, manifest.speech_needed.verify_seconds) == (3.0, 0.5)
     assert (manifest.reject_below, manifest.input.aggregate) == (0.4, "max")
+    events = {"threshold": {"dog": 0.7}, "merge_gap": 1.5, "later": True}
+    assert build_manifest(fields(format_version=3, events=events)).events_asked == {
+        "threshold": {"dog": 0.7},
+        "merge_gap": 1.5,
+    }
+    assert build_manifest(CLASSIFICATION).events_asked == {}
+    shorter = build_manifest(fields(events={"window_frames": 128}))
+    assert (shorter.window_frames, shorter.recording_frames, shorter.events_asked) == (512, 128, {})
+    assert shorter.recording_spec().window_frames == 128
+    assert build_manifest(fields(events={"window_frames": 900})).recording_frames == 512
+    with pytest.raises(InvalidBundle, match=r"events\.window_frames: expected at least 100"):
+        check_limits(build_manifest(fields(events={"window_frames": 99})), ManifestLimits(min_window_frames=100))
+    normalisation, check = (
+        {"type": "as-norm", "top": 50},
+        {"adapter": "spoof@2", "reject": {"label": "x", "above": 0.5}},
+    )
+    judged = build_manifest(fields(VERIFICATION, normalisation=normalisation, checks=[check]))
+    assert judged.normalisation is not None
+    assert judged.normalisation.top == 50
+    assert [(one.adapter, one.reject.label, one.reject.above) for one in judged.checks or ()] == [("spoof@2", "x", 0.5)]
     silent = build_manifest(CLASSIFICATION)
     assert (silent.speech_needed.enrol_seconds, silent.speech_needed.verify_seconds) == (3.0, 1.0)
     assert (silent.reject_below, silent.input.aggregate) == (None, "mean")
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("speech", []), ("speech", {"verify_seconds": -1}), ("reject_below", 2), ("reject_below", "x")]
+    ("field", "value"),
+    [
+        *[("events", {"threshold": 2}), ("events", {"threshold": {"cat": 0.5}}), ("events", {"merge_gap": -1})],
+        *[("speech", []), ("speech", {"verify_seconds": -1}), ("reject_below", 2), ("reject_below", "x")],
+        *[("normalisation", {"type": "z-norm"}), ("normalisation", {"type": "as-norm", "calibration": {"slope": 1.0}})],
+        *[("checks", [{"adapter": "spoof"}]), ("checks", [{"adapter": "A", "reject": {"label": "x", "above": 0.5}}])],
+    ],
 )
 def test_of_the_wrong_form_they_are_ignored_as_older_bundles_may_have_used_them(field: str, value: object) -> None:
     manifest = build_manifest(fields(**{field: value}))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from service.errors import Internal, StorageFull
+from service.registry.adapters import VersionRow
 from service.registry.bundle import BundleFiles, read_bundle
-from service.registry.catalogue import VersionRow
-from service.registry.objects import ObjectStore
+from service.registry.objects import Directory
 from service.registry.quarantine import HEADROOM_BYTES
 
 FILES = BundleFiles(b"config", b"weights", b"card")
@@ -17,16 +17,16 @@ OTHER = BundleFiles(b"config", b"other weights")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ObjectStore:
-    return ObjectStore(tmp_path)
+def store(tmp_path: Path) -> Directory:
+    return Directory(tmp_path)
 
 
-def put(store: ObjectStore, files: BundleFiles) -> None:
-    store.publish(store.stage(files))
+def put(store: Directory, files: BundleFiles) -> None:
+    store.publish(files.digest, store.stage(files))
 
 
-def holds(store: ObjectStore, files: BundleFiles) -> bool:
-    row = VersionRow("events", 1, files.digest, files.config, len(files.weights), datetime.now(UTC))
+def holds(store: Directory, files: BundleFiles) -> bool:
+    row = VersionRow("events", 1, files.digest, files.config, len(files.weights), datetime.now(UTC), None)
     return store.verify(row, thorough=True) is None
 
 
@@ -35,7 +35,7 @@ def contents(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path.name != ".lock")
 
 
-def test_put_and_remove(store: ObjectStore, tmp_path: Path) -> None:
+def test_put_and_remove(store: Directory, tmp_path: Path) -> None:
     put(store, FILES)
     assert holds(store, FILES)
     assert not holds(store, OTHER)
@@ -45,7 +45,7 @@ def test_put_and_remove(store: ObjectStore, tmp_path: Path) -> None:
     assert contents(tmp_path) == []
 
 
-def test_put_replaces_what_is_damaged(store: ObjectStore) -> None:
+def test_put_replaces_what_is_damaged(store: Directory) -> None:
     put(store, FILES)
     (store.directory(FILES.digest) / "adapter_model.safetensors").write_bytes(b"damaged")
     assert not holds(store, FILES)
@@ -53,17 +53,17 @@ def test_put_replaces_what_is_damaged(store: ObjectStore) -> None:
     assert holds(store, FILES)
 
 
-def test_orphans_are_what_nobody_refers_to(store: ObjectStore) -> None:
+def test_what_lies_there_is_told_with_its_size(store: Directory) -> None:
     put(store, FILES)
     put(store, OTHER)
-    assert list(store.orphans({FILES.digest})) == [OTHER.digest]
+    assert store.sizes() == {FILES.digest: len(FILES.weights), OTHER.digest: len(OTHER.weights)}
 
 
 @pytest.mark.parametrize(
     ("number", "error"), [(errno.ENOSPC, StorageFull), (errno.EDQUOT, StorageFull), (errno.EIO, Internal)]
 )
 def test_a_failing_disk_leaves_nothing_behind(
-    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[Exception]
+    store: Directory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[Exception]
 ) -> None:
     def fail(_: int) -> None:
         raise OSError(number, os.strerror(number))
@@ -74,33 +74,30 @@ def test_a_failing_disk_leaves_nothing_behind(
     assert contents(tmp_path) == []
 
 
-def test_a_nearly_full_disk_is_left_alone(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nearly_full_disk_is_left_alone(store: Directory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage(1, 1, HEADROOM_BYTES + 5))
-    with pytest.raises(StorageFull, match=r"bytes free, of which [0-9,]+ are kept .* no room for another 6"):
+    with pytest.raises(StorageFull, match=r"bytes free, of which [0-9,]+ are kept .* no room for another 17"):
         put(store, FILES)
     assert contents(tmp_path) == []
 
 
-def test_only_what_the_dead_left_is_swept(store: ObjectStore, tmp_path: Path) -> None:
-    other = ObjectStore(tmp_path)  # as another process would have it
-    arriving = other.quarantine.stage()
-    arriving.write("adapter_config.json", b"{")
+def test_only_what_the_dead_left_is_swept(store: Directory, tmp_path: Path) -> None:
+    other = Directory(tmp_path)  # as another process would have it
+    arriving = other.stage(FILES)
     assert store.quarantine.sweep() == 0
-    arriving.write("adapter_config.json", b"}")
-    arriving.write("adapter_model.safetensors", b"weights")
-    arriving.finish()
-    other.publish(arriving)
-    assert read_bundle(store.directory(arriving.digest)).digest == arriving.digest
+    other.publish(FILES.digest, arriving)
+    assert read_bundle(store.directory(FILES.digest)) == FILES
+    other.stage(OTHER)
     os.close(other.quarantine._lock)  # its process dies
     assert store.quarantine.sweep() == 1
     assert contents(tmp_path / "incoming") == []
 
 
-def test_objects_know_their_catalogue(store: ObjectStore, tmp_path: Path) -> None:
+def test_objects_know_their_catalogue(store: Directory, tmp_path: Path) -> None:
     put(store, FILES)
     store.belong_to("one")
-    ObjectStore(tmp_path).belong_to("one")
+    Directory(tmp_path).belong_to("one")
     with pytest.raises(Internal, match="belong to the catalogue one, the database given is two"):
-        ObjectStore(tmp_path).belong_to("two")
-    assert list(store.orphans({FILES.digest})) == []
+        Directory(tmp_path).belong_to("two")
+    assert store.sizes().keys() == {FILES.digest}

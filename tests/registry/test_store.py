@@ -1,5 +1,4 @@
 import json
-import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,8 +23,9 @@ from service.errors import (
 from service.model.spec import TaskType
 from service.registry.bundle import read_weights
 from service.registry.catalogue import Transaction
-from service.registry.store import Addition, Published, Registry
-from tests.registry.bundles import AST, FINGERPRINT, VERIFICATION, WAV2VEC2, bundle, fields, write_files
+from service.registry.fit import Fit
+from service.registry.store import AdapterVersion, Published, Registry
+from tests.registry.bundles import AST, FINGERPRINT, VERIFICATION, WAV2VEC2, bundle, fields
 from tests.registry.publishing import publish
 
 
@@ -53,7 +53,7 @@ def test_versions_count_and_activate(registry: Registry) -> None:
     assert registry.resolve("events@live") == third.version
     record = registry.record("events")
     assert (record.live, record.aliases, record.task_type) == (3, {"live": 3}, TaskType.CLASSIFICATION)
-    assert registry.records() == [record]
+    assert list(registry.walk()) == [record]
     assert hash(first.version) != hash(second.version)
 
 
@@ -73,11 +73,11 @@ def test_files_come_back_byte_for_byte_after_restart(registry: Registry, tmp_pat
     version = reopened.resolve("events@canary")
     assert version == published
     assert version.verified
-    assert reopened.config_bytes(version) == files.config
+    assert version.config == files.config
     assert reopened.weights_path(version).read_bytes() == files.weights
     assert reopened.card_bytes(version) == files.card
     assert version.weights_bytes == len(files.weights)
-    assert reopened.records() == registry.records()
+    assert list(reopened.walk()) == list(registry.walk())
 
 
 def test_load_gives_the_tensors(registry: Registry) -> None:
@@ -122,16 +122,16 @@ def test_refused_uploads_leave_nothing(
     config = json.dumps(fields(**changes)).encode()
     with pytest.raises(error):
         registry.publish(name, config, bundle().weights)
-    assert registry.records() == []
+    assert list(registry.walk()) == []
     assert list((tmp_path / "data" / "objects").glob("[!.]*")) == []
 
 
 def test_a_quota_is_judged_where_a_version_would_be_added(registry: Registry, tmp_path: Path) -> None:
-    judged: list[tuple[int, Addition]] = []
+    judged: list[tuple[int, int]] = []
 
-    def one(transaction: Transaction, addition: Addition) -> None:
-        there = len(transaction.adapter(addition.name).versions)
-        judged.append((there, addition))
+    def one(transaction: Transaction, size: int) -> None:
+        there = len(transaction.adapter("events").versions)
+        judged.append((there, size))
         if there:
             raise StorageFull("one version is allowed")
 
@@ -141,8 +141,8 @@ def test_a_quota_is_judged_where_a_version_would_be_added(registry: Registry, tm
     with pytest.raises(StorageFull, match="one version is allowed"):
         registry.publish("events", other.config, other.weights, quota=one)
     assert judged == [
-        (0, Addition("events", files.digest, len(files.config + files.weights + (files.card or b"")))),
-        (1, Addition("events", other.digest, len(other.config + other.weights))),
+        (0, len(files.config + files.weights + (files.card or b""))),
+        (1, len(other.config + other.weights)),
     ]
     assert [version.version for version in registry.record("events").versions] == [1]
     assert objects(registry, registry.resolve("events")) == {files.digest.removeprefix("sha256:")}
@@ -193,10 +193,10 @@ def test_aliases_roll_back_and_forward(registry: Registry) -> None:
 )
 def test_refused_changes(registry: Registry, call: Any, error: type[Exception]) -> None:
     publish(registry, bundle())
-    before = registry.records()
+    before = list(registry.walk())
     with pytest.raises(error):
         call(registry)
-    assert registry.records() == before
+    assert list(registry.walk()) == before
 
 
 def test_deleting_a_version_takes_its_aliases_and_files(registry: Registry, tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_numbers_are_never_used_again(registry: Registry, tmp_path: Path) -> Non
     revived = publish(registry, bundle(seed=1), activate=False)
     assert (revived.version.version, revived.created, revived.live) == (3, True, False)
     registry.delete_adapter("events")
-    assert registry.records() == []
+    assert list(registry.walk()) == []
     again = publish(Registry(tmp_path / "data", AST), bundle(seed=2), activate=False)
     assert (again.version.version, again.created, again.live) == (4, True, True)
 
@@ -246,6 +246,20 @@ def test_concurrent_uploads_of_the_same_bytes_give_one_version(registry: Registr
         answers = list(pool.map(lambda _: publish(registry, files), range(8)))
     assert {answer.version.version for answer in answers} == {1}
     assert sum(answer.created for answer in answers) == 1
+
+
+def test_what_a_slow_reader_found_before_a_change_is_not_kept(registry: Registry) -> None:
+    first, found, check = publish(registry, bundle(seed=1)).version, [], Fit.check_fit
+
+    def changed_meanwhile(fit: Fit, version: AdapterVersion) -> None:
+        check(fit, version)
+        patch.undo()
+        found.append(publish(registry, bundle(seed=2)).version)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Fit, "check_fit", changed_meanwhile)
+        assert registry.resolve("events") == first
+    assert [registry.resolve("events")] == found
 
 
 def test_readers_never_see_a_version_half_there(registry: Registry) -> None:
@@ -323,43 +337,9 @@ def test_another_backbone_lists_and_refuses(registry: Registry, tmp_path: Path) 
 def test_smaller_slots_than_before_list_and_refuse(registry: Registry, tmp_path: Path) -> None:
     publish(registry, bundle())
     smaller = Registry(tmp_path / "data", AST, max_prompt_length=2)
-    assert len(smaller.records()) == 1
+    assert len(list(smaller.walk())) == 1
     with pytest.raises(AdapterFailed, match="prompt_length"):
         smaller.resolve("events")
-
-
-def test_register_directory(registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    bundles = tmp_path / "bundles"
-    write_files(bundles / "a-good", bundle("events", seed=1))
-    write_files(bundles / "b-good", bundle("sounds", seed=1))
-    write_files(bundles / "c-foreign", bundle("foreign", backbone__hidden_size=32))
-    (bundles / "d-empty").mkdir()
-    (bundles / ".hidden").mkdir()
-    (bundles / "README.md").write_text("not a bundle")
-    with caplog.at_level(logging.ERROR):
-        good, sounds, foreign, empty = registry.register_directory(bundles)
-    assert good.published == Published(registry.resolve("events"), created=True, live=True)
-    assert sounds.directory == "b-good"
-    assert "backbone.hidden_size" in (foreign.problem or "")
-    assert "missing" in (empty.problem or "")
-    assert len(caplog.records) == 2
-    again = registry.register_directory(bundles)
-    assert again[0].published == replace(good.published, created=False)
-
-
-def test_registering_respects_rollbacks_and_deletions(registry: Registry, tmp_path: Path) -> None:
-    write_files(tmp_path / "bundles" / "one", bundle(seed=1))
-    registry.register_directory(tmp_path / "bundles")
-    publish(registry, bundle(seed=2))
-    registry.register_directory(tmp_path / "bundles")
-    assert registry.record("events").live == 2
-    registry.delete_version("events", 1)
-    (deleted,) = registry.register_directory(tmp_path / "bundles")
-    assert (deleted.published, deleted.problem) == (None, None)
-    assert [version.version for version in registry.record("events").versions] == [2]
-    registry.delete_adapter("events")
-    registry.register_directory(tmp_path / "bundles")
-    assert registry.records() == []
 
 
 def test_orphans_go_at_start(registry: Registry, tmp_path: Path) -> None:
@@ -368,8 +348,3 @@ def test_orphans_go_at_start(registry: Registry, tmp_path: Path) -> None:
     orphan.mkdir()
     Registry(tmp_path / "data", AST)
     assert objects(registry, version) == {version.digest.removeprefix("sha256:")}
-
-
-def test_register_directory_that_is_not_there(registry: Registry, tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="not a directory"):
-        registry.register_directory(tmp_path / "none")

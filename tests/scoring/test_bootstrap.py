@@ -35,6 +35,18 @@ def test_accuracy_has_the_binomial_interval() -> None:
     assert found.intervals["map"][0] < found.intervals["map"][1]
 
 
+def test_groups_are_resampled_where_there_are_enough() -> None:
+    """Eight copies of each of 50 clips say no more than the 50 do; of nine groups, clips are resampled."""
+    scores, hot, targets = clips(50, 0.7)
+    copies = [np.repeat(each, 8, axis=0) for each in (scores, hot, targets)]
+    alone = class_intervals(scores, hot, targets, replicates=500)
+    grouped = class_intervals(*copies, replicates=500, groups=np.repeat(np.arange(50), 8))
+    few = class_intervals(*copies, replicates=500, groups=np.repeat(np.arange(8), 50))
+    assert (alone.resampled, grouped.resampled, few.resampled) == ("clips", "groups", "clips")
+    assert grouped.intervals["accuracy"] == pytest.approx(alone.intervals["accuracy"], abs=1e-9)
+    assert few == class_intervals(*copies, replicates=500)
+
+
 def test_intervals_are_the_seeds_own() -> None:
     a, b, c = (class_intervals(*clips(50, 0.7), replicates=300, seed=seed) for seed in (1, 1, 2))
     assert a == b

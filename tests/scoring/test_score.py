@@ -118,6 +118,12 @@ def test_activate_known_values() -> None:
     assert activate([0.0, np.log(3.0)], "sigmoid") == pytest.approx([0.5, 0.75])
 
 
+def test_temperature_divides() -> None:
+    assert activate([0.0, 2 * np.log(3.0)], "softmax", 2.0) == pytest.approx([0.25, 0.75])
+    with pytest.raises(ValueError, match="above 0"):
+        activate([1.0], "softmax", 0.0)
+
+
 @given(hnp.arrays(np.float32, (3, 4), elements=st.floats(-1000, 1000, width=32)))
 def test_activate_stays_finite(logits: np.ndarray) -> None:
     softmax, sigmoid = activate(logits, "softmax"), activate(logits, "sigmoid")

@@ -1,6 +1,7 @@
 """The states of a speaker and every way from one to another, by the store and by time."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from service.errors import InvalidRequest, SpeakerOptedOut
 from service.speakers.speaker import Status, require_speaker
 from tests.speakers.world import ACME, FIRST, OTHER, SECOND, World, told, world_of
 
+EASIER = replace(SECOND, enrol_seconds=1.0)
 Step = Callable[[World], object]
 
 
@@ -72,6 +74,15 @@ JOURNEYS: dict[str, tuple[list[Step], Status]] = {
     "looked at in time": ([lasting(10), enrolled(3.0), later(9), looked_at, later(9)], Status.EXPIRED),
     "not used": ([lasting(10), enrolled(3.0), later(10)], Status.EXPIRED),
     "not used and swept": ([lasting(10), enrolled(3.0), later(11), swept], Status.EXPIRED),
+    "pending by another version": ([enrolled(1.0, voice=SECOND)], Status.PENDING),
+    "by a version that needed less": ([enrolled(1.0, voice=EASIER)], Status.STALE),
+    "pending, not used": ([lasting(10), enrolled(1.0), later(10)], Status.PENDING),
+    "pending, not used and swept": ([lasting(10), enrolled(1.0), later(11), swept], Status.PENDING),
+    "pending by one version, expired": (
+        [lasting(10), enrolled(9.0, voice=SECOND), enrolled(1.0), later(11)],
+        Status.PENDING,
+    ),
+    "stale and not used": ([lasting(10), enrolled(3.0, voice=SECOND), later(11)], Status.EXPIRED),
     "stale and expired": ([lasting(10), enrolled(3.0, voice=SECOND), later(11), swept], Status.EXPIRED),
     "given longer in time": ([lasting(10), enrolled(3.0), later(9), lasting(20), later(9)], Status.ENROLLED),
     "given shorter": ([enrolled(3.0), later(9), lasting(5)], Status.EXPIRED),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select
 
+from service.attempts import Attempt
 from service.database import Database, open_database
 from service.errors import (
     Conflict,
@@ -20,7 +21,7 @@ from service.errors import (
     ServiceError,
     UnknownSpeaker,
 )
-from service.speakers.journal import Attempt, By
+from service.speakers.journal import By
 from service.speakers.speaker import Consent
 from service.speakers.store import MAX_ENROLMENTS, Terms
 from service.speakers.tables import enrolments, keys, metadata, uses
@@ -102,16 +103,46 @@ def test_deletion_takes_everything_but_the_opt_out(world: World) -> None:
 
 
 def test_an_enrolment_under_way_does_not_bring_back_who_was_deleted(world: World) -> None:
+    nobody = world.store.removals("acme", "ann")
     world.enrol("ann", 3.0)
-    number = world.store.number("acme", "ann")
+    known = world.store.removals("acme", "ann")
     world.store.delete(ACME, "ann")
-    with pytest.raises(Conflict):
-        world.enrol("ann", 3.0, number=number)
-    assert not world.store.look("acme", "ann").enrolments
+    for before in (nobody, known):
+        with pytest.raises(Conflict):
+            world.enrol("ann", 3.0, removals=before)
+    assert not world.store.look("acme", "ann").is_known
     world.enrol("ann", 3.0)  # a new person of that id
-    with pytest.raises(Conflict):
-        world.enrol("ann", 3.0, number=number)
+    for before in (nobody, known):
+        with pytest.raises(Conflict):
+            world.enrol("ann", 3.0, removals=before)
     assert len(world.store.look("acme", "ann").enrolments) == 1
+
+
+def test_an_enrolment_from_before_an_opt_out_does_not_outlast_it(world: World) -> None:
+    world.enrol("ann", 3.0)
+    before = world.store.removals("acme", "ann")
+    world.store.opt_out(ACME, "ann", told)
+    world.store.opt_in(ACME, "ann", told)
+    with pytest.raises(Conflict):
+        world.enrol("ann", 3.0, removals=before)
+    assert not world.store.look("acme", "ann").enrolments
+
+
+def test_first_enrolments_at_the_same_time_are_both_kept(world: World) -> None:
+    before = world.store.removals("acme", "ann")
+    for _ in range(2):
+        world.enrol("ann", 3.0, removals=before)
+    assert len(world.store.look("acme", "ann").enrolments) == 2
+
+
+def test_asking_for_an_unknown_id_leaves_no_trace(world: World) -> None:
+    world.enrol("ann", 3.0)
+    world.store.delete(ACME, "ann")
+    rows = count(world, "speaker_uses")
+    world.store.judge(ACME, "ann", FIRST, lambda speaker, found: (None, "speaker_not_enrolled"))
+    world.enrol("ann", 0.0)
+    world.store.opt_in(ACME, "ann", told)
+    assert count(world, "speaker_uses") == rows
 
 
 def test_a_speaker_has_so_many_enrolments(world: World) -> None:
@@ -157,7 +188,7 @@ def test_everybody_at_once_is_one_after_another(world: World) -> None:
             name = names[(at + step) % 2]
             try:
                 if (at + step) % 3 < 2:
-                    world.enrol(name, 1.0, number=world.store.number("acme", name))
+                    world.enrol(name, 1.0, removals=world.store.removals("acme", name))
                 else:
                     world.store.delete(ACME, name)
             except (Conflict, UnknownSpeaker) as error:
@@ -246,6 +277,13 @@ def test_ids_come_in_one_order(world: World) -> None:
 # The files of SQLite
 
 
+def test_the_words_of_a_consent_go_with_it(on_disk: World, tmp_path: Path) -> None:
+    on_disk.store.put(ACME, "ann", {"consent": Consent("Jo", on_disk.clock(), "her very own words")}, told)
+    assert holds(tmp_path, b"her very own words")
+    on_disk.store.put(ACME, "ann", {"consent": None}, told)
+    assert not holds(tmp_path, b"her very own words")
+
+
 def holds(directory: Path, needle: bytes) -> bool:
     return any(needle in path.read_bytes() for path in directory.iterdir())
 
@@ -257,7 +295,7 @@ def stored(world: World, name: str) -> list[bytes]:
     return [bytes(value) for row in found for value in (row.vector, row.wrapped_key)]
 
 
-@pytest.mark.parametrize("how", ["delete", "delete_enrolment", "opt_out", "expire"])
+@pytest.mark.parametrize("how", ["delete", "delete_enrolment", "opt_out", "expire", "expire by enrol", "expire by put"])
 def test_what_is_deleted_leaves_no_page(on_disk: World, tmp_path: Path, how: str) -> None:
     on_disk.enrol("keeper", 3.0)
     on_disk.store.put(ACME, "goner", {"lifetime": timedelta(days=1)}, told)
@@ -277,6 +315,12 @@ def test_what_is_deleted_leaves_no_page(on_disk: World, tmp_path: Path, how: str
         case "expire":
             on_disk.clock.pass_by(days=2)
             on_disk.store.sweep(timedelta(days=365))
+        case "expire by enrol":
+            on_disk.clock.pass_by(days=2)
+            on_disk.enrol("goner", 3.0)
+        case "expire by put":
+            on_disk.clock.pass_by(days=2)
+            on_disk.store.put(ACME, "goner", {"lifetime": timedelta(days=9)}, told)
     assert not any(holds(tmp_path, needle) for needle in needles)
     assert all(holds(tmp_path, needle) for needle in stored(on_disk, "keeper"))
 

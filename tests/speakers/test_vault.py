@@ -60,21 +60,34 @@ def test_the_first_key_encrypts_and_all_decrypt() -> None:
         Vault([NEW]).decrypt(stored, PLACE)
 
 
-def test_a_message_is_for_its_purpose_and_this_service() -> None:
-    text = Vault([OLD]).seal_message("voiceprint", b"content")
-    assert Vault([NEW, OLD]).open_message("voiceprint", text) == b"content"
+def test_a_sealed_vector_is_for_its_domain_version_and_service() -> None:
+    vector = np.arange(4, dtype=np.float32)
+    text = Vault([OLD]).seal("acme", "sha256:1", vector)
+    assert Vault([NEW, OLD]).unseal("acme", "sha256:1", text).tolist() == vector.tolist()
+    assert Vault([OLD]).seal("acme", "sha256:1", vector) != text
     middle = len(text) // 2
     changed = text[:middle] + ("A" if text[middle] != "A" else "B") + text[middle + 1 :]
-    for vault, purpose, sealed in (
-        (Vault([NEW]), "voiceprint", text),
-        (Vault([OLD]), "something else", text),
-        (Vault([OLD]), "voiceprint", changed),
-        (Vault([OLD]), "voiceprint", ""),
-        (Vault([OLD]), "voiceprint", text[:12]),
-        (Vault([OLD]), "voiceprint", "é"),
+    for vault, domain, digest, sealed in (
+        (Vault([NEW]), "acme", "sha256:1", text),
+        (Vault([OLD]), "other", "sha256:1", text),
+        (Vault([OLD]), "acme", "sha256:2", text),
+        *[
+            (Vault([OLD]), "acme", "sha256:1", wrong)
+            for wrong in (
+                changed,
+                text[:-4],
+                text + "AAAA",
+                text[:12],
+                "",
+                "no base 64!",
+                "ä",
+                text + "!!!!",
+                text[:5] + "! !\n" + text[5:],
+            )
+        ],
     ):
-        with pytest.raises(InvalidRequest, match="none of this service's"):
-            vault.open_message(purpose, sealed)
+        with pytest.raises(InvalidRequest):
+            vault.unseal(domain, digest, sealed)
 
 
 def test_a_key_file_is_made_once_for_its_user_only(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class World:
         *seconds: float,
         voice: Voice = FIRST,
         by: By = ACME,
-        number: int | None = None,
+        removals: frozenset[str] | None = None,
         terms: Terms | None = None,
         needs_consent: bool = False,
     ) -> Speaker:
@@ -64,7 +64,9 @@ class World:
             found.append(enrolled)
             return f"{enrolled.id} {enrolled.speech_seconds(voice.digest):g}"
 
-        self.store.enrol(by, speaker, voice, clips, tell, number=number, needs_consent=needs_consent, terms=terms)
+        if removals is None:
+            removals = self.store.removals(by.domain, speaker)
+        self.store.enrol(by, speaker, voice, clips, tell, removals=removals, needs_consent=needs_consent, terms=terms)
         return found[0] if found else self.store.look(by.domain, speaker)
 
 

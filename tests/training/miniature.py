@@ -12,6 +12,38 @@ from tests.synthesis import encode
 RATE = 16_000
 WORDS = ("up", "zoom in", "zero")
 
+# The `[data]` tables of the sets below.
+ESC = {
+    "kind": "csv",
+    "tables": [{"path": "meta/esc50.csv", "file": "audio/{filename}"}],
+    "label": "category",
+    "split": "fold",
+    "parts": {"train": ["1", "2"], "selection": ["3"], "report": ["4"]},
+}
+KEYWORDS = {
+    "kind": "csv",
+    "tables": [{"path": "train.csv", "part": "train"}, {"path": "val.csv", "part": "report"}],
+    "label": "class",
+    "pattern": "(?P<speaker>[^/_]+)_[^/]*$",
+    "held_out": 1,
+}
+DIGITS = {
+    "kind": "csv",
+    "tables": [{"path": "metadata.csv", "file": "{filename}"}],
+    "label": "digit",
+    "held_out": 1,
+    "parts": {"train": ["train"], "report": ["val"]},
+}
+SPEAKERS = {
+    "kind": "csv",
+    "tables": [{"path": "train.csv", "file": "wav/{path}"}],
+    "label": "speaker",
+    "held_out": 2,
+    "trials": {"clean": "veri_test.txt", "hard": "veri_test_hard.txt"},
+    "condition": "noise15db.csv",
+    "condition_noise": "../noise",
+}
+
 
 def chord(pitch: float, seconds: float, seed: int) -> NDArray[np.float32]:
     """Two tones an octave apart in a little noise, at a level and phase of the seed's own."""
@@ -77,14 +109,14 @@ def make_digits(root: Path, takes: int = 3) -> Path:
 
 def make_speakers(root: Path, speakers: int = 6, clips: int = 5) -> Path:
     """Speakers at pitches of their own, two more for the report; noises beside, one of them of the condition."""
-    lines = []
+    rows = []
     for speaker in range(speakers + 2):
         for clip in range(clips):
             file = f"S{speaker:03d}/{clip}.flac"
             write_clip(root / "wav" / file, 200 * 1.4**speaker, 0.6 + 0.1 * clip, seed=speaker * 100 + clip)
             if speaker < speakers:
-                lines.append(f"S{speaker:03d} {file}")
-    (root / "train_list.txt").write_text("\n".join(lines) + "\n")
+                rows.append({"path": file, "speaker": f"S{speaker:03d}"})
+    write_table(root / "train.csv", rows)
     a, b = f"S{speakers:03d}", f"S{speakers + 1:03d}"
     trials = [f"1 {who}/0.flac {who}/{clip}.flac" for who in (a, b) for clip in range(1, clips)]
     trials += [f"0 {a}/{clip}.flac {b}/{clip}.flac" for clip in range(clips)]
@@ -178,6 +210,24 @@ def make_table(root: Path, clips: int = 6, separator: str = "") -> Path:
             write_clip(root / name, 900 / 3**target, seed=target * 100 + number)
             both = separator and number % 3 == 0
             split = "test" if number == clips - 1 else "val" if number == clips - 2 else "train"
-            rows.append({"path": name, "label": f"high{separator} low" if both else label, "split": split})
+            rows.append({"file": name, "label": f"high{separator} low" if both else label, "split": split})
     write_table(root / "clips.csv", rows)
     return root
+
+
+def write_toml(path: Path, tables: dict[str, Any]) -> Path:
+    """A recipe of plain values as a TOML file."""
+    top = [f"{key} = {_toml(value)}" for key, value in tables.items() if not isinstance(value, dict)]
+    for name, table in tables.items():
+        if isinstance(table, dict):
+            top += [f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
+    path.write_text("\n".join(top) + "\n", encoding="utf-8")
+    return path
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml, value))}]"
+    return f"'{value}'" if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)

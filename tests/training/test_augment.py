@@ -51,8 +51,30 @@ def test_same_seed_same_clip() -> None:
 
 
 def test_nothing_asked_nothing_changed() -> None:
-    out = augmenter(Augmentation(crop=False), 16_000)(CLIP, np.random.default_rng(0))
+    out = augmenter(Augmentation(), len(CLIP))(CLIP, np.random.default_rng(0))
     np.testing.assert_array_equal(out, CLIP)
+
+
+def test_pieces_hold_what_is_loud() -> None:
+    clip = np.concatenate((np.zeros(30_000, np.float32), CLIP[:1_600], np.zeros(30_000, np.float32)))
+    pieces = [augmenter(Augmentation(piece=0.3), 16_000)(clip, np.random.default_rng(seed)) for seed in range(20)]
+    lengths = {len(piece) for piece in pieces}
+    assert min(lengths) >= 4_800
+    assert max(lengths) <= 16_000
+    assert len(lengths) > 10
+    assert all(np.sqrt(np.mean(piece**2)) > 0.01 for piece in pieces)
+    short = augmenter(Augmentation(piece=0.3), 16_000)(CLIP[:500], np.random.default_rng(0))
+    np.testing.assert_array_equal(short, CLIP[:500])
+
+
+def test_background_is_noise_at_any_level_or_silence() -> None:
+    made = [augmenter(Augmentation(background=0.5), 8_000).background(np.random.default_rng(n)) for n in range(60)]
+    assert {len(one) for one in made} == {8_000}
+    levels = np.array([20 * np.log10(np.sqrt(np.mean(one.astype(np.float64) ** 2)) + 1e-12) for one in made])
+    silent = levels < -200
+    assert 1 <= silent.sum() <= 15
+    assert (levels[~silent] >= -75.1).all()
+    assert (levels[~silent] <= -24.9).all()
 
 
 def test_clip_itself_is_never_written_to() -> None:
@@ -115,6 +137,14 @@ def test_a_telephone_cuts_off_at_4_khz() -> None:
     assert len(narrow) == len(white)
     assert after[5_000:].max() < 0.02 * before[4_400:].max()
     np.testing.assert_allclose(after[:3_000], before[:3_000], rtol=0.2, atol=3)
+
+
+@pytest.mark.parametrize("key", ["telephone", "room", "noise", "codec"])
+def test_a_chance_is_one(key: str) -> None:
+    clip = CLIP[:1600]
+    made = augmenter(Augmentation.model_validate({key: 0.3}), 1600)
+    changed = [not np.array_equal(made(clip, np.random.default_rng(seed)), clip) for seed in range(200)]
+    assert np.mean(changed) == pytest.approx(0.3, abs=0.1)
 
 
 def test_coloured_noise_falls_with_frequency() -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from service.training.answers import ClassAnswers, TrialAnswers
-from service.training.datasets.dataset import Trial
+from service.training.datasets.dataset import Span, Trial
 from service.training.datasets.trials import speakers_of
 from service.training.figures import class_detail, class_figures, trial_figures
 
@@ -56,7 +56,7 @@ def test_trial_intervals_hold_the_figure() -> None:
 
 
 def test_speakers_are_those_that_target_trials_join() -> None:
-    a, b, c, d, e = (Path(name) for name in "abcde")
+    a, b, c, d, e = (Span(Path(name)) for name in "abcde")
     trials = [Trial(True, a, b), Trial(False, a, d), Trial(True, c, b), Trial(False, e, c), Trial(True, d, d)]
     assert speakers_of(trials).tolist() == [[0, 0], [0, 1], [0, 0], [2, 0], [1, 1]]
 

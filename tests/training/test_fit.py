@@ -14,7 +14,7 @@ from service.training.fit import Fit, TrainingDiverged, learning_rate
 from service.training.methods import of_method
 from service.training.recipe import Optimiser, Recipe, parse_recipe
 from service.training.recordings import Recordings
-from tests.training.miniature import make_keywords
+from tests.training.miniature import KEYWORDS, make_keywords
 
 
 def make_fit(backbone: Backbone, root: Path, **tables: object) -> Fit:
@@ -22,7 +22,7 @@ def make_fit(backbone: Backbone, root: Path, **tables: object) -> Fit:
         {
             "name": "kw",
             "task": "classification",
-            "data": {"kind": "keywords", "selection_speakers": 1},
+            "data": KEYWORDS,
             "input": {"window_frames": 50, "mean": -7.0, "std": 4.0},
             "optimiser": {"epochs": 2, "batch": 4, "lr": 1e-2},
             **tables,
@@ -50,6 +50,8 @@ def test_cosine_schedule_ends_at_nothing() -> None:
     options = Optimiser(lr=2.0, epochs=10, schedule="cosine")
     assert learning_rate(options, 1) == 2.0
     assert learning_rate(options, 6) == pytest.approx(1.0)
+    warming = options.model_copy(update={"warm_up": 1.0})
+    assert learning_rate(warming, 1, step=0.25) == 0.25 * 2.0  # the first of four steps learns too
     assert learning_rate(options, 11) == pytest.approx(0.0)
 
 
@@ -105,7 +107,7 @@ def test_every_part_of_version_2_learns(tiny_ast: Backbone, tmp_path: Path, view
 @pytest.mark.parametrize("method", ["lora", "dora", "prefix", "ia3", "bitfit"])
 def test_every_family_learns(method: str, tiny_wav2vec2: Backbone, tmp_path: Path) -> None:
     optimiser = {"epochs": 6, "batch": 4, "lr": 2e-2, "weight_decay": 0.0}
-    table = of_method({"adapter": {"dropout": 0.0}, "optimiser": optimiser}, method)
+    table = of_method({"adapter": {"dropout": 0.0}, "optimiser": optimiser}, method, {})
     fit = make_fit(tiny_wav2vec2, tmp_path, **table)
     start = fit.snapshot().to_tensors()
     losses = [fit.run_epoch(epoch) for epoch in range(1, 7)]

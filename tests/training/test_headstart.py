@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from service.training.headstart import class_means, discriminants
+from service.training.headstart import _folds, class_means, classifier, discriminants
 
 
 def clouds(rows: int = 2000) -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,3 +37,30 @@ def test_first_directions_are_those_that_part_speakers() -> None:
 def test_more_outputs_than_dimensions_are_refused() -> None:
     with pytest.raises(ValueError, match="embedding_dim 7 is larger"):
         discriminants(*clouds(50), 7)
+
+
+def test_a_classifier_is_as_sure_as_clips_left_out_allow() -> None:
+    values, classes = clouds()
+    weight, bias = classifier(values, classes, torch.arange(2000))
+    fresh = values + torch.tensor([0.0, 0.0, 3.0, -3.0, 3.0, 3.0])  # the same, elsewhere in what says nothing
+    logits = fresh @ weight.T + bias
+    assert float((logits.argmax(dim=1) == classes).float().mean()) > 0.95
+    generator = torch.Generator().manual_seed(1)
+    noise, labels = torch.randn(40, 30, generator=generator), torch.arange(40) % 4
+    unsure, _ = classifier(noise, labels, torch.arange(40))  # in as many dimensions as there are rows of a fit
+    sure, _ = classifier(noise, labels, labels)  # a clip a class: nothing can be left out
+    heard, held = noise @ unsure.T, torch.randn(400, 30, generator=generator) @ unsure.T
+    assert float(heard.argmax(dim=1).eq(labels).float().mean()) > 0.8  # what it was fitted to
+    assert float(held.softmax(dim=1).max(dim=1).values.mean()) < 0.5  # of nothing it is not sure
+    torch.testing.assert_close(sure, unsure)  # the highest temperature, both
+
+
+def test_copies_of_a_clip_are_left_out_with_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clips = torch.arange(12).repeat_interleave(3)
+    values, labels = torch.randn(12, 20, generator=generator)[clips], clips % 3
+    assert _folds(labels, clips).tolist() == (torch.arange(12) // 3).repeat_interleave(3).tolist()
+    told, _ = classifier(values, labels, clips)
+    believed, _ = classifier(values, labels, torch.arange(36))  # each copy's others are still in the fit
+    assert float(believed.norm()) > 3 * float(told.norm())
+    assert _folds(torch.tensor([0, 0, 1]), torch.tensor([4, 7, 9])).tolist() == [0, 1, -1]

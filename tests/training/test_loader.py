@@ -7,7 +7,7 @@ import torch
 from service.audio.features import PLAIN_SAMPLES, InputSpec
 from service.training.batches import Batches, Made
 from service.training.cache import ArrayCache
-from service.training.datasets.dataset import Clip
+from service.training.datasets.dataset import Clip, Span
 from service.training.loader import Loader, default_workers
 from service.training.recipe import Augmentation
 from service.training.recordings import Recordings
@@ -19,7 +19,7 @@ def batches(tmp_path: Path) -> Batches:
     paths = [tmp_path / f"{index}.flac" for index in range(8)]
     for index, path in enumerate(paths):
         write_clip(path, 300 + 100 * index, seconds=0.5)
-    clips = tuple(Clip(path, index, "") for index, path in enumerate(paths))
+    clips = tuple(Clip(Span(path), index, "") for index, path in enumerate(paths))
     recipe = Augmentation(gain=6, noise=0.5, mixup=0.5, speed=0.1)
     return Batches(clips, Recordings(), recipe, (), InputSpec(50, short="repeat"), PLAIN_SAMPLES, size=3, seed=1)
 
@@ -44,13 +44,13 @@ def test_workers_change_nothing(batches: Batches) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_file_that_vanishes_is_left_out_and_named(batches: Batches, workers: int) -> None:
     (gone, *_), *_ = batches.epoch(1)
-    path = batches.clips[gone.clip].path
-    path.unlink()
+    span = batches.clips[gone.clip].span
+    span.path.unlink()
     plain = replace(batches, augmentation=Augmentation())
     steps = made(plain, workers)
     assert [len(each.picks) for each in steps] == [2, 3, 2]
-    assert set(batches.recordings.faults) == {path}
-    assert "No such file" in batches.recordings.faults[path]
+    assert set(batches.recordings.faults) == {span}
+    assert "No such file" in batches.recordings.faults[span]
 
 
 def test_cached_features_are_the_same(batches: Batches, tmp_path: Path) -> None:
@@ -69,12 +69,12 @@ def test_cached_features_are_the_same(batches: Batches, tmp_path: Path) -> None:
 
 def test_cached_recordings_are_the_same(batches: Batches, tmp_path: Path) -> None:
     cache = ArrayCache(tmp_path / "cache")
-    path = batches.clips[0].path
-    plain = batches.recordings.samples(path)
+    span = batches.clips[0].span
+    plain = batches.recordings.samples(span)
     for _ in range(2):
-        assert (Recordings(cache=cache).samples(path) == plain).all()
-    write_clip(path, 999, seconds=0.4)  # another recording in its place
-    assert len(Recordings(cache=cache).samples(path)) != len(plain)
+        assert (Recordings(cache=cache).samples(span) == plain).all()
+    write_clip(span.path, 999, seconds=0.4)  # another recording in its place
+    assert len(Recordings(cache=cache).samples(span)) != len(plain)
 
 
 def test_default_leaves_a_core_to_train() -> None:

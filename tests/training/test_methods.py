@@ -2,13 +2,13 @@ from typing import Any
 
 import pytest
 
-from service.training.methods import COMPARED, METHODS, merge
+from service.training.methods import METHODS, merge
 from service.training.recipe import BadRecipe, Recipe, parse_recipe
 
 GOOD: dict[str, Any] = {
     "name": "kw",
     "task": "classification",
-    "data": {"kind": "keywords"},
+    "data": {"kind": "csv"},
     "input": {"window_frames": 128},
     "adapter": {"prompt_length": 4, "bottleneck_dim": 32},
     "optimiser": {"lr": 1e-3, "batch": 8},
@@ -48,6 +48,21 @@ def test_overrides_are_laid_over_the_recipe() -> None:
     assert (full.lr, full.batch) == (1e-5, 8)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_that_is_set_is_the_method_that_is_chosen(method: str) -> None:
+    table = {**GOOD, "adapter": {"input_prompt": 5}}
+    assert parse_recipe(table, changes={"method": method}) == parse_recipe(table, method=method)
+
+
+def test_what_is_set_wins_over_what_a_method_differs_in() -> None:
+    assert parse_recipe(GOOD, method="full", changes={"optimiser": {"lr": 0.5}}).optimiser.lr == 0.5
+    changes = {"methods": {"full": {"optimiser": {"batch": 4}}}}
+    assert parse_recipe(GOOD, method="full", changes=changes).optimiser.batch == 4
+    assert parse_recipe(GOOD, changes=changes).optimiser.batch == 8
+    with pytest.raises(BadRecipe, match=r"adapter\.prompt_length: method 'linear' does not train it"):
+        parse_recipe(GOOD, method="linear", changes={"adapter": {"prompt_length": 3}})
+
+
 def test_merge_leaves_its_arguments_alone() -> None:
     below = {"a": {"b": 1, "c": 2}, "d": 3}
     assert merge(below, {"a": {"b": 9}, "e": 4}) == {"a": {"b": 9, "c": 2}, "d": 3, "e": 4}
@@ -72,8 +87,8 @@ def test_refuses(change: dict[str, Any], said: str) -> None:
 
 
 def test_every_method_has_a_word() -> None:
-    assert (*COMPARED, "lora", "dora", "prefix", "ia3", "bitfit") == METHODS
-    assert COMPARED == ("ipet", "prompt", "adapter", "input-prompt", "linear", "full")
+    papers = ("ipet", "prompt", "adapter", "input-prompt", "linear", "full")
+    assert (*papers, "lora", "dora", "prefix", "ia3", "bitfit") == METHODS
 
 
 def test_families_have_their_usual_sizes_and_the_recipes_own() -> None:

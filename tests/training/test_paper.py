@@ -11,7 +11,7 @@ from service.training.fit import learning_rate
 from service.training.losses import SpeakerLoss
 from service.training.methods import METHODS
 from service.training.recipe import Recipe, read_recipe
-from service.training.shipped import COLUMNS, find_recipe, recipe_rows, shipped_recipes
+from service.training.shipped import find_recipe, recipe_rows, recipe_table, shipped_recipes
 
 AST, WAV2VEC2 = "MIT/ast-finetuned-audioset-10-10-0.4593", "facebook/wav2vec2-base"
 CLASSES = {"esc50": 50, "gtzan": 10, "speech-commands": 35, "voxceleb1": 1211, "fsd50k": 200}
@@ -146,10 +146,11 @@ def test_esc50_has_the_papers_0_676_million() -> None:
 
 def test_recipes_are_listed_and_found_by_name() -> None:
     assert set(PUBLISHED) <= set(shipped_recipes())
-    rows = {row[0]: row for row in recipe_rows()}
-    assert all(len(row) == len(COLUMNS) for row in rows.values())
-    assert rows["gtzan-ast"][COLUMNS.index("lr")] == "0.0045"
-    assert rows["gtzan-ast"][COLUMNS.index("lr (full)")] == "5e-05"
+    rows = {row["recipe"]: row for row in recipe_rows()}
+    assert (rows["gtzan-ast"]["lr"], rows["gtzan-ast"]["lr (full)"]) == ("0.0045", "5e-05")
+    assert (rows["gtzan-ast"]["frames"], rows["esc50-wav2vec2"]["backbone"]) == ("400", "wav2vec2-base")
+    assert rows["gtzan-ast"].keys() == rows["folders"].keys()
+    assert "gtzan-ast" in recipe_table()
     assert set(rows) == set(shipped_recipes())
 
 

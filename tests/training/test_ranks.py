@@ -4,8 +4,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ import torch
 from service.registry.bundle import read_bundle
 from service.training.loop import train
 from service.training.ranks import Ranks
-from tests.training.miniature import make_keywords
+from tests.training.miniature import make_keywords, write_toml
 from tests.training.test_loop import classifier
 
 
@@ -26,11 +26,38 @@ def test_alone_everything_is_its_own() -> None:
     ranks.close()
 
 
+def test_ranks_share_a_batch_and_weigh_gradients_by_rows() -> None:
+    """What a launcher's processes compute, one after the other."""
+    gathered: list[torch.Tensor] = []
+
+    def rank(index: int) -> Ranks:
+        ranks = Ranks("cpu")
+        ranks._accelerator = SimpleNamespace(num_processes=2, process_index=index, reduce=lambda flat, _: add(flat))
+        return ranks
+
+    def add(flat: torch.Tensor) -> torch.Tensor:
+        gathered.append(flat.clone())
+        return torch.stack(gathered).sum(dim=0)
+
+    batch = [1.0, 2.0, 3.0, 4.0, 6.0]
+    shares = [rank(index).share(batch) for index in (0, 1)]
+    assert sorted(shares[0] + shares[1]) == batch
+    assert [len(share) for share in shares] == [3, 2]
+    losses = []
+    for index in (0, 1):
+        parameter = torch.zeros(2, requires_grad=True)
+        mine = torch.tensor(shares[index])
+        loss = (mine[:, None] * parameter).sum(dim=1).mean() + mine.mean()
+        loss.backward()
+        losses.append(rank(index).mean([parameter], float(loss.detach()), len(shares[index])))
+    assert losses[1] == pytest.approx(3.2)  # of all five, whose shares have means of 10 / 3 and 3
+    assert parameter.grad is not None
+    assert parameter.grad.tolist() == pytest.approx([3.2, 3.2])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["ipet", "full"])
-def test_two_processes_train_what_one_trains(
-    write_recipe: Callable[..., Path], tiny_wav2vec2_dir: Path, tmp_path: Path, method: str
-) -> None:
+def test_two_processes_train_what_one_trains(tiny_wav2vec2_dir: Path, tmp_path: Path, method: str) -> None:
     """On the CPU through gloo, started as `accelerate launch` would; without dropout, whose noise differs."""
     data = make_keywords(tmp_path / "data", speakers=3, takes=2)
     tables = classifier(
@@ -40,7 +67,7 @@ def test_two_processes_train_what_one_trains(
         adapter={"prompt_length": 4, "bottleneck_dim": 8, "dropout": 0.0},
         optimiser={"epochs": 2, "batch": 5, "lr": 1e-4},
     )
-    recipe = write_recipe(**tables)
+    recipe = write_toml(tmp_path / "recipe.toml", tables)
     train(recipe, data, tmp_path / "one", device="cpu", dtype="float32", progress=False)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

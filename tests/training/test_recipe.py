@@ -1,4 +1,4 @@
-from collections.abc import Callable
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -6,11 +6,14 @@ import pytest
 
 from service.model.spec import TaskType
 from service.training.recipe import BadRecipe, parse_recipe, read_recipe
+from service.training.shipped import recipe_keys
+from service.training.sources import Table
+from tests.training.miniature import write_toml
 
 GOOD: dict[str, Any] = {
     "name": "kw",
     "task": "classification",
-    "data": {"kind": "keywords"},
+    "data": {"kind": "csv"},
     "input": {"window_frames": 128},
 }
 
@@ -38,17 +41,17 @@ def test_all_windows_have_a_word() -> None:
     [
         ({"colour": 1}, "colour: unknown key"),
         ({"optimiser": {"learning_rate": 1}}, "optimiser.learning_rate: unknown key"),
-        ({"data": {"kind": "keywords", "speakers": 1}}, "data.speakers: unknown key"),
-        ({"data": {"kind": "tapes"}}, "data"),
+        ({"data": {"kind": "csv", "speakers": 1}}, "data.speakers: unknown key"),
+        ({"data": {"kind": "tapes"}}, "data.kind: .*got 'tapes'"),
         ({"input": {}}, "input.window_frames: missing"),
         ({"optimiser": {"lr": -1}}, "optimiser.lr: .*got -1"),
         ({"name": "Not A Name"}, "name: .*Not A Name"),
-        ({"task": "verification"}, "does not go with data.kind 'keywords'"),
+        ({"task": "verification"}, r"data\.trials names lists for verification"),
         ({"loss": {"kind": "am_softmax"}}, "does not go with classification"),
-        ({"data": {"kind": "esc", "report_fold": 2}}, "report_fold 2"),
-        ({"data": {"kind": "esc", "selection_fold": 4}}, "selection_fold 4"),
-        ({"calibration": {"false_accept_rate": 0.01}}, "does not go with classification"),
-        ({"calibration": {"false_accept_rate": 0}}, "calibration.false_accept_rate"),
+        ({"data": {"kind": "csv", "parts": {"train": ["1", "2"], "report": ["2"]}}}, "'2' stands in two parts"),
+        ({"data": {"kind": "csv", "pattern": "(?P<speaker"}}, "is no regular expression"),
+        ({"data": {"kind": "folders", "pattern": ".*"}}, r"has no group \(\?P<label>"),
+        ({"folds": 1}, "folds: expected 2 or more"),
         ({"adapter": {"prompt_length": 129}}, "adapter.prompt_length"),
     ],
 )
@@ -70,6 +73,23 @@ def test_names_a_missing_file(tmp_path: Path) -> None:
         read_recipe(tmp_path / "nothing.toml")
 
 
-def test_reads_toml(write_recipe: Callable[..., Path]) -> None:
-    recipe = read_recipe(write_recipe(**GOOD, augment={"noise_snr": [0, 20]}))
+@pytest.mark.parametrize(
+    ("change", "key", "value"),
+    [
+        ("optimiser.patience=null", ("optimiser", "patience"), None),
+        ("data.tables.path=meta.csv", ("data", "tables"), (Table(path="meta.csv"),)),
+        ("methods.lora.seed=3", ("seed",), 3),
+        ("adapter.lora.r=4", ("adapter", "lora", "r"), 4),
+        ("optimiser.schedule=cosine", ("optimiser", "schedule"), "cosine"),
+    ],
+)
+def test_what_keys_tells_can_be_set(tmp_path: Path, change: str, key: tuple[str, ...], value: object) -> None:
+    path = write_toml(tmp_path / "recipe.toml", {**GOOD, "optimiser": {"patience": 3}})
+    recipe = read_recipe(path, "lora", [change])
+    assert functools.reduce(getattr, key, recipe) == value
+    assert ".".join(key) in {told.removeprefix("methods.lora.") for told, _, _ in recipe_keys()} | {"data.tables"}
+
+
+def test_reads_toml(tmp_path: Path) -> None:
+    recipe = read_recipe(write_toml(tmp_path / "recipe.toml", {**GOOD, "augment": {"noise_snr": [0, 20]}}))
     assert recipe.augment.noise_snr == (0.0, 20.0)

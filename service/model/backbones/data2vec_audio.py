@@ -3,9 +3,8 @@
 from torch import Tensor
 from torch.nn import functional
 
-from service.model.backbones.front_end import Norming
 from service.model.backbones.wav2vec2 import Wav2Vec2Backbone
-from service.model.layers import Module
+from service.model.layers import Module, Norming
 
 
 class Data2VecAudioBackbone(Wav2Vec2Backbone):

@@ -1,7 +1,7 @@
 """WavLM (arXiv 2110.13900): wav2vec 2.0's layers, whose attention has a gated bias by relative position."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from service.model.attention import Attention
 from service.model.backbones.wav2vec2 import Wav2Vec2Backbone
-from service.model.parts.part import split_heads
+from service.model.layers import split_heads
 
 _KEPT_LENGTHS = 8  # position biases that are kept, the oldest go first
 
@@ -63,16 +63,14 @@ class GatedBias:
 
 
 class WavLMBackbone(Wav2Vec2Backbone):
-    def _load_attention(self, name: str) -> Attention:
-        plain = super()._load_attention(name)
+    _shared_bias: PositionBias | None = None
+
+    def _load_attention(self, i: int) -> Attention:
         if self._shared_bias is None:
             table = self._tensors["encoder.layers.0.attention.rel_attn_embed.weight"].to(self.device)
             self._shared_bias = PositionBias(table, self._config.max_bucket_distance)
         weight, bias, constant = (
-            self._tensors[f"{name}.{part}"].to(self.device)
+            self._tensors[f"{self.layers_name}.{i}.attention.{part}"].to(self.device)
             for part in ("gru_rel_pos_linear.weight", "gru_rel_pos_linear.bias", "gru_rel_pos_const")
         )
-        gate = GatedBias(weight, bias, constant, self._shared_bias)
-        return Attention(plain.qkv, plain.out, plain.kv, plain.heads, plain.attend, gate)
-
-    _shared_bias: PositionBias | None = None
+        return replace(super()._load_attention(i), bias=GatedBias(weight, bias, constant, self._shared_bias))

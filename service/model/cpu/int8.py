@@ -1,4 +1,4 @@
-"""Linear layers with 8-bit weights for CPUs with VNNI: quantised once, activations quantised clip by clip.
+"""Linear layers with 8-bit weights: quantised once, activations quantised clip by clip; fast on CPUs with VNNI.
 
 Weights are symmetric, a scale for each output; activations asymmetric, a scale for each row of the batch, so that no
 clip's answer depends on the others. Adapters, attention, norms and convolutions stay as they are.
@@ -12,13 +12,14 @@ from torch import Tensor
 from service.model.cpu.prepacked import FUSED_GELU, NO_ACTIVATION
 from service.model.layers import Activation, Linear, Projection, is_gelu
 
-_LEVELS = 254  # of 256: one to spare at each end for rounding
+# Of 256, one to spare at each end for rounding; half as many where sums of two products saturate at 16 bits.
+_LEVELS = 254 if torch.cpu._is_vnni_supported() else 126
 _SMALLEST_RANGE = 1e-12
 _ROWS = 128  # that oneDNN lays the weights out for
 
 
 @dataclass(frozen=True, slots=True)
-class Int8Linear:
+class Int8Linear(Projection):
     weight: Tensor  # opaque
     scales: Tensor  # [out]
     zero_points: Tensor  # [out]
@@ -31,8 +32,7 @@ class Int8Linear:
         """`[B, T, in]` -> `[B, T, out]`."""
         if self.fused:
             return torch.stack([self._clip(clip, FUSED_GELU) for clip in x])
-        out = self.linear(x)
-        return out if self.activation is None else self.activation(out)
+        return Projection.__call__(self, x)
 
     def linear(self, x: Tensor) -> Tensor:
         return torch.stack([self._clip(clip, NO_ACTIVATION) for clip in x])

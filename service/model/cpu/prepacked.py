@@ -8,33 +8,31 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from service.model.backbones.front_end import Convolution, Norming, normalise
-from service.model.layers import Activation, Linear, Module, Projection, is_gelu
+from service.model.layers import Activation, Convolution, Linear, Module, Norming, Projection, is_gelu
 
 FUSED_GELU: tuple[str, list[float], str] = ("gelu", [], "none")  # oneDNN's exact GELU behind the product
 NO_ACTIVATION: tuple[str, list[float], str] = ("none", [], "")
 
 
 @dataclass(frozen=True, slots=True)
-class PrepackedLinear:
+class PrepackedLinear(Projection):
     weight: Tensor  # opaque
     bias: Tensor | None  # [out]
     activation: Activation | None
     fused: bool  # whether the activation runs inside the product
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """`[..., in]` -> `[..., out]`, bfloat16."""
-        if self.fused:
-            return self._product(x, FUSED_GELU)
-        out = self.linear(x)
-        return out if self.activation is None else self.activation(out)
+    def __call__(self, x: Tensor, behind: tuple[str, list[float], str] | None = None) -> Tensor:
+        """`[..., in]` -> `[..., out]`, bfloat16.
+
+        Args:
+            behind: what runs inside the product in place of the layer's own activation.
+        """
+        inside = behind or (FUSED_GELU if self.fused else NO_ACTIVATION)
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(torch.bfloat16), self.weight, self.bias, *inside)
+        return out if behind or self.fused or self.activation is None else self.activation(out)
 
     def linear(self, x: Tensor) -> Tensor:
-        return self._product(x, NO_ACTIVATION)
-
-    def _product(self, x: Tensor, behind: tuple[str, list[float], str]) -> Tensor:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(torch.bfloat16), self.weight, self.bias, *behind)
-        return out
+        return self(x, NO_ACTIVATION)
 
 
 def prepack_linear(plain: Linear) -> Projection:
@@ -59,8 +57,8 @@ class PrepackedConvolution:
         if self.fused:
             return out.squeeze(2)
         if self.plain.norming is Norming.GROUP:  # with the fourth dimension, without which it would be copied
-            return self.plain.activation(normalise(out, self.plain)).squeeze(2)
-        return self.plain.activation(normalise(out.squeeze(2), self.plain))
+            return self.plain.activation(self.plain.normalise(out)).squeeze(2)
+        return self.plain.activation(self.plain.normalise(out.squeeze(2)))
 
 
 def prepack_convolution(plain: Convolution) -> Module:

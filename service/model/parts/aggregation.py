@@ -6,18 +6,14 @@ layer's output would be.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from service.model.groups import Groups, RowSubset
-from service.model.parts.part import Holding, Part, Shapes
+from service.model.groups import RowSubset
+from service.model.parts.part import Holding, Part, Shapes, Source
 from service.model.spec import BackboneSpec
-
-if TYPE_CHECKING:
-    from service.model.adapter import AdapterWeights
-    from service.model.backbone import Backbone
 
 PLACE = "layers"
 _TENSOR = "head.layers.weight"
@@ -38,8 +34,8 @@ class LayerAggregation(Part):
     def shapes(self, backbone: BackboneSpec) -> Shapes:
         return {_TENSOR: (backbone.num_hidden_layers + 1,)}  # training starts at zeros, the mean over layers
 
-    def hold(self, weights: "AdapterWeights", backbone: "Backbone") -> Iterable[Holding]:
-        yield Holding(PLACE, None, {"shares": weights.tensors[_TENSOR].softmax(0)[None]}, exact=True)
+    def hold(self, source: Source) -> Iterable[Holding]:
+        yield Holding(PLACE, None, {"shares": source.tensors[_TENSOR].softmax(0)[None]}, exact=True)
 
 
 @dataclass(slots=True)
@@ -49,13 +45,6 @@ class Aggregation:
     shares: Tensor  # [C, L + 1], each row's sum is 1
     rows: RowSubset
     total: Tensor | None = None  # [C, T, D]
-
-    @classmethod
-    def of(cls, groups: Groups | None) -> "Aggregation | None":
-        if groups is None:
-            return None
-        (group,) = groups.groups
-        return cls(group.take("shares", 0), group.rows)
 
     def add(self, layer: int, hidden: Tensor) -> None:
         """The share of `hidden` `[B, T, D]`, output of layer `layer`, or 0 of the front end."""

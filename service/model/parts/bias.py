@@ -1,18 +1,15 @@
 """BitFit (arXiv 2106.10199): what is added to the biases of a layer's linear maps."""
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 
 from service.model.parts.low_rank import Target
-from service.model.parts.part import Part, Shapes
-from service.model.parts.targets import TARGETS, Change, target_shape
-from service.model.spec import BackboneSpec
-
-if TYPE_CHECKING:
-    from service.model.adapter import AdapterWeights
-    from service.model.backbone import Backbone
+from service.model.parts.part import Change, Part, Shapes, Source
+from service.model.spec import TARGETS, BackboneSpec
 
 _FIRST_VERSION = 3  # of the bundle format that may hold biases; its manifest need not say so
 
@@ -34,26 +31,33 @@ class Bias(Part):
         return super().gather(fields, version) | {"may_hold": version >= _FIRST_VERSION}
 
     @property
+    def family(self) -> str:  # type: ignore[override]
+        return "bitfit" if self.bias else ""
+
+    @property
     def is_held(self) -> bool:
         return self.may_hold
 
     def shapes(self, backbone: BackboneSpec) -> Shapes:
-        layers = range(backbone.num_hidden_layers)
-        return {_name(i, t): target_shape(t, backbone)[:1] for i in layers for t in dict.fromkeys(self.bias or ())}
+        return {name: shape for table in _tables(backbone, self.bias or ()) for name, shape in table.items()}
 
     def optional_shapes(self, backbone: BackboneSpec) -> list[Shapes]:
-        layers = range(backbone.num_hidden_layers) if self.bias is None else ()
-        return [{_name(i, t): target_shape(t, backbone)[:1]} for i in layers for t in TARGETS]
+        return _tables(backbone, TARGETS) if self.bias is None else []
 
-    def change(self, target: str, change: Change, weights: "AdapterWeights", backbone: "Backbone") -> Change:
-        layers = range(backbone.spec.num_hidden_layers)
-        if not any(_name(i, target) in weights.tensors for i in layers):
+    def change(self, target: str, change: Change, source: Source) -> Change:
+        names = [_name(i, target) for i in range(source.backbone.spec.num_hidden_layers)]
+        found = next((source.tensors[name] for name in names if name in source.tensors), None)
+        if found is None:
             return change
-        nothing = next(iter(weights.tensors.values())).new_zeros(target_shape(target, backbone.spec)[:1])
-        added = torch.stack([weights.tensors.get(_name(i, target), nothing) for i in layers])[:, None]
-        shift = added if change.shift is None else change.shift + added
-        return Change(change.a, change.b, change.scale, shift, change.input)
+        nothing = torch.zeros_like(found)
+        added = torch.stack([source.tensors.get(name, nothing) for name in names])[:, None]
+        return replace(change, shift=added if change.shift is None else change.shift + added)
 
 
 def _name(layer: int, target: str) -> str:
     return f"layers.{layer}.bias.{target}"
+
+
+def _tables(backbone: BackboneSpec, targets: Iterable[str]) -> list[Shapes]:
+    layers = range(backbone.num_hidden_layers)
+    return [{_name(i, target): backbone.target_shape(target)[:1]} for i in layers for target in targets]

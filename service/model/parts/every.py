@@ -8,7 +8,6 @@ from pydantic import ValidationError
 from service.model.parts.aggregation import LayerAggregation
 from service.model.parts.bias import Bias
 from service.model.parts.bottleneck import Bottleneck
-from service.model.parts.convolution import Convolution
 from service.model.parts.head import Head
 from service.model.parts.ia3 import IA3
 from service.model.parts.input_prompt import InputPrompt
@@ -16,14 +15,12 @@ from service.model.parts.low_rank import LowRank
 from service.model.parts.part import Part
 from service.model.parts.prefix import Prefix
 from service.model.parts.prompt import Prompt
-from service.model.spec import AdapterSpec
 
 PARTS: Final[tuple[type[Part], ...]] = (
     InputPrompt,
     Prompt,
     Prefix,
     Bottleneck,
-    Convolution,
     LowRank,
     Bias,
     IA3,
@@ -45,11 +42,3 @@ def read_parts(fields: Mapping[str, Any]) -> tuple[list[Part], list[ValidationEr
         else:
             parts += [part] if part.is_held else []
     return parts, errors
-
-
-def spec_of(fields: Mapping[str, Any]) -> AdapterSpec:
-    """The geometry of an adapter from its manifest's fields. Raises ValidationError."""
-    parts, errors = read_parts(fields)
-    if errors:
-        raise errors[0]
-    return AdapterSpec(tuple(parts))

@@ -1,20 +1,16 @@
 """Task heads on a clip's embedding: classes as `linear(layer_norm(e))`, speakers as `embedding(e)` (contract, 3)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from service.model.groups import Group, Groups
-from service.model.parts.part import Holding, Part, Shapes, model_type_of, pad, problem, size_class
+from service.model.groups import Group
+from service.model.parts.part import Holding, Part, Shapes, Source, model_type_of, pad, problem, size_class
 from service.model.spec import BackboneSpec, ModelType, TaskType
-
-if TYPE_CHECKING:
-    from service.model.adapter import AdapterWeights
-    from service.model.backbone import Backbone
 
 PLACE = "head"
 NORM_EPS = 1e-5  # of the head's layer norm, as in the authors' code
@@ -84,8 +80,29 @@ class Head(Part):
             before = {"head.projector.weight": (read, backbone.hidden_size), "head.projector.bias": (read,)}
         return before | {"head.linear.weight": (outputs, read), "head.linear.bias": (outputs,)}
 
-    def hold(self, weights: "AdapterWeights", backbone: "Backbone") -> Iterable[Holding]:
-        yield hold_head(self, weights.tensors, backbone.spec)
+    def hold(self, source: Source) -> Iterable[Holding]:
+        """Outputs are padded, so that heads of any number of classes are one product.
+
+        A projector is linear and so is the mean over time before it, which embeddings begin with: both maps are one.
+        """
+        tensors, backbone = source.tensors, source.backbone.spec
+        if self.task_type is TaskType.FEATURES:
+            e = backbone.embedding_size
+            yield Holding(PLACE, Kind(e, norm=False, is_there=False), {"nothing": torch.zeros(1, 1)}, e, exact=True)
+            return
+        linear = "linear" if "head.linear.weight" in tensors else "embedding"
+        weight, bias = tensors[f"head.{linear}.weight"], tensors[f"head.{linear}.bias"]
+        if "head.projector.weight" in tensors:
+            bias = bias + weight @ tensors["head.projector.bias"]
+            weight = pad(weight @ tensors["head.projector.weight"], 1, backbone.embedding_size)
+        width, norm = size_class(len(weight)), "head.norm.weight" in tensors
+        held = {"weight": weight[None], "bias": bias[None]}
+        if norm:
+            scale = tensors["head.norm.weight"]
+            held |= {"norm_weight": scale[None], "norm_bias": tensors["head.norm.bias"][None]}
+            held["norm_eps"] = scale.new_full((1, 1), backbone.norm_eps if self.head == "ast" else NORM_EPS)
+        along = {"weight": 1, "bias": 1}
+        yield Holding(PLACE, Kind(width, norm), held, len(weight), along, exact=True).padded(width)
 
     def initialise(self, name: str, parameter: Tensor) -> None:
         if name in ("head.linear.weight", "head.embedding.weight", "head.projector.weight"):
@@ -101,37 +118,14 @@ class Kind:
     is_there: bool = True
 
 
-def hold_head(part: Head, tensors: Mapping[str, Tensor], backbone: BackboneSpec) -> Holding:
-    """A head as a slot holds it; outputs are padded, so that heads of any number of classes are one product.
-
-    A projector is linear and so is the mean over time before it, which embeddings begin with: both maps are one.
-    """
-    if part.task_type is TaskType.FEATURES:
-        e = backbone.embedding_size
-        return Holding(PLACE, Kind(e, norm=False, is_there=False), {"nothing": torch.zeros(1, 1)}, e, exact=True)
-    linear = "linear" if "head.linear.weight" in tensors else "embedding"
-    weight, bias = tensors[f"head.{linear}.weight"], tensors[f"head.{linear}.bias"]
-    if "head.projector.weight" in tensors:
-        bias = bias + weight @ tensors["head.projector.bias"]
-        weight = pad(weight @ tensors["head.projector.weight"], 1, backbone.embedding_size)
-    width = size_class(len(weight))
-    held = {"weight": pad(weight, 0, width)[None], "bias": pad(bias, 0, width)[None]}
-    norm = "head.norm.weight" in tensors
-    if norm:
-        scale = tensors["head.norm.weight"]
-        held |= {"norm_weight": scale[None], "norm_bias": tensors["head.norm.bias"][None]}
-        held["norm_eps"] = scale.new_full((1, 1), backbone.norm_eps if part.head == "ast" else NORM_EPS)
-    return Holding(PLACE, Kind(width, norm), held, size=len(weight), exact=True)
-
-
-def read_heads(groups: Groups | None, embeddings: Tensor) -> Tensor:
+def read_heads(groups: Sequence[Group], embeddings: Tensor) -> Tensor:
     """Embeddings `[B, E]` -> each row's outputs `[B, widest]`, float32, zeros behind its own and in rows without.
 
     One product for each padded width, whatever the number of adapters.
     """
-    widest = max((max(group.sizes) for group in groups.groups), default=0) if groups else 0
+    widest = max((size for group in groups for size in group.sizes), default=0)
     out = embeddings.new_zeros((len(embeddings), widest), dtype=torch.float32)
-    for group in groups.groups if groups else ():
+    for group in groups:
         outputs = _outputs(group, group.rows.take(embeddings).float())
         if group.rows.index is None:
             return outputs
@@ -145,9 +139,9 @@ def _outputs(group: Group, embeddings: Tensor) -> Tensor:
         return embeddings
     if group.kind.norm:
         variance, mean = torch.var_mean(embeddings, dim=1, keepdim=True, correction=0)
-        normed = (embeddings - mean) * (variance + group.take("norm_eps", 0)).rsqrt()
-        embeddings = normed * group.take("norm_weight", 0) + group.take("norm_bias", 0)
-    weight, bias = (group.stacks[name][0, :, : max(group.sizes)] for name in ("weight", "bias"))
+        normed = (embeddings - mean) * (variance + group.take("norm_eps")).rsqrt()
+        embeddings = normed * group.take("norm_weight") + group.take("norm_bias")
+    weight, bias = group.stacks["weight"][0], group.stacks["bias"][0]
     if embeddings.device.type == "cpu":  # a weight copied for each row costs more than a product for each adapter
         out = embeddings.new_empty(len(embeddings), weight.shape[1])
         for place in dict.fromkeys(group.places):

@@ -1,18 +1,14 @@
 """IA3 (arXiv 2205.05638): vectors that scale the outputs or the inputs of a layer's linear maps."""
 
-from typing import TYPE_CHECKING, ClassVar, Self
+from dataclasses import replace
+from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from service.model.parts.low_rank import Target
-from service.model.parts.part import Part, Shapes, each_layer, problem
-from service.model.parts.targets import Change, target_shape
+from service.model.parts.part import Change, Part, Shapes, Source, each_layer, problem
 from service.model.spec import BackboneSpec
-
-if TYPE_CHECKING:
-    from service.model.adapter import AdapterWeights
-    from service.model.backbone import Backbone
 
 
 class Vectors(BaseModel):
@@ -20,8 +16,8 @@ class Vectors(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
-    output: list[Target] = Field(default_factory=list)
-    input: list[Target] = Field(default_factory=list)
+    output: list[Target] = Field(default_factory=list, description="Maps whose outputs are scaled.")
+    input: list[Target] = Field(default_factory=list, description="Maps whose inputs are scaled.")
 
     @model_validator(mode="after")
     def _check_targets(self) -> Self:
@@ -36,6 +32,7 @@ class Vectors(BaseModel):
 class IA3(Part):
     """`ia3`: `layers.{i}.ia3.{t}`, `[out]` of a target under `output`, `[in]` of one under `input`."""
 
+    family: ClassVar = "ia3"
     since: ClassVar = {"ia3": 3}
 
     ia3: Vectors | None = None
@@ -46,22 +43,18 @@ class IA3(Part):
 
     def shapes(self, backbone: BackboneSpec) -> Shapes:
         vectors = self.ia3 or Vectors(output=["k"])
-        sides = {t: target_shape(t, backbone)[0] for t in vectors.output}
-        sides |= {t: target_shape(t, backbone)[1] for t in vectors.input}
+        sides = {t: backbone.target_shape(t)[0] for t in vectors.output}
+        sides |= {t: backbone.target_shape(t)[1] for t in vectors.input}
         return each_layer(backbone, {f"ia3.{target}": (side,) for target, side in sides.items()})
 
-    def change(self, target: str, change: Change, weights: "AdapterWeights", backbone: "Backbone") -> Change:
+    def change(self, target: str, change: Change, source: Source) -> Change:
         if self.ia3 is None or target not in (*self.ia3.output, *self.ia3.input):
             return change
-        vector = weights.stack(f"ia3.{target}")[:, None]  # [L, 1, out] or [L, 1, in]
+        vector = source.stack(f"ia3.{target}")[:, None]  # [L, 1, out] or [L, 1, in]
         if target in self.ia3.input:
-            return Change(change.a, change.b, change.scale, change.shift, vector)
-
-        def scaled(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor * vector
-
-        scale = vector if change.scale is None else change.scale * vector
-        return Change(change.a, scaled(change.b), scale, scaled(change.shift), change.input)
+            return replace(change, input=vector)
+        scaled = {n: t * vector for n in ("b", "scale", "shift") if (t := getattr(change, n)) is not None}
+        return replace(change, **{"scale": vector, **scaled})
 
     def initialise(self, name: str, parameter: Tensor) -> None:
         nn.init.ones_(parameter)

@@ -3,21 +3,17 @@
 The frame is added to the normalised spectrogram as AST sees it: a picture `[128 mel bins, frames]`, lowest bin first.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from pydantic import Field, ValidationInfo, model_validator
 from torch import Tensor
 
-from service.model.groups import Group, Groups
-from service.model.parts.part import Holding, Part, Shapes, model_type_of, problem
+from service.model.groups import Group
+from service.model.parts.part import Holding, Part, Shapes, Source, model_type_of, problem
 from service.model.spec import MEL_BINS, BackboneSpec, ModelType
-
-if TYPE_CHECKING:
-    from service.model.adapter import AdapterWeights
-    from service.model.backbone import Backbone
 
 PLACE = "input"
 _SIDES = ("up", "down", "left", "right")
@@ -31,6 +27,7 @@ class InputPrompt(Part):
         frames: of the window that it lies around, `input.window_frames`.
     """
 
+    family: ClassVar = "input-prompt"
     since: ClassVar = {"input_prompt": 2}
     counted_as: ClassVar = "prompt"
 
@@ -71,8 +68,8 @@ class InputPrompt(Part):
         along = (MEL_BINS - 2 * self.input_prompt, self.input_prompt)
         return {_name(side): across if side in ("up", "down") else along for side in _SIDES}
 
-    def hold(self, weights: "AdapterWeights", backbone: "Backbone") -> Iterable[Holding]:
-        sides = [weights.tensors[_name(side)] for side in _SIDES]
+    def hold(self, source: Source) -> Iterable[Holding]:
+        sides = [source.tensors[_name(side)] for side in _SIDES]
         yield Holding(PLACE, self.frames, {"picture": picture(*sides)[None]}, exact=True)
 
 
@@ -92,49 +89,27 @@ def picture(up: Tensor, down: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return torch.cat((up, torch.cat((left, inside, right), dim=1), down), dim=0).transpose(0, 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Windows:
-    """Which windows a batch's front end sees: each row with an input prompt has one of its own, the others share.
+def share_windows(rows: Sequence[int], framed: Sequence[bool]) -> tuple[list[int], list[int]]:
+    """Which windows a batch's front end sees, where some rows have an input prompt.
 
     Args:
-        chosen: index into the windows given, for each of the V seen.
-        prompted: which of those V have a picture added.
-        pictures: the row of the batch whose picture that is.
-        rows: index into the V of each row of the batch.
+        rows: the window of each row.
+        framed: whether it has an input prompt.
+
+    Returns:
+        The windows seen: those that rows without an input prompt share, then one for each row with one; and which of
+        these each row has.
     """
-
-    chosen: list[int]
-    prompted: list[int]
-    pictures: list[int]
-    rows: list[int]
-
-
-def share_windows(rows: Sequence[int], slots: Sequence[int], prompted: Sequence[bool]) -> Windows:
-    """Rows of one window and one input prompt, that of the row's slot or none, share what the front end sees."""
-    sources = [(row, slot if has else None) for row, slot, has in zip(rows, slots, prompted, strict=True)]
-    number = {source: i for i, source in enumerate(dict.fromkeys(sources))}
-    first = {source: b for b, source in reversed(list(enumerate(sources)))}
-    with_picture = [source for source in number if source[1] is not None]
-    return Windows(
-        chosen=[row for row, _ in number],
-        prompted=[number[source] for source in with_picture],
-        pictures=[first[source] for source in with_picture],
-        rows=[number[source] for source in sources],
-    )
+    own = [window for window, mine in zip(rows, framed, strict=True) if mine]
+    shared = list(dict.fromkeys(window for window, mine in zip(rows, framed, strict=True) if not mine))
+    at, behind = {window: i for i, window in enumerate(shared)}, itertools.count(len(shared))
+    return shared + own, [next(behind) if mine else at[window] for window, mine in zip(rows, framed, strict=True)]
 
 
-def add_pictures(windows: Tensor, prompted: Tensor, pictures: Tensor, groups: Groups) -> Tensor:
-    """Windows `[V, frames, bins]` with the pictures of the rows `pictures` `[W]` added to the windows `prompted` `[W]`.
+def add_pictures(windows: Tensor, group: Group) -> Tensor:
+    """Windows `[V, frames, bins]`, the last of which are those of the group's rows, with their pictures added.
 
     All windows of a batch have one length, so its pictures are of one kind.
     """
-    (group,) = groups.groups
-    place_of_row = _scatter(group, pictures)
-    return windows.index_add(0, prompted, group.stacks["picture"][0].index_select(0, place_of_row))
-
-
-def _scatter(group: Group, rows: Tensor) -> Tensor:
-    """Where in the stacks the pictures of the batch's rows `rows` are."""
-    if group.rows.index is None:
-        return group.index.index_select(0, rows)
-    return group.index.index_select(0, torch.searchsorted(group.rows.index, rows))
+    shared = len(windows) - len(group.rows.numbers)
+    return torch.cat((windows[:shared], windows[shared:] + group.take("picture")))

@@ -4,24 +4,20 @@ The prompt of a layer depends on no input. Its keys and values are computed when
 sequence never grows (contract, section 3: the layer's output at the prompt's positions is cut off).
 """
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from service.model.parts.part import Part, Shapes, each_layer
-from service.model.parts.targets import Changes
+from service.model.parts.part import Changes, Part, Shapes, Source, each_layer
 from service.model.spec import BackboneSpec
-
-if TYPE_CHECKING:
-    from service.model.adapter import AdapterWeights
-    from service.model.backbone import Backbone
 
 
 class Prompt(Part):
     """`prompt_length` P: `layers.{i}.prompt` `[P, D]`."""
 
+    family: ClassVar = "prompt"
     always: ClassVar = ("prompt_length",)
     counted_as: ClassVar = "prompt"
     limits: ClassVar = {"prompt_length": 128}
@@ -35,9 +31,12 @@ class Prompt(Part):
     def shapes(self, backbone: BackboneSpec) -> Shapes:
         return each_layer(backbone, {"prompt": (self.prompt_length, backbone.hidden_size)})
 
-    def prefix(self, weights: "AdapterWeights", backbone: "Backbone", changes: Changes) -> tuple[Tensor, Tensor]:
-        folded = [backbone.fold_prompt(i, prompt, changes) for i, prompt in enumerate(weights.stack("prompt"))]
-        return torch.stack([keys for keys, _ in folded]), torch.stack([values for _, values in folded])
+    def prefix(self, source: Source, changes: Changes) -> tuple[Tensor, Tensor]:
+        prompts, device = source.stack("prompt"), source.backbone.device
+        there = {target: changes[target].to(device) for target in ("k", "v") if target in changes}
+        folded = [source.backbone.fold_prompt(i, prompt, there) for i, prompt in enumerate(prompts.to(device))]
+        keys, values = (torch.stack(each).to(prompts.device) for each in zip(*folded, strict=True))
+        return keys, values
 
     def initialise(self, name: str, parameter: Tensor) -> None:
         nn.init.xavier_uniform_(parameter)

@@ -1,35 +1,47 @@
-"""What every data set looks like to training: clips with targets, and a report part that is read once, at the end.
-
-Knows no layouts on disk and does not open audio.
-"""
+"""What every data set looks like to training: clips with targets, and a report part that is read once, at the end."""
 
 import csv
+import hashlib
+import io
+import json
+import os.path
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from service.timeline.parameters import BACKGROUND
+
+SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".webm", ".au"})
 
 
 class BadDataset(ValueError):
     """A data set that cannot be used; the message names the file and what would be right."""
 
 
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """One recording.
-
-    Args:
-        target: index into the data set's labels.
-        group: whoever must not stand on both sides of a split: the speaker, or the fold.
-        also: further labels of the clip, where a data set has several.
-    """
+@dataclass(frozen=True, slots=True, order=True)
+class Span:
+    """A recording, or a stretch of one: seconds from its beginning; without an end all that follows."""
 
     path: Path
-    target: int
-    group: str
-    also: tuple[int, ...] = ()
+    start: float = 0.0
+    end: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One labelled recording.
+
+    Args:
+        group: whoever must not stand on both sides of a split: the speaker, the session; None where nothing tells.
+    """
+
+    span: Span
+    target: int  # index into the data set's labels
+    group: str | None
+    also: tuple[int, ...] = ()  # further labels of the clip, where a data set has several
 
     @property
     def targets(self) -> tuple[int, ...]:
@@ -41,7 +53,7 @@ class Clip:
 class Distortion:
     """One clip's fixed noise: rolled, tiled to the clip, added at a ratio, then `y[t] = x[t] + a x[t-1]`."""
 
-    noise: Path
+    noise: Span
     offset: int
     snr_db: float
     eq_a: float
@@ -50,8 +62,8 @@ class Distortion:
 @dataclass(frozen=True, slots=True)
 class Trial:
     same: bool  # one speaker?
-    left: Path
-    right: Path
+    left: Span
+    right: Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +72,12 @@ class TrialList:
 
     name: str
     trials: tuple[Trial, ...]
-    distortions: dict[Path, Distortion] = field(default_factory=dict)
+    distortions: dict[Span, Distortion] = field(default_factory=dict)
 
     @property
-    def paths(self) -> tuple[Path, ...]:
+    def spans(self) -> tuple[Span, ...]:
         """Every clip of the trials, once."""
-        return tuple(dict.fromkeys(path for trial in self.trials for path in (trial.left, trial.right)))
+        return tuple(dict.fromkeys(span for trial in self.trials for span in (trial.left, trial.right)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,13 @@ class Report:
 
     clips: tuple[Clip, ...] = ()
     trials: tuple[TrialList, ...] = ()
+    others: tuple[Span, ...] = ()  # clips that are none of the labels
+
+    @property
+    def spans(self) -> list[Span]:
+        """Every clip, as often as it stands there."""
+        own = [clip.span for clip in self.clips] + [span for trials in self.trials for span in trials.spans]
+        return [*own, *self.others]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,24 +100,32 @@ class Dataset:
     """A data set split for training.
 
     Args:
-        labels: classes, or training speakers for verification.
-        train: clips to learn from.
-        selection: clips held out of the training split, for choosing epochs and calibrating. Their targets
-            index `labels` for classification, and are distinct from the training speakers' for verification.
-        report: reads the report part's lists; nothing of that part is opened before.
-        verification: whether its classes are speakers.
-        multi_label: whether a clip can have several labels, each of which is true or not by itself.
-        reserved: file names of noises that belong to the report part's condition.
+        labels: classes, or training speakers for verification, and behind them those of the selection part.
     """
 
     root: Path
     labels: tuple[str, ...]
     train: tuple[Clip, ...]
-    selection: tuple[Clip, ...]
-    report: Callable[[], Report]
-    reserved: frozenset[str] = frozenset()
-    verification: bool = False
-    multi_label: bool = False
+    selection: tuple[Clip, ...]  # clips held out of the training split, for choosing epochs and calibrating
+    report: Callable[[], Report]  # reads the report part's lists; nothing of that part is opened before
+    grouped_by: str  # what `Clip.group` is: the column's name
+    reserved: frozenset[str] = frozenset()  # file names of noises that belong to the report part's condition
+    verification: bool = False  # whether its classes are speakers
+    multi_label: bool = False  # whether a clip can have several labels, each of which is true or not by itself
+
+    def with_background(self) -> "Dataset":
+        """The same with a label for noise alone, the last one unless it has it already."""
+        return self if BACKGROUND in self.labels else replace(self, labels=(*self.labels, BACKGROUND))
+
+    def place(self, span: Span) -> tuple[str, float, float | None]:
+        """A clip, wherever the data folder lies."""
+        return os.path.relpath(span.path, self.root), span.start, span.end
+
+    def digest(self, more: Iterable[Span]) -> str:
+        """Of labels and clips, however those are split; `more` are clips that are not, or not yet, in a part."""
+        spans = {*more, *(clip.span for clip in self.train + self.selection)}
+        told = [self.labels, sorted(str(self.place(span)) for span in spans)]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def multi_hot(clips: Sequence[Clip], classes: int) -> NDArray[np.bool_]:
@@ -109,22 +136,42 @@ def multi_hot(clips: Sequence[Clip], classes: int) -> NDArray[np.bool_]:
     return hot
 
 
-def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Rows of a CSV file that has at least `columns`. Raises BadDataset."""
+def audio_files(folder: Path) -> list[Path]:
+    """Audio files of a folder and those below, by name."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def matching(root: Path, patterns: Iterable[str]) -> tuple[Span, ...]:
+    """Files under a folder, or beside it, that any pattern matches, in order."""
+    found: list[Path] = []
+    for pattern in patterns:
+        folder, _, name = pattern.rpartition("/")
+        found += sorted((root / folder).glob(name))
+    return tuple(Span(path) for path in found if path.is_file())
+
+
+def read_table(path: Path, columns: Iterable[str], filled: Iterable[str] | None = None) -> list[dict[str, str]]:
+    """Rows of a CSV file (or with tabs, `.tsv`) that has at least `columns`, and something in each of `filled`.
+
+    Args:
+        filled: all of `columns` where not given.
+
+    Raises:
+        BadDataset: it cannot be read, or has other columns.
+    """
+    columns = tuple(columns)
+    filled = columns if filled is None else tuple(filled)
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            missing = [column for column in columns if column not in (reader.fieldnames or ())]
-            if missing:
-                raise BadDataset(f"{path}: expected the columns {', '.join(columns)}; lacks {', '.join(missing)}")
-            rows = list(reader)
-    except OSError as error:
-        raise BadDataset(f"{path} cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(_read(path), newline=""), delimiter="\t" if path.suffix == ".tsv" else ",")
+        rows, found = list(reader), reader.fieldnames or ()
+    except csv.Error as error:
         raise BadDataset(f"{path} is not a CSV file: {error}") from None
+    if missing := [column for column in columns if column not in found]:
+        wanted, has = ", ".join(columns), " | ".join(found)
+        raise BadDataset(f"{path}: expected the columns {wanted}; lacks {', '.join(missing)}, has {has!r}")
     for number, row in enumerate(rows, start=2):
-        if any(not row[column] for column in columns):
-            raise BadDataset(f"{path}, line {number}: expected {', '.join(columns)}, got {row}")
+        if any(not row[column] for column in filled):
+            raise BadDataset(f"{path}, line {number}: expected {', '.join(filled)}, got {row}")
     if not rows:
         raise BadDataset(f"{path} has no rows")
     return rows
@@ -132,14 +179,8 @@ def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
 
 def read_lines(path: Path, fields: int, form: str) -> list[list[str]]:
     """Non-empty lines of a text file, each split at spaces into `fields` parts. Raises BadDataset."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise BadDataset(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise BadDataset(f"{path} is not text: {error}") from None
     rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(_read(path).split("\n"), start=1):
         parts = line.split()
         if parts and len(parts) != fields:
             raise BadDataset(f"{path}, line {number}: expected {form!r}, got {line[:80]!r}")
@@ -150,37 +191,10 @@ def read_lines(path: Path, fields: int, form: str) -> list[list[str]]:
     return rows
 
 
-def read_names(path: Path, form: str) -> list[str]:
-    """The lines of a text file that names one clip in each. Raises BadDataset."""
-    return [name for (name,) in read_lines(path, 1, form)]
-
-
-def last_groups(groups: Iterable[str], count: int) -> frozenset[str]:
-    """The last `count` of the sorted distinct groups: a split that needs no seed.
-
-    Raises:
-        BadDataset: fewer than `count + 1` groups, so that nothing would be left to train on.
-    """
-    ordered = sorted(set(groups))
-    if len(ordered) <= count:
-        raise BadDataset(f"{count} speakers cannot be held out of {len(ordered)}")
-    return frozenset(ordered[len(ordered) - count :])
-
-
-def without_last_groups(root: Path, clips: tuple[Clip, ...], count: int) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
-    """Clips of all groups but the last `count`, and theirs. Raises BadDataset."""
-    if not clips:
-        raise BadDataset(f"{root} has no clips in its training split")
-    held_out = last_groups((clip.group for clip in clips), count)
-    return (
-        tuple(clip for clip in clips if clip.group not in held_out),
-        tuple(clip for clip in clips if clip.group in held_out),
-    )
-
-
-def target_of(label: str, labels: tuple[str, ...], path: Path) -> int:
-    """Index of a label that must be known. Raises BadDataset."""
+def _read(path: Path) -> str:
     try:
-        return labels.index(label)
-    except ValueError:
-        raise BadDataset(f"{path}: label {label!r} is not one of the training split's") from None
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise BadDataset(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise BadDataset(f"{path} is not text: {error}") from None

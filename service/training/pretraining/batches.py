@@ -1,12 +1,12 @@
 """Makes the batch of any step of pre-training: windows as they are, as the student hears them, and what teachers heard.
 
 A batch follows from the recipe's seed, the clips and the step's number alone, which is what makes a resumed run equal
-to an uninterrupted one. Teachers hear a clip when it is first drawn, whole and undistorted; a cache keeps their word.
+to an uninterrupted one. Teachers hear a clip when it is first drawn, whole and undistorted; a cache keeps the answers.
 """
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.audio.waveform import MIN_SAMPLES
-from service.training.augment import Augmenter, resampled
+from service.training.augment import Augmenter, Random, Samples, resampled
 from service.training.cache import ArrayCache
-from service.training.pretraining.clips import Clip, Source
+from service.training.pretraining.clips import Clip, Clips
 from service.training.pretraining.recipe import PretrainRecipe
 from service.training.pretraining.teachers import Target, Teacher
 
@@ -27,49 +27,49 @@ FITTED = 64  # clips that the mean and deviation of a teacher's frames are taken
 STRETCH = (5, 12)  # frames that are masked at once
 MASKED = 0.3  # share of a masked window's frames, about
 
-Samples = NDArray[np.float32]
-Random = np.random.Generator
-
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """The windows of one length in a step.
 
     Args:
-        heard: by the student, `[B, N]`.
-        clean: the same windows undistorted.
-        masked: frames that the student does not get, `[B, T]`.
-        kinds: number of the formula, -1 where there is none, `[B]`.
         targets: one for each teacher: `[B, E]` of the clip, or `[B, T, E]`, standardised, NaN where there is none.
     """
 
-    heard: Tensor
-    clean: Tensor
-    masked: Tensor
-    kinds: Tensor
+    heard: Tensor  # by the student, `[B, N]`
+    clean: Tensor  # the same windows undistorted
+    masked: Tensor  # frames that the student does not get, `[B, T]`
     targets: tuple[Tensor, ...]
 
     def to(self, device: torch.device) -> "Batch":
-        heard, clean, masked, kinds, *targets = (
-            each.to(device) for each in (self.heard, self.clean, self.masked, self.kinds, *self.targets)
+        heard, clean, masked, *targets = (
+            each.to(device) for each in (self.heard, self.clean, self.masked, *self.targets)
         )
-        return Batch(heard, clean, masked, kinds, tuple(targets))
+        return Batch(heard, clean, masked, tuple(targets))
 
 
 class Batches:
     """Draws batches. `sizes` are those of the teachers' targets."""
 
     def __init__(
-        self, recipe: PretrainRecipe, sources: Sequence[Source], teachers: Sequence[Teacher], cache: ArrayCache | None
+        self,
+        recipe: PretrainRecipe,
+        sources: Sequence[Clips],
+        teachers: Sequence[Teacher],
+        cache: ArrayCache | None = None,
     ) -> None:
         self._recipe, self._teachers, self._cache = recipe, teachers, cache
         self._sources = sorted(sources, key=lambda source: source.rows.window)
         self._noises = [clip for source in sources if source.rows.noise for clip in source.clips]
         self._heard: dict[tuple[Clip, float], list[Target]] = {}
-        drawn = [self._ask(self._draw(np.random.default_rng((recipe.seed, 2, n)))) for n in range(FITTED)]
-        self._scales = [
-            self._scale(np.concatenate([each[n].values for each in drawn]), n) for n in range(len(teachers))
-        ]
+        rng = np.random.default_rng((recipe.seed, 2))
+        everything = [clip for source in self._sources for clip in source.clips]
+        drawn = [self._ask((everything[int(rng.integers(len(everything)))], 1.0)) for _ in range(FITTED)]
+        self._scales = []
+        for number, teacher in enumerate(teachers):
+            values = np.concatenate([each[number].values for each in drawn])
+            mean, deviation = values.mean(axis=0), values.std(axis=0) + np.float32(1e-3)
+            self._scales.append((np.float32(0), np.float32(1)) if teacher.of_clip else (mean, deviation))
         self.sizes = [target.values.shape[1] for target in drawn[0]]
 
     def step(self, number: int) -> list[Batch]:
@@ -78,14 +78,14 @@ class Batches:
         by_length = groupby(self._sources, lambda source: source.rows.samples)
         return [self._batch(length, list(sources), rng) for length, sources in by_length]
 
-    def _batch(self, length: int, sources: list[Source], rng: Random) -> Batch:
+    def _batch(self, length: int, sources: list[Clips], rng: Random) -> Batch:
         drawn = [
             (source.clips[int(rng.integers(len(source.clips)))], float(rng.choice(source.rows.speeds)))
             for source in sources
             for _ in range(source.rows.rows)
         ]
-        windows = [cut(clip.read(), length, speed, rng) for clip, speed in drawn]
-        augment = Augmenter(self._recipe.augment, length, self._noises, lambda clip: clip.read())
+        windows = [cut(read(), length, speed, rng) for read, speed in drawn]
+        augment = Augmenter(self._recipe.augment, length, self._noises, lambda read: read())
         geometry, targets = self._recipe.geometry, [self._ask(each) for each in drawn]
         frames = geometry.frames(length)
         centres = np.arange(frames) * geometry.hop + geometry.receptive_field / 2
@@ -99,37 +99,24 @@ class Batches:
             heard=torch.from_numpy(np.stack([augment(window, rng) for window, _ in windows])),
             clean=torch.from_numpy(np.stack([window for window, _ in windows])),
             masked=torch.from_numpy(np.stack([masks(frames, self._recipe.mask, rng) for _ in windows])),
-            kinds=torch.tensor([clip.kind for clip, _ in drawn]),
             targets=tuple(stacked(teacher) for teacher in range(len(self._teachers))),
         )
-
-    def _draw(self, rng: Random) -> tuple[Clip, float]:
-        source = self._sources[int(rng.integers(len(self._sources)))]
-        return source.clips[int(rng.integers(len(source.clips)))], 1.0
 
     def _ask(self, drawn: tuple[Clip, float]) -> list[Target]:
         """What every teacher makes of a clip at a speed."""
         if drawn not in self._heard:
-            samples = resampled(drawn[0].read(), drawn[1])
-            self._heard[drawn] = [self._kept(teacher, samples) for teacher in self._teachers]
+            samples = resampled(drawn[0](), drawn[1])
+            self._heard[drawn] = [self._hear(teacher, samples) for teacher in self._teachers]
         return self._heard[drawn]
 
-    def _kept(self, teacher: Teacher, samples: Samples) -> Target:
-        def make() -> dict[str, NDArray[np.float32]]:
-            heard = teacher.hear(samples)
-            return {"values": heard.values, "grid": np.array([heard.first, heard.step], np.float32)}
-
+    def _hear(self, teacher: Teacher, samples: Samples) -> Target:
         if self._cache is None:
             return teacher.hear(samples)
-        kept = self._cache.get(f"{teacher.identity} {hashlib.sha256(samples.tobytes()).hexdigest()}", make)
-        return Target(kept["values"], *map(float, kept["grid"]))
-
-    def _scale(self, values: Samples, teacher: int) -> tuple[Samples, Samples]:
-        """Mean and deviation `[E]` of a teacher's frames; targets of clips stay as they are."""
-        if self._teachers[teacher].of_clip:
-            return np.zeros(1, np.float32), np.ones(1, np.float32)
-        mean: Samples = values.mean(axis=0)
-        return mean, values.std(axis=0) + np.float32(1e-3)
+        key = f"target {teacher.name} {teacher.of_clip} {hashlib.sha256(samples.tobytes()).hexdigest()}"
+        kept = self._cache.get(
+            key, lambda: {name: np.asarray(value) for name, value in asdict(teacher.hear(samples)).items()}
+        )
+        return Target(kept["values"], float(kept["first"]), float(kept["step"]))
 
 
 def cut(samples: Samples, length: int, speed: float, rng: Random) -> tuple[Samples, int]:

@@ -44,8 +44,6 @@ class Geometry(Section):
 
 
 class TeacherSection(Section):
-    """A model whose outputs are learnt."""
-
     name: str = Field(description="resemblyzer, pyopen-wakeword, or a directory or Hub id of an encoder")
     of_clip: bool = Field(default=False, description="the mean of an encoder's frames is learnt, not each of them")
     weight: Positive = 1.0
@@ -80,19 +78,12 @@ class SpeechSection(Rows):
     phrase: tuple[Count, Count] = Field(default=(1, 4), description="fewest and most words")
 
 
-class SoundSection(Rows):
-    """Sounds and music made from formulas, whose kind is learnt."""
-
-    clips: Count = Field(default=40, description="of each kind")
-
-
 class Weights(Section):
-    """What each loss counts; `middle`: losses that are read off the convolutions too, relative to the top's."""
+    """What each loss counts."""
 
     likeness: Weight = Field(default=2.0, description="of two clips, relative to a teacher of clips")
     spectrum: Weight = 1.0
-    sounds: Weight = 0.3
-    middle: Weight = 0.3
+    middle: Weight = Field(default=0.3, description="of all losses read off the convolutions too")
 
 
 class PretrainRecipe(Section):
@@ -112,7 +103,6 @@ class PretrainRecipe(Section):
     teachers: tuple[TeacherSection, ...] = ()
     audio: tuple[AudioSection, ...] = (AudioSection(),)
     speech: SpeechSection | None = None
-    sounds: SoundSection | None = None
     augment: Augmentation = Augmentation(
         room=0.3, noise=0.7, noise_snr=(5.0, 25.0), codec=0.1, telephone=0.1, tilt=0.6, gain=10.0
     )
@@ -124,7 +114,7 @@ class PretrainRecipe(Section):
             raise ValueError(f"cool_down: {self.cool_down} is more than all {self.steps} steps")
         if unused := sorted(self.augment.model_fields_set - USED):
             raise ValueError(f"augment.{unused[0]}: not used in pre-training; {', '.join(sorted(USED))} are")
-        for rows in (*self.audio, *filter(None, (self.speech, self.sounds))):
+        for rows in (*self.audio, *filter(None, (self.speech,))):
             if self.geometry.frames(rows.samples) < 2:
                 raise ValueError(f"window: {rows.window} s are less than two frames of the geometry")
         return self

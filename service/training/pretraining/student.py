@@ -20,7 +20,6 @@ from transformers.utils.logging import disable_progress_bar
 from service.audio.waveform import SAMPLING_RATE
 from service.training.pretraining.batches import Batch
 from service.training.pretraining.recipe import Geometry, PretrainRecipe
-from service.training.sounds import SOUNDS
 
 PHASES = 3
 LEVEL_CHANNELS = 4  # constant before the layer norm, hence 1 / level of the frame after it
@@ -38,16 +37,13 @@ class Readout(nn.Module):
         self.teachers = nn.ModuleList(
             nn.Linear(width * (1 + whole), size) for size, whole in zip(sizes, of_clip, strict=True)
         )
-        self.spectrum, self.kinds = nn.Linear(width, bands), nn.Linear(2 * width, len(SOUNDS))
+        self.spectrum = nn.Linear(width, bands)
 
     def forward(self, frames: Tensor, spectrum: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Weighted losses by name."""
         weights = self._recipe.weights
         pooled = torch.cat([frames.mean(dim=1), frames.var(dim=1).clamp_min(1e-6).sqrt()], dim=1)  # as adapters do
         losses = {"spectrum": weights.spectrum * functional.mse_loss(self.spectrum(frames).float(), spectrum)}
-        if (batch.kinds >= 0).any():
-            kinds = self.kinds(pooled).float()
-            losses["sounds"] = weights.sounds * functional.cross_entropy(kinds, batch.kinds, ignore_index=-1)
         for number, head in enumerate(self.teachers):
             told, target = self._recipe.teachers[number], batch.targets[number]
             if self._of_clip[number]:

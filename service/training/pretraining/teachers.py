@@ -21,14 +21,12 @@ from torchaudio.functional import resample
 from transformers import AutoFeatureExtractor, AutoModel
 
 from service.audio.waveform import SAMPLING_RATE
+from service.training.augment import Samples
 from service.training.pretraining.recipe import TeacherSection
-
-Samples = NDArray[np.float32]
 
 VOICE_PART, VOICE_STEP = 160, 80  # frames of 10 ms that the voice encoder hears at once, and between two such parts
 VOICE_LEVEL = 10 ** (-30 / 20)  # RMS that quieter clips are raised to
-WORD_WINDOW, WORD_STEP = 76, 16  # frames of 10 ms
-WORD_SIZE = 96
+WORD_WINDOW, WORD_STEP, WORD_SIZE = 76, 16, 96  # frames of 10 ms, the same, numbers
 WORD_MARGIN = 6240  # samples of silence on each side: half a window, so that frames are centred on all of the clip
 
 
@@ -38,39 +36,28 @@ class MissingTeacher(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a teacher makes of a clip: `[1, E]` of all of it (`step` 0), or frames `[F, E]`.
+    """What a teacher makes of a clip: `[1, E]` of all of it (`step` 0), or frames `[F, E]`."""
 
-    Args:
-        first: sample of the clip on which the first frame is centred.
-        step: samples from one frame to the next.
-    """
-
-    values: NDArray[np.float32]
-    first: float = 0.0
-    step: float = 0.0
+    values: Samples
+    first: float = 0.0  # sample of the clip on which the first frame is centred
+    step: float = 0.0  # samples from one frame to the next
 
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """A teacher that is ready.
+    """A teacher that is ready."""
 
-    Args:
-        identity: what its targets follow from, beside the clip.
-        of_clip: whether they are of whole clips rather than of frames.
-        hear: from samples `[N]` at 16 kHz to the target.
-    """
-
-    identity: str
-    of_clip: bool
-    hear: Callable[[Samples], Target]
+    name: str
+    of_clip: bool  # whether they are of whole clips rather than of frames
+    hear: Callable[[Samples], Target]  # from samples `[N]` at 16 kHz to the target
 
 
 def load_teacher(section: TeacherSection, device: torch.device) -> Teacher:
     """Load a teacher. Raises MissingTeacher."""
     if section.name == "resemblyzer":
-        return Teacher("resemblyzer, parts 160 80", True, _Voice(_installed(section.name) / "pretrained.pt", device))
+        return Teacher(section.name, True, _Voice(_installed(section.name) / "pretrained.pt", device))
     if section.name == "pyopen-wakeword":
-        return Teacher("pyopen-wakeword, steps 16", False, _Words(_installed(section.name) / "models"))
+        return Teacher(section.name, False, _Words(_installed(section.name) / "models"))
     return _encoder(section, device)
 
 
@@ -131,9 +118,8 @@ class _Interpreter:
 
     def __call__(self, values: NDArray[Any]) -> Samples:
         values, lib, interpreter = np.ascontiguousarray(values, np.float32), self._lib, self._interpreter
-        lib.TfLiteInterpreterResizeInputTensor(
-            interpreter, 0, (ctypes.c_int32 * values.ndim)(*values.shape), values.ndim
-        )
+        shape = (ctypes.c_int32 * values.ndim)(*values.shape)
+        lib.TfLiteInterpreterResizeInputTensor(interpreter, 0, shape, values.ndim)
         lib.TfLiteInterpreterAllocateTensors(interpreter)
         given = lib.TfLiteInterpreterGetInputTensor(interpreter, 0)
         lib.TfLiteTensorCopyFromBuffer(given, values.ctypes.data_as(ctypes.c_void_p), values.nbytes)
@@ -162,5 +148,4 @@ def _encoder(section: TeacherSection, device: torch.device) -> Teacher:
         values = frames.float().mean(dim=0, keepdim=True) if section.of_clip else frames.float()
         return Target(values.cpu().numpy(), *(() if section.of_clip else (step / 2, step)))
 
-    sums = [parameter.double().sum().item() for parameter in model.parameters()]
-    return Teacher(f"{section.of_clip} {model.config.to_json_string()} {sums}", section.of_clip, hear)
+    return Teacher(section.name, section.of_clip, hear)

@@ -8,11 +8,9 @@ import pytest
 
 from service.training.datasets.dataset import BadDataset
 from service.training.pretraining import clips
-from service.training.pretraining.clips import read_sources
+from service.training.pretraining.clips import PROGRAMS, read_clips, synthesise
 from service.training.pretraining.recipe import PretrainRecipe
 from service.training.recordings import Recordings
-from service.training.sounds import SOUNDS
-from service.training.speech import PROGRAMS
 from tests.training.miniature import write_clip, write_table
 
 speaking = pytest.mark.skipif(any(shutil.which(name) is None for name in PROGRAMS), reason="needs espeak-ng and flite")
@@ -21,7 +19,7 @@ speaking = pytest.mark.skipif(any(shutil.which(name) is None for name in PROGRAM
 def heard(root: Path, **audio: object) -> list[int]:
     """Samples of every clip."""
     recipe = PretrainRecipe.model_validate({"audio": [audio]})
-    return [len(clip.read()) for source in read_sources(recipe, [root], Recordings()) for clip in source.clips]
+    return [len(read()) for source in read_clips(recipe, [root], Recordings()) for read in source.clips]
 
 
 @pytest.fixture
@@ -52,18 +50,15 @@ def test_a_long_recording_is_heard_in_pieces(root: Path, monkeypatch: pytest.Mon
     assert heard(root, files="c.flac") == [2000, 2000, 800]
 
 
-def test_sounds_know_their_formula() -> None:
-    recipe = PretrainRecipe.model_validate({"audio": [], "sounds": {"clips": 2}})
-    (source,) = read_sources(recipe, [], Recordings())
-    assert [clip.kind for clip in source.clips] == [kind for kind in range(len(SOUNDS)) for _ in range(2)]
-    read = np.stack([clip.read() for clip in source.clips])
-    assert np.abs(read).max(axis=1) == pytest.approx(0.5, abs=1e-3)
-    assert np.abs(np.corrcoef(read) - np.eye(len(read))).max() < 0.5
-
-
 @speaking
 def test_phrases_are_said(tmp_path: Path) -> None:
     recipe = PretrainRecipe.model_validate({"audio": [], "speech": {"clips": 3, "words": ["two", "six"]}})
-    once, again = (read_sources(recipe, [], Recordings())[0].clips for _ in range(2))
+    once, again = (read_clips(recipe, [], Recordings())[0].clips for _ in range(2))
     assert len(once) == 3
-    assert all(np.array_equal(one.read(), other.read()) for one, other in zip(once, again, strict=True))
+    assert all(np.array_equal(one(), other()) for one, other in zip(once, again, strict=True))
+
+
+def test_lacking_synthesisers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(FileNotFoundError, match="espeak-ng and flite"):
+        synthesise(["two"], seed=0)

@@ -29,13 +29,6 @@ def test_an_encoder_hears_its_own_rate(rate: int, tmp_path: Path) -> None:
     np.testing.assert_allclose(whole.values[0], target.values.mean(axis=0), atol=1e-5)
 
 
-def test_another_teacher_has_another_identity(tmp_path: Path) -> None:
-    folder = save_tiny_wav2vec2(tmp_path, norm="layer")
-    Wav2Vec2FeatureExtractor().save_pretrained(folder)
-    frames, clip = (load_teacher(TeacherSection(name=str(folder), of_clip=each), CPU) for each in (False, True))
-    assert frames.identity != clip.identity
-
-
 def test_what_has_no_rate_is_refused(tmp_path: Path) -> None:
     folder = save_tiny_wav2vec2(tmp_path)
     with pytest.raises(MissingTeacher, match="is no encoder that transformers can read"):
