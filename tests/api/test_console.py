@@ -17,6 +17,7 @@ from tests.api.live import Live, running, settings_for
 from tests.api.pages import ask, choose_adapters, opened, shown_labels
 from tests.browser import Page
 from tests.synthesis import encode, noise
+from tests.waiting import soon
 
 pytestmark = pytest.mark.skipif(
     browser.installed() is None, reason=f"no Chromium here: none of {', '.join(browser.NAMES)} is installed"
@@ -254,6 +255,15 @@ def test_asks_for_a_key(chromium: Page, tiny_ast_dir: Path, tmp_path: Path) -> N
         chromium.open("about:blank")
 
 
+def new_key(service: Live, data_dir: Path, *words: str) -> str:
+    """A key that the command makes, once the running service knows it."""
+    command = [sys.executable, "-m", "service", "keys", "create", *words, "--data-dir", str(data_dir)]
+    token = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    bearer = {"Authorization": f"Bearer {token}"}
+    soon(lambda: service.http.get("/v1/adapters", headers=bearer).status_code in (200, 403), seconds=30)
+    return token
+
+
 def test_a_key_that_only_infers_names_its_adapter(
     chromium: Page, tiny_ast_dir: Path, tmp_path: Path, clips: tuple[Path, Path]
 ) -> None:
@@ -261,11 +271,10 @@ def test_a_key_that_only_infers_names_its_adapter(
         service.http.headers["Authorization"] = "Bearer root"
         service.publish(tmp_path, "only")
         service.publish(tmp_path, "voice", task=TaskType.VERIFICATION)
-        words = ["keys", "create", "--scopes", "infer", "--data-dir", str(tmp_path / "data")]
-        made = subprocess.run([sys.executable, "-m", "service", *words], capture_output=True, text=True, check=True)
+        token = new_key(service, tmp_path / "data", "--scopes", "infer")
         chromium.open(service.url)
         chromium.until("!document.querySelector('#key-section').hidden")
-        chromium.evaluate(f"document.querySelector('#key').value = '{made.stdout.strip()}'")
+        chromium.evaluate(f"document.querySelector('#key').value = '{token}'")
         chromium.click("#key-form button")
         chromium.until("document.querySelector('#status').textContent === 'Ready'")
         chromium.until("document.querySelector('#clip') !== null")
@@ -293,11 +302,10 @@ def test_a_key_of_one_request_a_second_sees_all_of_an_adapter(
     with running(settings_for(tiny_ast_dir, tmp_path / "data", admin_keys="root")) as service:
         service.http.headers["Authorization"] = "Bearer root"
         service.publish(tmp_path, "only")
-        words = ["keys", "create", "--scopes", "read", "--rate", "1/s", "--data-dir", str(tmp_path / "data")]
-        made = subprocess.run([sys.executable, "-m", "service", *words], capture_output=True, text=True, check=True)
+        token = new_key(service, tmp_path / "data", "--scopes", "read", "--rate", "1/s")
         chromium.open(f"{service.url}/#/adapter/only")
         chromium.until("!document.querySelector('#key-section').hidden")
-        chromium.evaluate(f"document.querySelector('#key').value = '{made.stdout.strip()}'")
+        chromium.evaluate(f"document.querySelector('#key').value = '{token}'")
         chromium.click("#key-form button")
         chromium.until(
             "document.querySelector('.history li') !== null && document.querySelector('#detail .facts') !== null"

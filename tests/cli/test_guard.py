@@ -172,17 +172,20 @@ def test_empty_lines_are_no_way_to_stay(guarded: Live, connection: socket.socket
     trickle(connection, b"\r\n")
 
 
-def test_a_recording_may_arrive_as_slowly_as_it_is_spoken(guarded: Live) -> None:
+def test_a_recording_may_arrive_as_slowly_as_it_is_spoken(tiny_ast_dir: Path, tmp_path: Path) -> None:
+    """For longer than a request may take, where no window is waited for that long."""
     content = encode(noise(2.0))
+    seconds = 2.0
 
     def pieces() -> Iterator[bytes]:
         for at in range(0, len(content), len(content) // 10):
-            time.sleep(REQUEST_SECONDS / 5)
+            time.sleep(seconds / 8)
             yield content[at : at + len(content) // 10]
 
-    for path, status in (("/v1/jobs", 202), ("/v1/events", 200)):
-        assert guarded.http.post(f"{path}?adapter=alpha", content=pieces()).status_code == status
-    assert guarded.http.post("/v1/classify?adapter=alpha", content=pieces()).status_code == 504
+    with running(settings_for(tiny_ast_dir, tmp_path / "data", request_timeout=seconds)) as service:
+        service.publish(tmp_path, "alpha")
+        for path, status in (("/v1/jobs", 202), ("/v1/events", 200), ("/v1/classify", 504)):
+            assert service.http.post(f"{path}?adapter=alpha", content=pieces()).status_code == status, path
 
 
 def test_a_body_that_trickles(connection: socket.socket) -> None:
