@@ -25,7 +25,7 @@ FLAGS = (
     *("--remote-debugging-port=0", "--autoplay-policy=no-user-gesture-required"),
     *("--window-size=1100,1250", "--force-prefers-reduced-motion"),
 )
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0  # on a busy machine
 KEYS = {"Tab": 9, "Enter": 13, " ": 32}  # and their codes
 
 

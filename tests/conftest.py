@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from service.model.backbone import Backbone
 from service.model.loading import load_backbone
@@ -15,6 +16,10 @@ from tests.backbones import save_tiny_ast, save_tiny_wav2vec2
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are shared out already
     torch.set_num_threads(1)
+
+# A machine that pauses is no fault of what is tried.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 pytest_plugins = ["tests.api.fixtures", "tests.api.desk", "tests.api.pages", "tests.postgres", "tests.s3"]
 

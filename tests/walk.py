@@ -25,7 +25,7 @@ from tests.synthesis import encode, noise
 
 ROOT = Path(service.__file__).parent
 IDLE_SECONDS = 2.0
-WARM, TRIES = 5, 3  # requests
+WARM, TRIES = 5, 8  # requests
 CLIP = Path("adapters/examples/digit-eight.flac")
 ADAPTER = "digits"
 

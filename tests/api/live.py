@@ -20,7 +20,7 @@ from service.registry.bundle import BundleFiles
 from service.settings import Settings
 from tests.bundles import Json, random_bundle
 
-READY_SECONDS = 60.0
+READY_SECONDS = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def running(settings: Settings, opener: Opener = open_runtime, wait: bool = True
             yield Live(url_of(listener), http, app.context, loops[0] if loops else None)
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(90)
         assert not thread.is_alive(), "the server did not stop"
 
 

@@ -118,17 +118,17 @@ def test_every_cell_is_told_as_soon_as_it_is_done(tmp_path: Path) -> None:
 def test_a_run_keeps_its_deadline_and_tells_what_it_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Calls of 0.2 s would take a cell 5 s and more; it is given up between two of them."""
+    """Calls of 1 s would take a cell 25 s and more; it is given up between two of them."""
     run_one = Contestant.__init__
 
     def slow(self: Contestant, form: str, dtype: str, adapters: int, clips: int, run: Callable[[], Tensor]) -> None:
-        run_one(self, form, dtype, adapters, clips, lambda: (time.sleep(0.2), run())[1])
+        run_one(self, form, dtype, adapters, clips, lambda: (time.sleep(1.0), run())[1])
 
     arguments = ["--device", "cpu", "--tiny", "--model", "wav2vec2", "--seconds", "1.28", "3", "--out", str(tmp_path)]
     monkeypatch.setattr(Contestant, "__init__", slow)
     began = time.monotonic()
     assert main([*arguments, "--deadline", "1.5"]) == 0
-    assert time.monotonic() - began < 4.5
+    assert time.monotonic() - began < 12  # it would take three times as long
     found = read_json(tmp_path / "bench.json")
     assert found.left_out == ["wav2vec 2.0 1.28 s", "wav2vec 2.0 3 s"]
     assert [found.rows, found.agreements, found.noise] == [[], [], {}]

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +21,9 @@ from service.registry.manifest import Manifest, build_manifest
 from tests.backbones import random_adapter
 from tests.bundles import config_of
 from tests.engine.faults import Cuda, Hang, Memory, faulty
+from tests.waiting import soon
 
-SECONDS = 0.5  # a first inference of the tiny backbone takes milliseconds
+SECONDS = 1.0  # a first inference of the tiny backbone takes milliseconds
 MOST_BYTES = 2**30
 Candidate = tuple[Manifest, AdapterWeights]
 
@@ -47,13 +49,13 @@ def hang() -> Iterator[Hang]:
 
 
 def until_let_in(smoke: Callable[[Manifest, AdapterWeights], None], fine: Candidate) -> None:
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            return smoke(*fine)
-        except (NotReady, DeadlineExceeded):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+    def is_let_in() -> bool:
+        with suppress(NotReady, DeadlineExceeded):
+            smoke(*fine)
+            return True
+        return False
+
+    soon(is_let_in, 10)
 
 
 @pytest.mark.parametrize("task", [TaskType.CLASSIFICATION, TaskType.VERIFICATION])
@@ -130,23 +132,23 @@ def test_it_runs_at_the_adapters_own_window(tiny_wav2vec2: Backbone) -> None:
 def test_a_row_that_cannot_fit_is_refused_by_arithmetic(tiny_ast: Backbone) -> None:
     rows: list[int] = []
     window = {"sampling_rate": 16000, "window_frames": 30_000, "mean": 0.0, "std": 1.0}
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(
         InvalidBundle, match=r"input.window_frames: a window of 30000 frames is 23,994 tokens .* 8,833 MiB"
     ):
         smoke_test(faulty(tiny_ast, rows.append), 30)(*candidate(tiny_ast, input=window))
     assert not rows
-    assert time.monotonic() - started < 1.0
+    assert time.thread_time() - started < 1.0
 
 
 def test_one_that_hangs_costs_its_upload_its_time_and_the_next_ones_none(tiny_ast: Backbone, hang: Hang) -> None:
     smoke, fine = smoke_test(faulty(tiny_ast, hang), SECONDS), candidate(tiny_ast)
     begun = time.monotonic()
-    with pytest.raises(DeadlineExceeded, match=r"was not done within 0\.5 s"):
+    with pytest.raises(DeadlineExceeded, match=r"was not done within 1 s"):
         smoke(*fine)
     assert time.monotonic() - begun >= SECONDS
     assert hang.begun.is_set()
-    for _ in range(20):  # together ten seconds, if each waited its time
+    for _ in range(20):  # together twenty seconds, if each waited its time
         with pytest.raises(NotReady, match="hangs"):
             smoke(*fine)
     assert time.monotonic() - begun < 10 * SECONDS

@@ -64,10 +64,10 @@ def test_what_is_not_read(expression: str) -> None:
 )
 def test_no_expression_takes_long(expression: str) -> None:
     def match_many() -> None:
-        while time.monotonic() < began + 20:
+        while time.monotonic() < began + 60:
             assert not matcher.matches("x", expression, NAMES[3] * 2)
 
     began, matcher = time.monotonic(), Matcher()
     with pytest.raises(InvalidBundle, match="it takes too long"):
         match_many()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30

@@ -29,7 +29,7 @@ def test_a_hostile_expression_takes_no_time(option: str, value: object, pair: tu
     began = time.monotonic()
     with suppress(InvalidBundle):
         import_bundle(saved, saved.parent / "out", str(base))
-    assert time.monotonic() - began < 10  # backtracking takes years
+    assert time.monotonic() - began < 60  # backtracking takes years
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("music") / "set"
     asked = ["--classes", "air,dance", "--tunes", "5", "--clips", "2,1,1", "--seed", "3"]
     command = [sys.executable, "-m", "tests.music", str(out), *asked]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("8 clips of 8 works (report 2, selection 2, train 4): ")
     return out

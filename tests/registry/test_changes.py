@@ -85,7 +85,7 @@ def test_a_change_that_waited_too_long_never_happens(url: str, tmp_path: Path, w
         started = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             CHANGES[what](registry, soon(0.3))
-        assert 0.25 < time.monotonic() - started < 2.0
+        assert 0.25 < time.monotonic() - started < 10.0
     registry._catch_up()
     assert (list(registry.walk()), registry.history("events", 100)) == (before, history)
     CHANGES[what](registry, soon(30))

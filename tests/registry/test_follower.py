@@ -1,6 +1,5 @@
 """Several processes on one catalogue see each other's changes, and go on serving without its database."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ from service.errors import RegistryUnavailable, UnknownAdapter, UnknownVersion
 from service.registry.adapters import AdapterVersion
 from service.registry.catalogue import catalogue_of
 from service.registry.store import Registry
+from tests import waiting
 from tests.postgres import Postgres
 from tests.registry.bundles import AST, bundle
 from tests.registry.publishing import publish
@@ -31,14 +31,14 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Regis
 
 
 def soon(condition: Callable[[], object], seconds: float = 1.0) -> None:
-    """Waits until a condition holds; it must within so many seconds."""
-    deadline = time.monotonic() + seconds
-    while True:
+    """Waits until a condition holds, for which what it asks for must be known; it must within so many seconds."""
+
+    def holds() -> object:
         with suppress(UnknownAdapter, UnknownVersion):
-            if condition():
-                return
-        assert time.monotonic() < deadline, "it was not seen in time"
-        time.sleep(0.01)
+            return condition()
+        return False
+
+    waiting.soon(holds, seconds)
 
 
 def test_a_database_of_another_encoding_is_read(postgres: Postgres, tmp_path: Path) -> None:

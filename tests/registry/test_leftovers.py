@@ -63,20 +63,20 @@ def test_a_late_deletion_takes_nothing_that_was_uploaded_since_and_stops_nobody(
 
         def delete(self, keys: list[str]) -> None:
             asked.set()
-            assert arrives.wait(20)
+            assert arrives.wait(60)
             late.extend(keys)
             store.delete(keys)
 
     registry._objects._store = Delaying()  # type: ignore[attr-defined]
     with ThreadPoolExecutor(1) as pool:
         deletion = pool.submit(registry.delete_adapter, "again")
-        assert asked.wait(10)
+        assert asked.wait(30)
         other = opened(tmp_path, bucket)
         began = time.monotonic()
         for server in (registry, other):
             server.set_alias("events", "canary", 1)
         again = publish(other, files, "again").version
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         arrives.set()
         deletion.result()
     assert len(late) == 3

@@ -1,7 +1,6 @@
 """Several processes: they compute what one would."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from service.registry.bundle import read_bundle
 from service.training.loop import train
 from service.training.ranks import Ranks
+from tests.ports import free_port
 from tests.training.miniature import make_keywords, write_toml
 from tests.training.test_loop import classifier
 
@@ -69,8 +69,7 @@ def test_two_processes_train_what_one_trains(tiny_wav2vec2_dir: Path, tmp_path: 
     )
     recipe = write_toml(tmp_path / "recipe.toml", tables)
     train(recipe, data, tmp_path / "one", device="cpu", dtype="float32", progress=False)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "service", "train", recipe, "--data", data, "--out", tmp_path / "two"]
     options = ["--device", "cpu", "--dtype", "float32", "--workers", "0"]
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
@@ -85,7 +84,7 @@ def test_two_processes_train_what_one_trains(tiny_wav2vec2_dir: Path, tmp_path: 
         for rank in range(2)
     ]
     for process in processes:
-        told, _ = process.communicate(timeout=200)
+        told, _ = process.communicate(timeout=280)
         assert process.returncode == 0, told
     one, two = (tensors_of(tmp_path / name) for name in ("one", "two"))
     assert one.keys() == two.keys()
