@@ -16,6 +16,7 @@ from service.database import DATABASE_FILE, open_database
 from tests.api.keyed import Keyed, bearer, with_keys
 from tests.api.live import Live, running, settings_for
 from tests.bundles import random_bundle
+from tests.waiting import soon
 
 TENANTS = ('adapter="', 'key="')
 
@@ -221,6 +222,7 @@ def test_a_lost_database_lets_nobody_in(tiny_ast_dir: Path, tmp_path: Path, how:
         while time.monotonic() < deadline:
             assert service.http.delete("/v1/adapters/digits").status_code == 401
             time.sleep(0.1)
+        soon(lambda: "degraded" in service.http.get("/readyz").json(), 20)
         ready = service.http.get("/readyz")
         assert ready.status_code == 200
         assert ("1 of the keys" if how == "emptied" else "stored keys cannot be read") in ready.json()["degraded"]

@@ -4,7 +4,8 @@ import json
 import posixpath
 import re
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from service.api.problems import KINDS, MEDIA_TYPE
 from service.settings import Settings
 from service.telemetry import Telemetry
 from tests.api.live import Live, running, settings_for
+from tests.waiting import soon
 
 ROOT = Path(__file__).parents[2]
 METRICS = (
@@ -27,25 +29,30 @@ METRICS = (
 )
 
 
-def test_answers_while_the_backbone_is_loading(tiny_ast_dir: Path, tmp_path: Path) -> None:
+@contextmanager
+def loading(settings: Settings) -> Iterator[tuple[Live, threading.Event]]:
+    """A service that loads its backbone once the event is set, at the end at the latest."""
     go_on = threading.Event()
 
     def slow(settings: Settings, telemetry: Telemetry) -> Runtime:
-        go_on.wait(30)
+        go_on.wait(120)
         return open_runtime(settings, telemetry)
 
-    with running(settings_for(tiny_ast_dir, tmp_path / "data"), slow, wait=False) as service:
+    with running(settings, slow, wait=False) as service:
         try:
-            assert service.http.get("/healthz").json() == {"status": "ok"}
-            for method, path in (("GET", "/readyz"), ("GET", "/v1/backbone"), ("POST", "/v1/classify?adapter=a")):
-                answer = service.http.request(method, path)
-                assert (answer.status_code, answer.json()["code"]) == (503, "not_ready"), path
+            yield service, go_on
         finally:
             go_on.set()
-        for _ in range(600):
-            if service.http.get("/readyz").status_code == 200:
-                break
-            threading.Event().wait(0.05)
+
+
+def test_answers_while_the_backbone_is_loading(tiny_ast_dir: Path, tmp_path: Path) -> None:
+    with loading(settings_for(tiny_ast_dir, tmp_path / "data")) as (service, go_on):
+        assert service.http.get("/healthz").json() == {"status": "ok"}
+        for method, path in (("GET", "/readyz"), ("GET", "/v1/backbone"), ("POST", "/v1/classify?adapter=a")):
+            answer = service.http.request(method, path)
+            assert (answer.status_code, answer.json()["code"]) == (503, "not_ready"), path
+        go_on.set()
+        soon(lambda: service.http.get("/readyz").status_code == 200, 60)
         assert service.http.get("/readyz").json() == {"status": "ready"}
 
 
@@ -133,7 +140,7 @@ def test_no_other_origin_is_let_in(live: Live) -> None:
 
 def test_only_origins_that_are_listed_are_let_in(tiny_ast_dir: Path, tmp_path: Path) -> None:
     settings = settings_for(tiny_ast_dir, tmp_path / "data", cors_origins="https://app.example,http://localhost:3000")
-    with running(settings, wait=False) as service:
+    with loading(settings) as (service, _):
         ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,if-none-match"}
         for origin in settings.cors_origins:
             allowed = service.http.options("/v1/classify", headers=ask | {"Origin": origin})

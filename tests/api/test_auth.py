@@ -1,7 +1,7 @@
 """Keys over HTTP: every route says what it asks, a tenant meets its own adapters only, limits are told."""
 
 import re
-import time
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +19,7 @@ from service.errors import Forbidden
 from service.settings import Settings
 from tests.api.keyed import Keyed, bearer, with_keys
 from tests.api.live import running, settings_for
+from tests.waiting import soon
 
 ROUTES = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
 KEYED = [route for route in ROUTES if any(isinstance(one.dependency, KeyRequired) for one in route.dependencies)]
@@ -111,17 +112,9 @@ def keyed(tiny_ast_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def test_keys_made_and_revoked_elsewhere_are_seen_within_a_second(keyed: Keyed) -> None:
     other = KeyTable(open_database(keyed.service.context.settings.data_dir))
     key, token = other.create("", Grant(frozenset({Scope.READ})))
-    assert seconds_until(keyed, str(token), 200) < SEEN_SECONDS
+    soon(lambda: keyed.ask(str(token), "GET", "/v1/backbone").status_code == 200, SEEN_SECONDS)
     other.revoke(key.id)
-    assert seconds_until(keyed, str(token), 401) < SEEN_SECONDS
-
-
-def seconds_until(keyed: Keyed, key: str, status: int) -> float:
-    started = time.monotonic()
-    while keyed.ask(key, "GET", "/v1/backbone").status_code != status:
-        assert time.monotonic() - started < 10
-        time.sleep(0.02)
-    return time.monotonic() - started
+    soon(lambda: keyed.ask(str(token), "GET", "/v1/backbone").status_code == 401, SEEN_SECONDS)
 
 
 @pytest.mark.parametrize("route", SCOPED, ids=lambda route: f"{min(route.methods)} {route.path}")
@@ -258,18 +251,19 @@ def test_paths_that_are_none_count_against_a_rate(keyed: Keyed) -> None:
 def test_concurrency_is_kept_and_given_back(keyed: Keyed, clip: bytes) -> None:
     """One request whose body does not end holds the only place; once it is gone the next one has it."""
     key = keyed.make(Scope.INFER, concurrency=1)
-    go_on = time.monotonic() + 0.5
+    go_on = threading.Event()
 
     def slow() -> Iterator[bytes]:
         yield clip[:100]
-        while time.monotonic() < go_on:
-            time.sleep(0.01)
+        go_on.wait(30)
         yield clip[100:]
 
     with ThreadPoolExecutor(1) as pool:
         held = pool.submit(keyed.ask, key, "POST", "/v1/classify?adapter=acme-one", content=slow())
-        time.sleep(0.2)
+        used = keyed.service.context.gate._used
+        soon(lambda: used.get(key.split("_")[1]) and used[key.split("_")[1]].in_flight == 1, 20)
         refused = keyed.ask(key, "POST", "/v1/classify?adapter=acme-one", content=clip)
+        go_on.set()
         assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
         assert refused.headers["ratelimit"] == '"concurrency";r=0'
         assert held.result().status_code == 200

@@ -17,11 +17,14 @@ import pytest
 from service.access.keys import Scope
 from service.api.inference.events import form_of
 from service.errors import NotAcceptable
+from service.model.backbone import Backbone
 from service.timeline.parameters import Parameters
 from service.timeline.timeline import Timeline
 from tests.api.keyed import bearer, with_keys
 from tests.api.live import Live, running, settings_for
+from tests.bundles import random_bundle
 from tests.synthesis import encode, noise, tone
+from tests.waiting import soon
 
 LABELS = ("cat", "dog", "background")
 INPUT = {"sampling_rate": 16000, "window_frames": 64, "windows": None, "hop_frames": 50, "mean": -6.0, "std": 5.0}
@@ -196,10 +199,7 @@ def test_nothing_is_left_of_a_client_that_goes(service: Live) -> None:
         with connect(service) as connection:
             connection.sendall(head() + sent)
             connection.recv(65_536)
-    deadline = time.monotonic() + 5
-    while engine.recordings.count or engine.room.held:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    soon(lambda: not (engine.recordings.count or engine.room.held), 20)
     assert ask(service)["events"]
 
 
@@ -219,7 +219,7 @@ def test_an_upload_that_stalls_is_answered_until_there(service: Live, accept: st
     """Within the deadline of its own header."""
     with connect(service) as connection:
         query = b"adapter=hears&threshold=0&hysteresis=0"
-        begin = head(accept, "X-Request-Timeout-Ms: 1500\r\nTransfer-Encoding: chunked")
+        begin = head(accept, "X-Request-Timeout-Ms: 4000\r\nTransfer-Encoding: chunked")
         connection.sendall(begin.replace(b"adapter=hears", query) + chunk(CLIP[: len(CLIP) // 2]))
         received = b""
         while b'"deadline_exceeded"' not in received:
@@ -233,19 +233,20 @@ def test_an_upload_that_stalls_is_answered_until_there(service: Live, accept: st
     assert 5.0 < error["at"] < 7.0
 
 
-def test_a_recording_waits_for_its_turn(tiny_ast_dir: Path, tmp_path: Path) -> None:
+def test_a_recording_waits_for_its_turn(tiny_ast: Backbone, tiny_ast_dir: Path, tmp_path: Path) -> None:
     """Longer than a request may: the queue is full of others."""
-    with running(settings_for(tiny_ast_dir, tmp_path / "data", request_timeout=1.0)) as service:
-        service.publish(tmp_path, "hears", labels=LABELS, input=INPUT, activation="softmax")
+    bundles = tmp_path / "bundles"
+    random_bundle(bundles, tiny_ast.spec, "hears", labels=LABELS, input=INPUT, activation="softmax")
+    with running(settings_for(tiny_ast_dir, tmp_path / "data", request_timeout=3.0, adapters=bundles)) as service:
         room, loop = service.context.runtime.engine.room, service.loop
         assert loop is not None
         full = {"others": room.frames}
         loop.call_soon_threadsafe(room.take, full)
-        timer = threading.Timer(2.5, lambda: loop.call_soon_threadsafe(room.give_back, full))
+        timer = threading.Timer(4.5, lambda: loop.call_soon_threadsafe(room.give_back, full))
         timer.start()
         started = time.monotonic()
         assert ask(service)["audio"]["seconds"] == 12.33
-        assert time.monotonic() - started > 2.0
+        assert time.monotonic() - started > 4.0
         timer.join()
 
 

@@ -1,10 +1,10 @@
 """Adapters as a fleet: search and pages, history, several servers on one registry, one without its database."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from service.model.spec import TaskType
@@ -12,6 +12,7 @@ from tests.api.live import Live, running, settings_for
 from tests.api.test_adapters import refused
 from tests.bundles import random_bundle
 from tests.postgres import Postgres
+from tests.waiting import soon
 
 
 @pytest.fixture
@@ -23,13 +24,11 @@ def pair(tiny_ast_dir: Path, tmp_path: Path) -> Iterator[tuple[Live, Live]]:
 
 
 def status_within_a_second(live: Live, clip: bytes, reference: str, expected: int) -> Any:
-    deadline = time.monotonic() + 1
-    while True:
-        answer = live.http.post(f"/v1/classify?adapter={reference}", content=clip)
-        if answer.status_code == expected or time.monotonic() > deadline:
-            assert answer.status_code == expected, answer.text
-            return answer.json()
-        time.sleep(0.02)
+    def ask() -> httpx.Response:
+        return live.http.post(f"/v1/classify?adapter={reference}", content=clip)
+
+    soon(lambda: ask().status_code == expected, 1)
+    return ask().json()
 
 
 def test_servers_see_each_others_changes(pair: tuple[Live, Live], tmp_path: Path, clip: bytes) -> None:
@@ -43,10 +42,7 @@ def test_servers_see_each_others_changes(pair: tuple[Live, Live], tmp_path: Path
     assert other.http.get("/v1/adapters/shared").json()["versions"][0]["state"] == "resident"
     one.http.delete("/v1/adapters/shared")
     status_within_a_second(other, clip, "shared", 404)
-    deadline = time.monotonic() + 1
-    while other.context.runtime.engine.device._shared.slots.resident:  # its slot is free again
-        assert time.monotonic() < deadline
-        time.sleep(0.01)  # the servers compute in this process
+    soon(lambda: not other.context.runtime.engine.device._shared.slots.resident, 1)  # its slot is free again
     assert one.http.get("/v1/adapters/shared/history").json() == other.http.get("/v1/adapters/shared/history").json()
 
 
@@ -124,13 +120,11 @@ def test_without_its_database_the_service_infers_on(
         live.publish(tmp_path, "known", seed=1)
         assert live.http.get("/readyz").json() == {"status": "ready"}
         postgres.stop()
-        deadline = time.monotonic() + 5
-        while "degraded" not in (ready := live.http.get("/readyz")).json():
-            assert time.monotonic() < deadline
+        soon(lambda: "degraded" in live.http.get("/readyz").json(), 5)
+        ready = live.http.get("/readyz")
         assert ready.status_code == 200
         assert "the registry's database cannot be used" in ready.json()["degraded"]
-        while "ipet_registry_up 0.0" not in live.http.get("/metrics").text:
-            assert time.monotonic() < deadline
+        soon(lambda: "ipet_registry_up 0.0" in live.http.get("/metrics").text, 5)
         assert live.http.post("/v1/classify?adapter=known", content=clip).status_code == 200
         assert live.http.post("/v1/adapters/known/load").status_code == 200
         assert len(live.http.get("/v1/adapters").json()["adapters"]) == 1
@@ -144,9 +138,6 @@ def test_without_its_database_the_service_infers_on(
             assert refused(answer) == (503, "registry_unavailable")
             assert answer.headers["Retry-After"]
         postgres.start()
-        deadline = time.monotonic() + 10
-        while "degraded" in live.http.get("/readyz").json():
-            assert time.monotonic() < deadline
-        time.sleep(0.01)  # the servers compute in this process
+        soon(lambda: "degraded" not in live.http.get("/readyz").json(), 20)
         live.publish(tmp_path, "late", seed=1)
         assert live.http.post("/v1/classify?adapter=late", content=clip).status_code == 200

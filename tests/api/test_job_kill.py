@@ -98,13 +98,13 @@ def test_kill_at_any_moment(rounds: int, tiny_ast: Backbone, tiny_ast_dir: Path,
     files.append((random_bundle(tmp_path, tiny_ast.spec, "voice", task=TaskType.VERIFICATION, **SPEECH), "voice"))
     with ExitStack() as opened:
         start = opened.enter_context(nursery(tiny_ast_dir, tmp_path / "data"))
-        http = opened.enter_context(httpx.Client(timeout=20, verify=False))
+        http = opened.enter_context(httpx.Client(timeout=60, verify=False))
         for i in range(rounds + 1):
             url, pid, wait_for_death = start()
             http.base_url = httpx.URL(url)
             if not i:
                 world.prepare(http, files)
-            until = time.monotonic() + (60.0 if i == rounds else chance.uniform(0.0, LONGEST_LIFE))
+            until = time.monotonic() + (300.0 if i == rounds else chance.uniform(0.0, LONGEST_LIFE))
             with suppress(httpx.HTTPError):
                 while time.monotonic() < until:
                     if i < rounds:

@@ -16,11 +16,12 @@ from service.jobs.quota import JobQuota
 from tests.api.desk import ANN, DIGIT, SILENCE, Desk
 from tests.api.live import Live, running
 from tests.synthesis import encode, noise, tone
+from tests.waiting import soon
 
 Files = list[tuple[str, bytes]]
 
 
-def ended(http: httpx.Client, job: str, seconds: float = 20.0) -> dict[str, Any]:
+def ended(http: httpx.Client, job: str, seconds: float = 120.0) -> dict[str, Any]:
     """The job, once it has ended."""
     until = time.monotonic() + seconds
     while (found := http.get(f"/v1/jobs/{job}").json())["status"] in ("queued", "running"):
@@ -104,18 +105,13 @@ def test_what_is_no_recording_fails_without_a_result(live: Live) -> None:
 
 def test_a_job_is_cancelled_while_it_runs(live: Live) -> None:
     job = listen(live.http, encode(noise(600.0), container="flac"), "adapter=alpha&adapter=beta&hop=0.02")["id"]
-    until = time.monotonic() + 20
-    while (found := live.http.get(f"/v1/jobs/{job}").json())["status"] == "queued":
-        assert time.monotonic() < until, found
-        time.sleep(0.01)
+    soon(lambda: live.http.get(f"/v1/jobs/{job}").json()["status"] != "queued", 60)
     early = live.http.get(f"/v1/jobs/{job}/result")
     assert (early.status_code, early.json()["code"]) == (409, "conflict")
     assert live.http.delete(f"/v1/jobs/{job}").status_code == 204
     cancelled = live.http.get(f"/v1/jobs/{job}").json()
     assert (cancelled["status"], cancelled["bytes"]) == ("cancelled", 0)
-    while live.context.runtime.engine.room.held:
-        assert time.monotonic() < until, "it is still heard"
-        time.sleep(0.05)
+    soon(lambda: not live.context.runtime.engine.room.held, 60)  # it is heard no more
     assert live.http.delete(f"/v1/jobs/{job}").status_code == 204
     assert live.http.get(f"/v1/jobs/{job}").status_code == 404
 

@@ -264,7 +264,7 @@ def test_kill_between_store_and_catalogue(
     print(f"{halves} of the rounds ended between store and catalogue")
     monkeypatch.setattr("service.registry.bucket.SETTLED", timedelta(0))
     last = Registry(tmp_path / "last", tiny_ast.spec, database_url=postgres_url, objects_url=bucket)
-    for _ in range(rounds):  # a second each at most
+    for _ in range(rounds + 20):  # a second each at most
         last.catch_up()
     last.close()
     swept, halves = halves, 0
@@ -284,7 +284,7 @@ def kill_again_and_again(
     chance = random.Random(rounds)
     with ExitStack() as opened:
         start = opened.enter_context(nursery(backbone, data_dir, **variables))
-        clients = [opened.enter_context(httpx.Client(timeout=20, verify=False)) for _ in range(3 * len(NAMES))]
+        clients = [opened.enter_context(httpx.Client(timeout=60, verify=False)) for _ in range(3 * len(NAMES))]
         for i in range(rounds + 1):
             url, pid, wait_for_death = start()
             for client in clients:

@@ -13,11 +13,13 @@ from service.model.loading import load_backbone
 from tests.api.flood import Answered, Clients, flooding, request_of
 from tests.bundles import random_bundle
 from tests.cli.process import serving
+from tests.waiting import soon
 
 pytestmark = pytest.mark.alone
 
 PROBES = ("/healthz", "/readyz", "/metrics", "/")
 ASLEEP = "a sleeper is woken late"  # by a machine that has more to do than processors
+FEWEST = 5  # probes of each kind
 TIMEOUT_MS = "6000"  # of each write
 
 
@@ -30,9 +32,9 @@ def multipart(config: bytes, weights: bytes) -> bytes:
 def probe(url: str, seconds: float) -> dict[str, list[float]]:
     """Seconds that each probe took, one after the other on a kept connection."""
     found: dict[str, list[float]] = {path: [] for path in (*PROBES, ASLEEP)}
-    ends = time.monotonic() + seconds
-    with httpx.Client(base_url=url, timeout=2.0) as http:
-        while time.monotonic() < ends:
+    with httpx.Client(base_url=url, timeout=20.0) as http:
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends or len(found[ASLEEP]) < FEWEST:
             for path in PROBES:
                 started = time.monotonic()
                 assert http.get(path).status_code == 200
@@ -61,7 +63,9 @@ def ask(
     with (directory / "log").open("w") as log, serving(tiny, directory / "data", log) as served:
         assert (
             httpx.post(
-                f"{served.url}/v1/adapters/alpha/versions", files={"config": bundle.config, "weights": bundle.weights}
+                f"{served.url}/v1/adapters/alpha/versions",
+                files={"config": bundle.config, "weights": bundle.weights},
+                timeout=60,
             ).status_code
             == 201
         )
@@ -70,6 +74,8 @@ def ask(
             kinds = Clients(45, move), Clients(uploads, upload), Clients(clients, classify, seconds)
             with flooding(served.url, *kinds) as answers:
                 time.sleep(1.0)
+                refused = 'ipet_requests_total{code="429",route="/v1/adapters/'  # beyond the writers that there may be
+                soon(lambda: refused in httpx.get(f"{served.url}/metrics", timeout=20).text, 20)
                 took = probe(served.url, seconds)
                 database.execute("ROLLBACK")
                 return took, answers.result()
@@ -80,7 +86,7 @@ def judge(answers: list[list[Answered]]) -> Counter[int]:
     moves, uploads, classified = answers
     for answer in (*moves, *uploads):
         assert answer.status in (200, 201, 429, 503, 504), answer
-        assert answer.seconds < 9.0
+        assert answer.seconds < 15.0  # on a busy machine
         assert answer.status != 429 or "retry-after: " in answer.head
     assert {answer.status for answer in classified} <= {200, 429}
     assert 200 in {answer.status for answer in classified}
@@ -91,7 +97,7 @@ def test_probes_answer_while_writers_wait(tiny_ast_dir: Path, tmp_path: Path, cl
     took, answers = ask(tiny_ast_dir, tmp_path, clip, uploads=25, clients=4, seconds=2.0)
     assert judge(answers)[429] > 0  # 70 writers, 64 places
     for path, seconds in took.items():
-        assert statistics.median(seconds) < 0.25, path  # on a machine that does much else; 2 s is given up
+        assert statistics.median(seconds) < 0.25, path  # on a machine that does much else
 
 
 @pytest.mark.slow

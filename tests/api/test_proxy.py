@@ -2,9 +2,7 @@
 
 import os
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -15,7 +13,9 @@ import pytest
 
 from tests.api.live import Live, running, settings_for
 from tests.api.test_metrics import samples
+from tests.ports import free_port
 from tests.postgres import Postgres
+from tests.waiting import soon
 
 CONFIGURATION = Path(__file__).parents[2] / "docker" / "haproxy.cfg"
 ADAPTERS = [f"tenant-{number}" for number in range(12)]
@@ -26,9 +26,7 @@ pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="HAProxy
 @contextmanager
 def proxied(servers: list[Live]) -> Iterator[httpx.Client]:
     """A client of the proxy before three servers, all seen ready."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        bind = f"127.0.0.1:{free.getsockname()[1]}"
+    bind = f"127.0.0.1:{free_port()}"
     places = {f"IPET_SERVER_{number}": one.url.removeprefix("http://") for number, one in enumerate(servers, 1)}
     process = subprocess.Popen(
         ["haproxy", "-db", "-f", CONFIGURATION], env={**os.environ, **places, "IPET_BIND": bind}, text=True
@@ -64,7 +62,8 @@ def test_an_adapter_stays_with_its_server_and_a_server_may_go(
 
         for name in ADAPTERS:
             gone.publish(tmp_path, name)
-        time.sleep(1.2)  # all servers have seen them
+        asked = [(one, f"/v1/adapters/{name}") for one in others for name in ADAPTERS]
+        soon(lambda: {one.http.get(path).status_code for one, path in asked} == {200}, 20)  # all servers have seen them
         for one in servers:
             for name in ADAPTERS:
                 one.http.post(f"/v1/adapters/{name}/unload")
@@ -91,11 +90,14 @@ def test_an_adapter_stays_with_its_server_and_a_server_may_go(
             answers = pool.map(classify, ADAPTERS * 10)
             gone.context.draining = True  # as SIGTERM begins: no longer ready, still answering
             assert set(answers) == {200}
-            deadline, heard = time.monotonic() + 20, -1.0
-            while heard != heard_by_first():  # until a whole round passes it by
-                assert time.monotonic() < deadline
+
+            def is_passed_by() -> bool:
+                """Whether a whole round passes it by."""
                 heard = heard_by_first()
                 assert {classify(name) for name in ADAPTERS} == {200}
+                return heard == heard_by_first()
+
+            soon(is_passed_by, 20)
             answers = pool.map(classify, ADAPTERS * 10)
             first.close()
             assert set(answers) == {200}, "a server that drained before it stopped costs no request"
@@ -105,6 +107,4 @@ def test_an_adapter_stays_with_its_server_and_a_server_may_go(
             answers = pool.map(classify, ADAPTERS * 10)
             second.close()  # without a word
             assert set(answers) <= {200, 502, 503}  # 502: what it had in hand, by the proxy
-        deadline = time.monotonic() + 10
-        while {classify(name) for name in ADAPTERS} != {200}:
-            assert time.monotonic() < deadline
+        soon(lambda: {classify(name) for name in ADAPTERS} == {200}, 20)

@@ -67,7 +67,7 @@ class Desk:
                 await task
 
     async def until(self, job: Job, *statuses: str) -> Job:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (found := self.store.find("acme", job.id)).status not in statuses:
                 await asyncio.sleep(0.01)
         return found
@@ -103,7 +103,8 @@ async def test_a_runner_outlives_any_error(
     async def work(taken: Taken) -> Outcome:
         if name == "give_back" and broken:
             raise running.NotReady("not yet")
-        await asyncio.sleep(0.1)
+        while name == "renew" and broken:  # it is at work for as long as that takes
+            await asyncio.sleep(0.01)
         return Outcome(b"events")
 
     first = desk.add()
@@ -138,6 +139,9 @@ async def test_a_cancelled_job_ends_quietly(desk: Desk, caplog: pytest.LogCaptur
             desk.store.drop("acme", job.id)
         gone.set()
         assert (await desk.until(desk.add(), "done")).error is None
+        async with asyncio.timeout(30):
+            while caplog.text.count("was cancelled") < 2:
+                await asyncio.sleep(0.01)
     told = [record for record in caplog.records if getattr(record, "job", "") in [job.id for job in jobs]]
     assert sum("was cancelled" in record.getMessage() for record in told) == 2
     assert {(record.levelname, record.exc_info) for record in told} == {("INFO", None)}

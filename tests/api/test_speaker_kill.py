@@ -143,7 +143,7 @@ def test_kill_at_any_moment(rounds: int, tiny_ast: Backbone, tiny_ast_dir: Path,
     files = random_bundle(tmp_path, tiny_ast.spec, "voice", task=TaskType.VERIFICATION, **SPEECH)
     with ExitStack() as opened:
         start = opened.enter_context(nursery(tiny_ast_dir, tmp_path / "data"))
-        clients = [opened.enter_context(httpx.Client(timeout=20, verify=False)) for _ in PEOPLE]
+        clients = [opened.enter_context(httpx.Client(timeout=60, verify=False)) for _ in PEOPLE]
         for i in range(rounds + 1):
             url, pid, wait_for_death = start()
             for client in clients:

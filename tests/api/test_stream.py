@@ -20,6 +20,7 @@ from tests.api.keyed import Keyed, bearer, with_keys
 from tests.api.live import Live, running, settings_for
 from tests.live_audio import figures
 from tests.synthesis import encode, noise
+from tests.waiting import soon
 
 START = {"type": "start", "format": "pcm16", "sampling_rate": 16_000}
 WINDOW = 0.64  # seconds, of the tests' adapters
@@ -92,14 +93,14 @@ def test_windows_are_those_of_the_clip_whatever_the_messages(live: Live, size: i
 
 def test_a_window_is_told_as_soon_as_it_is_heard(live: Live) -> None:
     with streaming(live) as ws:
-        assert json.loads(ws.recv(5))["type"] == "started"
+        assert json.loads(ws.recv(20))["type"] == "started"
         ws.send(pcm(noise(WINDOW + 0.02)))
-        first = json.loads(ws.recv(5))
+        first = json.loads(ws.recv(20))
         assert (first["type"], first["start"], first["end"]) == ("window", 0.0, pytest.approx(WINDOW))
         with pytest.raises(TimeoutError):
             ws.recv(0.2)
         ws.send(pcm(noise(0.2)))
-        assert json.loads(ws.recv(5))["start"] == 0.2
+        assert json.loads(ws.recv(20))["start"] == 0.2
 
 
 def test_events_come_while_the_stream_goes_on(live: Live) -> None:
@@ -130,7 +131,7 @@ def test_webm_comes_in_chunks_as_a_recorder_sends_them(live: Live) -> None:
     with streaming(live, start={"type": "start", "format": "webm"}) as ws:
         for piece in pieces[: len(pieces) // 2]:
             ws.send(piece)
-        assert [json.loads(ws.recv(5))["type"] for _ in range(3)] == ["started", "window", "window"]
+        assert [json.loads(ws.recv(20))["type"] for _ in range(3)] == ["started", "window", "window"]
         for piece in pieces[len(pieces) // 2 :]:
             ws.send(piece)
         ws.send('{"type": "end"}')
@@ -226,14 +227,11 @@ def test_open_events_are_told_before_an_error(live: Live, last: str | bytes) -> 
 def test_nothing_is_left_of_streams_that_break_off(live: Live) -> None:
     for content in (b"", pcm(noise(1.0)), pcm(noise(20.0))):
         with streaming(live) as ws:
-            ws.recv(5)
+            ws.recv(20)
             for at in range(0, len(content), 2**19):
                 ws.send(content[at : at + 2**19])
             ws.socket.close()
-    until = time.monotonic() + 5
-    while live.context.streams or live.context.runtime.engine.room.held:
-        assert time.monotonic() < until, "a stream is still there"
-        time.sleep(0.01)
+    soon(lambda: not (live.context.streams or live.context.runtime.engine.room.held), 20)
 
 
 @pytest.mark.parametrize(
@@ -262,11 +260,8 @@ def test_a_stream_is_one_line_of_the_log(live: Live, caplog: pytest.LogCaptureFi
         ws.send(pcm(noise(1.0)))
         ws.send('{"type": "end"}')
         told(ws)
-    until = time.monotonic() + 5
-    while not (lines := [one for one in caplog.records if one.message == "request"]):
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    line = vars(lines[0])
+    soon(lambda: "request" in [one.message for one in caplog.records], 20)
+    line = vars(next(one for one in caplog.records if one.message == "request"))
     assert (line["route"], line["status"], line["adapters"], line["audio_seconds"]) == (
         "/v1/stream",
         101,
@@ -312,12 +307,8 @@ def test_who_does_not_read_is_told_and_not_waited_for(live: Live, monkeypatch: p
     with connect(f"ws://{place.netloc}/v1/stream?adapter=alpha&hop=0.01&top_k=0", sock=sock, max_queue=1) as ws:
         ws.send(json.dumps(START))
         ws.send(pcm(noise(20.0)))
-        until = time.monotonic() + 60
-        while not live.context.streams:
-            assert time.monotonic() < until
-        while live.context.streams:
-            assert time.monotonic() < until, "the stream goes on"
-            time.sleep(0.01)
+        soon(lambda: live.context.streams, 60)
+        soon(lambda: not live.context.streams, 60)
         time.sleep(2.5)  # what it was told last waits for it
         last = told(ws)[-1]
     assert (last["type"], last["code"]) == ("error", "deadline_exceeded")
@@ -326,16 +317,16 @@ def test_who_does_not_read_is_told_and_not_waited_for(live: Live, monkeypatch: p
 
 @pytest.fixture(scope="module")
 def keyed(tiny_ast_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
-    with with_keys(tiny_ast_dir, tmp_path_factory.mktemp("keyed"), max_streams=2, head_timeout=0.5) as service:
+    with with_keys(tiny_ast_dir, tmp_path_factory.mktemp("keyed"), max_streams=2) as service:
         yield service
 
 
 def test_the_key_comes_with_the_first_message_or_a_header(keyed: Keyed) -> None:
     key, query = keyed.make(Scope.INFER, adapters=("acme-*",)), "adapter=acme-one"
     with streaming(keyed.service, query, START | {"key": key}) as ws:
-        assert json.loads(ws.recv(5))["type"] == "started"
+        assert json.loads(ws.recv(20))["type"] == "started"
     with streaming(keyed.service, query, additional_headers=bearer(key), origin="https://app.example") as ws:
-        assert json.loads(ws.recv(5))["type"] == "started"
+        assert json.loads(ws.recv(20))["type"] == "started"
     with streaming(keyed.service, query, START | {"key": key}, additional_headers=bearer(key)) as ws:
         assert "send it once" in told(ws)[-1]["detail"]
     assert refusal(keyed.service, query)[0] == "unauthorized"
@@ -348,15 +339,17 @@ def test_streams_are_bounded_by_key_and_in_all(keyed: Keyed) -> None:
     alone, many = keyed.make(Scope.INFER, concurrency=1), keyed.make(Scope.INFER)
     query = "adapter=acme-one"
     with streaming(keyed.service, query, START | {"key": alone}) as ws:
-        ws.recv(5)
+        ws.recv(20)
         assert refusal(keyed.service, query, START | {"key": alone})[0] == "rate_limited"
         with streaming(keyed.service, query, START | {"key": many}) as second:
-            second.recv(5)
+            second.recv(20)
             code, detail = refusal(keyed.service, query, START | {"key": many})
             assert (code, "2 streams" in detail) == ("overloaded", True)
 
 
-def test_a_silent_handshake_is_ended(keyed: Keyed) -> None:
+def test_a_silent_handshake_is_ended(keyed: Keyed, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = keyed.service.context
+    monkeypatch.setattr(context, "settings", context.settings.model_copy(update={"head_timeout": 0.5}))
     with streaming(keyed.service, start=None) as ws:
         assert "no message came within 0.5 s" in told(ws)[-1]["detail"]
 
@@ -365,12 +358,12 @@ def test_a_stopping_service_ends_its_streams_at_once(tiny_ast_dir: Path, tmp_pat
     with running(settings_for(tiny_ast_dir, tmp_path / "data", shutdown_timeout=10.0)) as service:
         service.publish(tmp_path, "alpha")
         with streaming(service) as ws:
-            ws.recv(5)
+            ws.recv(20)
             assert service.loop is not None
             service.loop.call_soon_threadsafe(service.context.drain, 10.0)
             started = time.monotonic()
             last = told(ws)[-1]
-    assert (last["code"], time.monotonic() - started < 2) == ("not_ready", True)
+    assert (last["code"], time.monotonic() - started < 8) == ("not_ready", True)
 
 
 @pytest.mark.slow

@@ -29,9 +29,11 @@ def test_uploads_cut_off_at_any_moment_leave_whole_versions(live: Live, tmp_path
     started = time.monotonic()
     answered = {live.upload(bundles[0], "swept").json()["version"]}
     duration = time.monotonic() - started
+    last = len(bundles) - 1
     for step, files in enumerate(bundles[1:], start=1):
         parts = {"config": files.config, "weights": files.weights}
-        timeout = str(max(1, round(1500 * duration * step / len(bundles))))
+        moment = max(1, round(1500 * duration * step / len(bundles)))
+        timeout = str({1: 1, last: 60_000}.get(step, moment))  # one that comes too late, one that does not
         answer = live.http.post("/v1/adapters/swept/versions", files=parts, headers={TIMEOUT: timeout})
         if answer.status_code == 201:
             answered.add(answer.json()["version"])
@@ -78,7 +80,7 @@ def test_a_move_that_was_answered_504_does_not_happen(tiny_ast_dir: Path, tmp_pa
                     answer = call(http)
                     assert refused(answer) == (504, "deadline_exceeded")
                     assert answer.json()["detail"].endswith("nothing was changed")
-                    assert time.monotonic() - started < 2.5
+                    assert time.monotonic() - started < 5.0  # a busy database is waited for much longer
         finally:
             other.execute("ROLLBACK")
             other.close()
