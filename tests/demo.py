@@ -8,7 +8,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from rich.table import Table
 
 from service.answers import Classification
 from service.client import Client, ClientError
+from tests.ports import free_port
 
 ADAPTERS: Final = Path(__file__).parent.parent / "adapters"
 EXAMPLES: Final = ADAPTERS / "examples"
@@ -62,9 +62,7 @@ class DemoError(Exception):
 @contextmanager
 def server(directory: Path, key: str) -> Iterator[str]:
     """Runs `ipet serve` with everything it writes under `directory`; yields its URL once it is ready."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     kept = {name: value for name, value in os.environ.items() if not name.startswith("IPET_")}
     chosen = {name: os.environ[name] for name in ("IPET_BACKBONE", "IPET_DEVICE", "IPET_DTYPE") if name in os.environ}
@@ -185,7 +183,8 @@ class Demo:
 
     def people(self) -> None:
         """Enrols somebody, verifies and identifies them and a stranger, and lets them opt out."""
-        with httpx.Client(base_url=f"{self.url}/v1/speakers", headers={"Authorization": f"Bearer {self.key}"}) as http:
+        speakers, headers = f"{self.url}/v1/speakers", {"Authorization": f"Bearer {self.key}"}
+        with httpx.Client(base_url=speakers, headers=headers, timeout=60) as http:
             for what, method, path, file, told in PEOPLE:
                 begin = time.perf_counter()
                 audio = (EXAMPLES / file).read_bytes() if file else None

@@ -20,7 +20,7 @@ class Served:
     process: subprocess.Popen[str]
     url: str
 
-    def end(self, timeout: float = 20.0) -> str:
+    def end(self, timeout: float = 60.0) -> str:
         """Waits for the end; what it wrote to standard error."""
         return self.process.communicate(timeout=timeout)[1]
 

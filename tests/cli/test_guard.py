@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,22 +13,33 @@ import httpx
 import pytest
 
 from service.cli.guard import MAX_FIELDS, MAX_HEAD_BYTES, MAX_PIPELINED
+from service.model.backbone import Backbone
 from tests.api.live import Live, running, settings_for
+from tests.bundles import random_bundle
 from tests.synthesis import encode, noise
+from tests.waiting import soon
 
 HEAD_SECONDS = 0.4
 REQUEST_SECONDS = 0.6
+ENOUGH = 6.0  # seconds past a deadline, on a busy machine
 POST = b"POST /v1/classify?adapter=alpha HTTP/1.1\r\nHost: localhost\r\n"
 
 
 @pytest.fixture(scope="module")
 def guarded(tiny_ast_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """With all the time that a busy machine may take."""
     directory = tmp_path_factory.mktemp("guarded")
-    settings = settings_for(
-        tiny_ast_dir, directory / "data", head_timeout=HEAD_SECONDS, request_timeout=REQUEST_SECONDS, max_connections=20
-    )
-    with running(settings) as service:
+    with running(settings_for(tiny_ast_dir, directory / "data", max_connections=20)) as service:
         service.publish(directory, "alpha")
+        yield service
+
+
+@pytest.fixture(scope="module")
+def hasty(tiny_ast: Backbone, tiny_ast_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    directory = tmp_path_factory.mktemp("hasty")
+    random_bundle(directory / "bundles", tiny_ast.spec, "alpha")
+    times = {"head_timeout": HEAD_SECONDS, "request_timeout": REQUEST_SECONDS}
+    with running(settings_for(tiny_ast_dir, directory / "data", adapters=directory / "bundles", **times)) as service:
         yield service
 
 
@@ -37,9 +49,15 @@ def connection(guarded: Live) -> Iterator[socket.socket]:
         yield made
 
 
+@pytest.fixture
+def timed(hasty: Live) -> Iterator[socket.socket]:
+    with connect(hasty) as made:
+        yield made
+
+
 def connect(service: Live) -> socket.socket:
     place = urlsplit(service.url)
-    return socket.create_connection((place.hostname, place.port), timeout=10)
+    return socket.create_connection((place.hostname, place.port), timeout=30)
 
 
 def answer(connection: socket.socket) -> tuple[int, str]:
@@ -58,8 +76,8 @@ def answer(connection: socket.socket) -> tuple[int, str]:
     return int(head.split()[1]), json.loads(body)["code"]
 
 
-def trickle(connection: socket.socket, piece: bytes, seconds: float = 5.0) -> float:
-    """Sends `piece` again and again until the server has enough of it; how long it took."""
+def trickle(connection: socket.socket, piece: bytes) -> tuple[int, float]:
+    """Sends `piece` again and again until the server has enough of it; what it answered, and how long it took."""
     started = time.monotonic()
     stop = threading.Event()
 
@@ -73,13 +91,11 @@ def trickle(connection: socket.socket, piece: bytes, seconds: float = 5.0) -> fl
     sender = threading.Thread(target=send)
     sender.start()
     try:
-        assert answer(connection)[0] in (0, 408, 431, 504)
+        status, _ = answer(connection)
     finally:
         stop.set()
         sender.join()
-    took = time.monotonic() - started
-    assert took < seconds
-    return took
+    return status, time.monotonic() - started
 
 
 @pytest.mark.parametrize(
@@ -145,34 +161,40 @@ def test_requests_sent_ahead_are_answered_in_turn_up_to_a_number(guarded: Live) 
         assert received.count(b"HTTP/1.1 200 ") == answered
 
 
-def test_who_says_nothing_is_left_without_a_word(connection: socket.socket) -> None:
-    assert answer(connection) == (0, "")
+def test_who_says_nothing_is_left_without_a_word(timed: socket.socket) -> None:
+    assert answer(timed) == (0, "")
 
 
-def test_a_head_that_does_not_end(connection: socket.socket) -> None:
-    connection.sendall(b"GET / HTTP/1.1\r\nHost:")
-    assert answer(connection) == (408, "request_too_slow")
+def test_a_head_that_does_not_end(timed: socket.socket) -> None:
+    timed.sendall(b"GET / HTTP/1.1\r\nHost:")
+    assert answer(timed) == (408, "request_too_slow")
 
 
-def test_a_head_begun_behind_a_whole_request_ends_too(connection: socket.socket) -> None:
-    connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HTTP/1.1\r\nHost:")
-    head, _, _ = connection.recv(65_536).partition(b"\r\n\r\n")
+def test_a_head_begun_behind_a_whole_request_ends_too(timed: socket.socket) -> None:
+    timed.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HTTP/1.1\r\nHost:")
+    head, _, _ = timed.recv(65_536).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 ")
-    assert answer(connection) == (408, "request_too_slow")
+    assert answer(timed) == (408, "request_too_slow")
 
 
-def test_a_head_that_trickles(connection: socket.socket) -> None:
-    connection.sendall(b"GET / HTTP/1.1\r\n")
-    assert HEAD_SECONDS * 0.9 < trickle(connection, b"X: y\r\n") < HEAD_SECONDS + 1
+def test_a_head_that_trickles(timed: socket.socket) -> None:
+    timed.sendall(b"GET / HTTP/1.1\r\n")
+    status, seconds = trickle(timed, b"X: y\r\n")
+    assert status in (0, 408)  # not 431, for fields without an end; 0: what was sent since hides the answer
+    assert HEAD_SECONDS * 0.9 < seconds < HEAD_SECONDS + ENOUGH
 
 
-def test_empty_lines_are_no_way_to_stay(guarded: Live, connection: socket.socket) -> None:
-    connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
-    trickle(connection, b"\r\n")
+def test_empty_lines_are_no_way_to_stay(timed: socket.socket) -> None:
+    timed.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert timed.recv(65_536).startswith(b"HTTP/1.1 200 ")
+    status, seconds = trickle(timed, b"\r\n")
+    assert status in (0, 408)
+    assert seconds < HEAD_SECONDS + ENOUGH
 
 
-def test_a_recording_may_arrive_as_slowly_as_it_is_spoken(tiny_ast_dir: Path, tmp_path: Path) -> None:
+def test_a_recording_may_arrive_as_slowly_as_it_is_spoken(
+    tiny_ast: Backbone, tiny_ast_dir: Path, tmp_path: Path
+) -> None:
     """For longer than a request may take, where no window is waited for that long."""
     content = encode(noise(2.0))
     seconds = 2.0
@@ -182,32 +204,36 @@ def test_a_recording_may_arrive_as_slowly_as_it_is_spoken(tiny_ast_dir: Path, tm
             time.sleep(seconds / 8)
             yield content[at : at + len(content) // 10]
 
-    with running(settings_for(tiny_ast_dir, tmp_path / "data", request_timeout=seconds)) as service:
-        service.publish(tmp_path, "alpha")
+    random_bundle(tmp_path / "bundles", tiny_ast.spec, "alpha")
+    settings = settings_for(tiny_ast_dir, tmp_path / "data", request_timeout=seconds, adapters=tmp_path / "bundles")
+    with running(settings) as service:
         for path, status in (("/v1/jobs", 202), ("/v1/events", 200), ("/v1/classify", 504)):
             assert service.http.post(f"{path}?adapter=alpha", content=pieces()).status_code == status, path
 
 
-def test_a_body_that_trickles(connection: socket.socket) -> None:
+def test_a_body_that_trickles(timed: socket.socket) -> None:
     """The route's deadline ends it, with the problem of a deadline."""
-    connection.sendall(POST + b"Content-Length: 100000\r\nConnection: close\r\n\r\n")
-    trickle(connection, b"x")
+    timed.sendall(POST + b"Content-Length: 100000\r\nConnection: close\r\n\r\n")
+    status, seconds = trickle(timed, b"x")
+    assert status in (0, 408, 504)
+    assert seconds < REQUEST_SECONDS + ENOUGH
 
 
-def test_a_body_that_nobody_reads_does_not_hold_its_connection(connection: socket.socket) -> None:
-    connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n")
-    assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
-    assert trickle(connection, b"x") > REQUEST_SECONDS * 0.9
+def test_a_body_that_nobody_reads_does_not_hold_its_connection(timed: socket.socket) -> None:
+    timed.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n")
+    assert timed.recv(65_536).startswith(b"HTTP/1.1 200 ")
+    status, seconds = trickle(timed, b"x")
+    assert status in (0, 408)
+    assert REQUEST_SECONDS * 0.9 < seconds < REQUEST_SECONDS + ENOUGH
 
 
-def test_a_client_that_takes_nothing_is_cut_off(guarded: Live) -> None:
+def test_a_client_that_takes_nothing_is_cut_off(hasty: Live) -> None:
     """Answers enough to fill every buffer between, and nobody reads them."""
-    with connect(guarded) as connection:
-        connection.settimeout(5)
+    with connect(hasty) as connection:
         ask = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
         with pytest.raises(OSError, match=r"reset|[Bb]roken pipe"):
             ask_on(connection, ask)
-    assert guarded.http.get("/healthz").status_code == 200
+    assert hasty.http.get("/healthz").status_code == 200
 
 
 def ask_on(connection: socket.socket, ask: bytes) -> None:
@@ -218,23 +244,27 @@ def ask_on(connection: socket.socket, ask: bytes) -> None:
 
 def test_too_many_connections(guarded: Live) -> None:
     held = [connect(guarded) for _ in range(30)]
+    over = set[socket.socket]()
+
+    def are_closed() -> bool:
+        over.update(one for one in held if one not in over and is_closed(one))
+        return len(over) >= 10
+
+    def is_back() -> bool:
+        with suppress(httpx.TransportError):
+            return httpx.get(f"{guarded.url}/healthz").status_code == 200
+        return False
+
     try:
-        over = [one for one in held if closed_at_once(one)]
-        assert 10 <= len(over) < 30
+        soon(are_closed, 5)
+        assert len(over) < 30
     finally:
         for one in held:
             one.close()
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{guarded.url}/healthz").status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.05)
-    raise AssertionError("the service did not come back")
+    soon(is_back, 20)
 
 
-def closed_at_once(connection: socket.socket) -> bool:
+def is_closed(connection: socket.socket) -> bool:
     connection.settimeout(0.01)
     try:
         return connection.recv(1) == b""

@@ -26,7 +26,7 @@ def ipet(*words: object, **environment: str) -> subprocess.CompletedProcess[str]
         capture_output=True,
         text=True,
         env=ENVIRONMENT | {"COLUMNS": "200"} | environment,
-        timeout=60,
+        timeout=200,
     )
 
 
@@ -61,7 +61,7 @@ def test_serves_until_it_is_told_to_stop(tiny_ast: Backbone, tiny_ast_dir: Path,
     for name in ("first", "second"):
         random_bundle(tmp_path / "bundles", tiny_ast.spec, name)
     with serving(tiny_ast_dir, tmp_path / "data", adapters=tmp_path / "bundles", adapter_slots=2) as served:
-        with httpx.Client(base_url=served.url, timeout=20.0) as client:
+        with httpx.Client(base_url=served.url, timeout=60.0) as client:
             assert client.get("/readyz").status_code == 200
             query = {"adapter": ["first", "second@1"]}
             assert client.post("/v1/classify", params=query, content=clip).status_code == 200
@@ -70,7 +70,7 @@ def test_serves_until_it_is_told_to_stop(tiny_ast: Backbone, tiny_ast_dir: Path,
         started = time.monotonic()
         served.process.send_signal(signal.SIGTERM)
         errors = served.end()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 20
     assert served.process.returncode == 0
     assert "Traceback" not in errors
     assert len(errors) > 65_536
