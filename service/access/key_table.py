@@ -66,6 +66,7 @@ class KeyTable:
         token = Token.mint()
         key = Key(token.id, name, grant, datetime.now(UTC), None, digest_of(token.secret))
         with self._database.write() as connection:
+            announce(connection, Topic.KEYS)
             connection.execute(insert(_keys).values(_row(key) | {"revision": _next_revision(connection)}))
         return key, token
 
@@ -82,6 +83,7 @@ class KeyTable:
                 raise InvalidRequest(f"there is no key {key_id}")
             key = _key(row)
             if key.revoked is None:
+                announce(connection, Topic.KEYS)
                 key = replace(key, revoked=datetime.now(UTC))
                 changes = {"revoked": key.revoked, "revision": _next_revision(connection)}
                 connection.execute(update(_keys).where(_keys.c.id == key_id).values(changes))
@@ -100,8 +102,6 @@ class KeyTable:
 
 
 def _next_revision(connection: Connection) -> int:
-    """The revision of a change, which is announced."""
-    announce(connection, Topic.KEYS)
     return int(connection.scalar(select(func.max(_keys.c.revision))) or 0) + 1
 
 

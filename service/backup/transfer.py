@@ -163,7 +163,7 @@ def _restore_adapter(
                 raise InvalidRequest(f"{adapter.name} was changed meanwhile; restore again")
             for version in new:
                 if version.digest in staged and objects.local.verify(version, thorough=True) is not None:
-                    objects.publish(version.digest, staged[version.digest])
+                    objects.local.publish(version.digest, staged[version.digest])
             _write_adapter(transaction, adapter, new)
     finally:
         for directory in staged.values():

@@ -1,8 +1,7 @@
-"""Bundles in an object store that speaks S3's, Google's or Azure's protocol; those in use lie on this machine too.
+"""Bundles in an object store that speaks S3's, Google's or Azure's protocol.
 
 <url>/<sha256>/<upload>/adapter_model.safetensors, README.md, adapter_config.json
 <url>/.catalogue           id of the catalogue that refers to them
-<cache>/objects/<sha256>/  read again and checked at every use; what was not used for longest makes room
 
 No two uploads have a key in common, so what takes away the one, however late the store does it, leaves the other.
 """
@@ -10,20 +9,19 @@ No two uploads have a key in common, so what takes away the one, however late th
 import logging
 import os
 import re
-import shutil
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from service.errors import Internal, InvalidBundle, InvalidRequest, RegistryUnavailable
+from service.errors import InvalidBundle, InvalidRequest, RegistryUnavailable
 from service.registry.bundle import CARD_FILE, WEIGHTS_FILE, Stored, digest_at
+from service.registry.cache import Cache
 from service.registry.manifest import CONFIG_FILE
-from service.registry.objects import OWNER, Directory, ObjectStore, require_owner
-from service.registry.quarantine import HEADROOM_BYTES, require_room, storage
+from service.registry.objects import OWNER, Directory, ObjectStore, T, require_owner
+from service.registry.quarantine import require_room, storage
 
 CACHE: Final = "cache"  # in the data directory
 REMOTE: Final = re.compile(r"(s3|gs|az)://[A-Za-z0-9._-]+(/[^?#]*)?")  # as this, a URL has no room for a secret
@@ -32,13 +30,10 @@ SETTLED: Final = timedelta(days=1)  # what any server sent longer ago has its ro
 _PROBE: Final = ".probe"
 _CLIENT: Any = {"connect_timeout": "3s", "timeout": "30s", "allow_http": True}  # http where an endpoint says so
 _RETRY: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=5)}
-_KEPT: Final = 0.9  # of the cache, when it is full
+_MEANWHILE: Final = "what is known and lies here is served, nothing can be uploaded until that is mended"
 _SAID: Final = re.compile(r"<Code>([^<]*)</Code>\s*<Message>([^<]*)</Message>")  # by all three protocols
-_NOWHERE: Final = re.compile("NoSuchBucket|ContainerNotFound|bucket does not exist")
 
 _log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -57,19 +52,15 @@ class Bucket:
         url: `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`; who may use it is read from the
             environment, by the names that the store's own tools read.
         local: where those in use lie.
-        most: bytes of these.
 
     Raises:
         InvalidRequest: the URL is none, or its client is not installed.
     """
 
-    def __init__(self, url: str, local: Directory, most: int) -> None:
+    def __init__(self, url: str, local: Cache) -> None:
         self.local = local
         self._url = url
         self._store: Any = _client(url)
-        self._most = most
-        self._lock = threading.Lock()  # held while something takes its place in `local`, or leaves it
-        self._held: int | None = None  # bytes there, by this process's reckoning
         self._settled: set[str] = set()  # places of uploads of this process
 
     def belong_to(self, catalogue: str) -> None:
@@ -96,11 +87,7 @@ class Bucket:
                 self._store.head(OWNER)
         except (RegistryUnavailable, FileNotFoundError) as error:  # `/readyz` tells this to anybody
             _log.warning("%s", getattr(error, "detail", f"{self._url}/{OWNER} is gone"))
-            raise RegistryUnavailable(
-                "the object store cannot be reached; what is known and lies here is served, nothing can be uploaded "
-                "until that is mended",
-                retry_after=2.0,
-            ) from error
+            raise RegistryUnavailable(f"the object store cannot be reached; {_MEANWHILE}", retry_after=2.0) from error
 
     def sizes(self) -> dict[str, int | None]:
         return {
@@ -113,11 +100,6 @@ class Bucket:
             if (directory / name).exists():
                 with self._asking("write"):
                     self._store.put(f"{_place(digest, directory)}/{name}", directory / name)
-
-    def publish(self, digest: str, directory: Path) -> None:
-        with self._lock:
-            self._make_room(sum(path.stat().st_size for path in directory.iterdir()))
-            self.local.publish(digest, directory)
 
     def settle(self, digest: str, directory: Path) -> None:
         self._settled.add(_place(digest, directory))
@@ -132,9 +114,6 @@ class Bucket:
                 seconds = max(seconds, left)
         return keys, seconds
 
-    def remove(self, digest: str) -> None:
-        self._forget(digest)
-
     def discard(self, keys: list[str]) -> None:
         for key in keys:
             self._settled.discard(key.rpartition("/")[0])
@@ -142,119 +121,59 @@ class Bucket:
             self._store.delete(keys)
 
     def directory(self, digest: str) -> Path:
-        place = self.local.directory(digest)
+        self.use(digest, os.listdir)
+        return self.local.directory(digest)
+
+    def use(self, digest: str, read: Callable[[Path], T]) -> T:
         try:
-            os.utime(place)
-        except OSError:
-            self._bring(digest)
-        return place
-
-    def read(self, version: Stored) -> bytes:
-        return self._twice(version, lambda: self.local.read(version))
-
-    def whole(self, version: Stored) -> Path:
-        return self._twice(version, lambda: self.local.whole(version))
+            return self.local.use(digest, read)
+        except (FileNotFoundError, InvalidBundle) as error:
+            if self.local.directory(digest).exists():  # else another process let it go, now or before
+                _log.warning("the copy of %s here is brought anew: %s", digest, error)
+                self.local.remove(digest)
+        return self._bring(digest, read)
 
     def verify(self, version: Stored, *, thorough: bool) -> str | None:
         try:
             if thorough:
-                self._bring(version.digest)
+                self._bring(version.digest, os.listdir)
         except InvalidBundle as error:
             return error.detail
         return None
 
     # Behind the protocol
 
-    def _twice(self, version: Stored, read: Callable[[], T]) -> T:
-        """What is read of a version's files on this machine, brought anew where those are damaged."""
-        self.directory(version.digest)
-        try:
-            return read()
-        except InvalidBundle as error:
-            _log.warning("the copy of %s here is brought anew: %s", version.digest, error.detail)
-            self._forget(version.digest)
-            self.directory(version.digest)
-            return read()
-
-    def _bring(self, digest: str) -> None:
-        """From its newest upload that is whole. Raises InvalidBundle unless one is what was uploaded."""
+    def _bring(self, digest: str, read: Callable[[Path], T]) -> T:
+        """What is read of its newest upload that is whole. Raises InvalidBundle unless one is what was uploaded."""
         fault = None
         for upload in self._uploads(digest).get(digest, []):
             if CONFIG_FILE in upload.sizes:
                 try:
-                    return self._fetch(digest, upload)
+                    return self._fetch(digest, upload, read)
                 except InvalidBundle as error:
                     fault = fault or error
         raise fault or InvalidBundle(f"{self._url}/{_key(digest)} lacks files")
 
-    def _fetch(self, digest: str, upload: _Upload) -> None:
-        """Raises InvalidBundle."""
-        with self._lock:
-            self._make_room(0, sum(upload.sizes.values()))
-        directory = self.local.quarantine.new_directory()
-        with storage():
-            directory.mkdir(0o700)
-        try:
-            size = sum(self._download(upload.place, name, directory) for name in FILES)
+    def _fetch(self, digest: str, upload: _Upload, read: Callable[[Path], T]) -> T:
+        """Raises InvalidBundle. Read before another process can let it go, which it can once it has its place."""
+        with self.local.bringing(digest, sum(upload.sizes.values())) as directory:
+            for name in FILES:
+                self._download(upload.place, name, directory)
             if (got := digest_at(directory)) != digest:
                 raise InvalidBundle(f"{WEIGHTS_FILE} is damaged in {self._url}: its digest is {got}, not {digest}")
-            with self._lock:
-                self._make_room(size)
-                if not self.local.directory(digest).exists():
-                    self._keep(digest, directory)
-        except FileNotFoundError:
-            raise InvalidBundle(f"{self._url}/{upload.place} lacks files") from None
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
+            return read(directory)
 
-    def _download(self, place: str, name: str, directory: Path) -> int:
-        """Bytes of a file; a card may be missing."""
-        with self._asking("read"):
-            try:
-                found = self._store.get(f"{place}/{name}")
-            except FileNotFoundError:
-                if name == CARD_FILE:
-                    return 0
-                raise
-            require_room(directory, found.meta["size"])
-            with storage(), (directory / name).open("wb") as file:
-                return sum(file.write(chunk) for chunk in found.stream())
-
-    def _keep(self, digest: str, directory: Path) -> None:
+    def _download(self, place: str, name: str, directory: Path) -> None:
+        """Raises InvalidBundle where a file is missing that must be there."""
         try:
-            self.local.publish(digest, directory)
-        except Internal:
-            if not self.local.directory(digest).exists():  # else another process on this data directory was first
-                raise
-
-    def _forget(self, digest: str) -> None:
-        with self._lock:
-            self.local.remove(digest)
-            self._held = None
-
-    def _make_room(self, size: int, coming: int = 0) -> None:
-        """Let go what was not used for longest, where so many bytes more are too much, or the disk lacks some.
-
-        Args:
-            size: of what takes its place here now, and is on the disk already.
-            coming: bytes that are about to be written.
-        """
-        lacking = coming + HEADROOM_BYTES - self.local.free if coming else 0
-        if self._held is not None and self._held + size <= self._most and lacking <= 0:
-            self._held += size
-            return
-        found = []
-        for digest in self.local.sizes():
-            with suppress(OSError):  # another process let it go
-                place = self.local.directory(digest)
-                found.append((place.stat().st_mtime, sum(one.stat().st_size for one in place.iterdir()), digest))
-        self._held = size + sum(held for _, held, _ in found)
-        most = min(_KEPT * self._most if self._held > self._most else self._held, self._held - lacking)
-        for _, held, digest in sorted(found):
-            if self._held <= most:
-                break
-            self.local.remove(digest)
-            self._held -= held
+            with self._asking("read"):
+                found = self._store.get(f"{place}/{name}")
+                require_room(directory, found.meta["size"])
+                with storage(), (directory / name).open("wb") as file:
+                    file.writelines(found.stream())
+        except FileNotFoundError:
+            if name != CARD_FILE:
+                raise InvalidBundle(f"{self._url}/{place} lacks files") from None
 
     def _uploads(self, digest: str = "") -> dict[str, list[_Upload]]:
         """Digest -> what lies there of its uploads, the newest first; of all digests, or of one."""
@@ -274,21 +193,19 @@ class Bucket:
 
     @contextmanager
     def _asking(self, what: str) -> Iterator[None]:
-        """Faults of the store as the service's errors; FileNotFoundError is of an object, not of the bucket."""
+        """Faults of the store as the service's errors, but for FileNotFoundError of an object that is read."""
         from obstore.exceptions import BaseError
 
         try:
             yield
         except (BaseError, FileNotFoundError) as error:
-            if isinstance(error, FileNotFoundError) and not _NOWHERE.search(str(error)):
+            if isinstance(error, FileNotFoundError) and what == "read":  # a list, or a write, misses its bucket
                 raise
             said = _SAID.search(str(error))
             line = re.sub(r"\?\S*", "", str(error).splitlines()[0])  # a query may hold a signature
             reason = f"{said[2]} ({said[1]})" if said else line.rpartition("  - ")[2]
             raise RegistryUnavailable(
-                f"the object store {self._url} cannot be used to {what}: {reason}; what is known and lies here is "
-                "served, nothing can be uploaded until that is mended",
-                retry_after=2.0,
+                f"the object store {self._url} cannot be used to {what}: {reason}; {_MEANWHILE}", retry_after=2.0
             ) from error
 
 
@@ -299,7 +216,7 @@ def open_objects(data_dir: Path, objects: str = "", cache_bytes: int = 2**32) ->
         InvalidRequest: a URL of another kind, or its client is not installed.
     """
     if is_url(objects):
-        return Bucket(objects.rstrip("/"), Directory(data_dir / CACHE), cache_bytes)
+        return Bucket(objects.rstrip("/"), Cache(data_dir / CACHE, cache_bytes))
     return Directory(Path(objects) if objects else data_dir)
 
 

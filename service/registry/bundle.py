@@ -73,19 +73,18 @@ class Stored(Protocol):
     def weights_bytes(self) -> int: ...
 
 
-def verify(directory: Path, version: Stored, *, thorough: bool) -> str | None:
-    """What is wrong with a version's weights in a directory; None where nothing is.
+def check_weights(directory: Path, version: Stored, *, thorough: bool = True) -> None:
+    """Raise InvalidBundle unless a version's weights in a directory are what was uploaded.
 
     Args:
         thorough: read every byte; else compare sizes.
     """
-    try:
-        with _opened(directory / WEIGHTS_FILE) as file:
-            if fault := wrong_size(version, os.fstat(file.fileno()).st_size):
-                return fault
-            return _difference(version, hashlib.file_digest(file, "sha256").digest()) if thorough else None
-    except InvalidBundle as error:
-        return error.detail
+    with _opened(directory / WEIGHTS_FILE) as file:
+        fault = wrong_size(version, os.fstat(file.fileno()).st_size)
+        if thorough and not fault:
+            fault = _difference(version, hashlib.file_digest(file, "sha256").digest())
+    if fault:
+        raise InvalidBundle(fault)
 
 
 def wrong_size(version: Stored, size: int | None) -> str | None:

@@ -162,7 +162,7 @@ class RegistryChanges(RegistryView):
                         break
                     gone[digest] = 0.0
                     if not transaction.is_referenced(digest):
-                        self._objects.remove(digest)
+                        self._objects.local.remove(digest)
                         keys, gone[digest] = keys + leftovers, seconds
             if keys:  # held up by nothing, and holding up nobody: an object store takes its time
                 self._objects.discard(keys)

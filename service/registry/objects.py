@@ -8,14 +8,15 @@ incoming/              what is being written or removed, see quarantine.py
 
 import logging
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from service.errors import Internal, InvalidBundle
 from service.private import make_private, replace_file, sync_directory
 from service.registry.adapters import VersionRow
-from service.registry.bundle import CARD_FILE, WEIGHTS_FILE, BundleFiles, Stored, read_verified, verify
+from service.registry.bundle import CARD_FILE, WEIGHTS_FILE, BundleFiles, Stored, check_weights
 from service.registry.manifest import CONFIG_FILE
 from service.registry.quarantine import HEADROOM_BYTES, Quarantine, require_room, storage
 
@@ -27,12 +28,14 @@ _RESERVE = ".reserve"
 
 _logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 class ObjectStore(Protocol):
     """Where the files of bundles lie for good, each under its digest.
 
-    Callers see to it that one of them publishes or removes at a time; anybody may send. Where it cannot be reached,
-    RegistryUnavailable is raised by everything but `verify` without `thorough`.
+    A bundle is sent, which may take long, then published in `local`, where one caller at a time publishes or removes.
+    Where it cannot be reached, RegistryUnavailable is raised by everything but `verify` without `thorough`.
     """
 
     @property
@@ -53,10 +56,7 @@ class ObjectStore(Protocol):
         """The digests of all that lies there -> bytes of their weights, None where these are missing."""
 
     def send(self, digest: str, directory: Path) -> None:
-        """Bring the files of a finished bundle as near as they can be before `publish`, which must not take long."""
-
-    def publish(self, digest: str, directory: Path) -> None:
-        """Put a finished bundle in its place, over whatever lies there. Raises StorageFull, Internal."""
+        """Bring the files of a finished bundle to where they lie for good, unless that is here."""
 
     def settle(self, digest: str, directory: Path) -> None:
         """Know that what was sent from a directory has its rows by now, or never will."""
@@ -68,23 +68,22 @@ class ObjectStore(Protocol):
             Its keys, and seconds until the rest is known to be leftovers too; 0 where that is all.
         """
 
-    def remove(self, digest: str) -> None:
-        """Remove a bundle from where callers must see to it that nobody publishes it meanwhile."""
-
     def discard(self, keys: list[str]) -> None:
         """Remove leftovers; these are none that anybody could publish meanwhile."""
 
     def directory(self, digest: str) -> Path:
         """Where the files of a bundle lie on this machine, or would. Raises InvalidBundle: they are nowhere."""
 
-    def read(self, version: Stored) -> bytes:
-        """A version's weights. Raises InvalidBundle unless they are what was uploaded."""
+    def use(self, digest: str, read: Callable[[Path], T]) -> T:
+        """What `read` returns of a directory with a bundle's files, which may be another or none when it has returned.
 
-    def whole(self, version: Stored) -> Path:
-        """As `directory`, of which the weights were read. Raises as `read`."""
+        Args:
+            read: raises InvalidBundle or FileNotFoundError where files are damaged or gone; called again with those
+                that were brought then, if they could be.
+        """
 
     def verify(self, version: Stored, *, thorough: bool) -> str | None:
-        """What is wrong with a version's weights where they lie for good, if anything; see `bundle.verify`.
+        """What is wrong with a version's weights where they lie for good, if anything; see `bundle.check_weights`.
 
         Args:
             thorough: read every byte; else compare sizes, as far as that costs nothing.
@@ -133,6 +132,7 @@ class Directory:
         """There are none."""
 
     def publish(self, digest: str, directory: Path) -> None:
+        """Put a finished bundle in its place, over whatever lies there. Raises StorageFull, Internal."""
         self.remove(digest)
         with storage():
             directory.rename(self.directory(digest))
@@ -155,16 +155,15 @@ class Directory:
             raise
         return directory
 
-    def read(self, version: Stored) -> bytes:
-        return read_verified(self.directory(version.digest), version)
-
-    def whole(self, version: Stored) -> Path:
-        if fault := self.verify(version, thorough=True):
-            raise InvalidBundle(fault)
-        return self.directory(version.digest)
+    def use(self, digest: str, read: Callable[[Path], T]) -> T:
+        return read(self.directory(digest))
 
     def verify(self, version: Stored, *, thorough: bool) -> str | None:
-        return verify(self.directory(version.digest), version, thorough=thorough)
+        try:
+            check_weights(self.directory(version.digest), version, thorough=thorough)
+        except InvalidBundle as error:
+            return error.detail
+        return None
 
     def restore_config(self, row: VersionRow, *, thorough: bool) -> bool:
         """Put back a config whose file is not what the catalogue has; whether that was needed."""

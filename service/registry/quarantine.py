@@ -18,7 +18,7 @@ from service.errors import Internal, RegistryUnavailable, StorageFull
 from service.private import make_private
 
 HEADROOM_BYTES = 15 * 2**19  # left free by uploads, so that a full disk still lets the catalogue delete
-_LOCK = ".lock"
+LOCK = ".lock"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENOTCONN, errno.EROFS)
 
@@ -34,6 +34,18 @@ def storage() -> Iterator[None]:
         if error.errno in _GONE:
             raise RegistryUnavailable(f"the data directory cannot be used: {error}", retry_after=2.0) from error
         raise Internal(f"the registry's files failed: {error}") from error
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Hold a lock that one thread of all processes can hold. Raises as `storage`."""
+    with storage():
+        descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
 
 def require_room(directory: Path, size: int) -> None:
@@ -54,9 +66,9 @@ class Quarantine:
         self._root = root
         with storage():
             make_private(root, below=True)
-            with self._alone():
+            with alone(root / LOCK):  # keeps a sweep from a directory that is not locked yet
                 self._own = Path(tempfile.mkdtemp(dir=root))
-                self._lock = os.open(self._own / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+                self._lock = os.open(self._own / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
                 fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def new_directory(self) -> Path:
@@ -73,9 +85,9 @@ class Quarantine:
     def sweep(self) -> int:
         """Remove what dead processes left behind; how many directories that were."""
         swept = 0
-        with storage(), self._alone():
+        with alone(self._root / LOCK):
             for directory in self._root.iterdir():
-                if directory.is_dir() and directory != self._own and not _is_locked(directory / _LOCK):
+                if directory.is_dir() and directory != self._own and not _is_locked(directory / LOCK):
                     shutil.rmtree(directory, ignore_errors=True)
                     swept += 1
         return swept
@@ -85,16 +97,6 @@ class Quarantine:
         shutil.rmtree(self._own, ignore_errors=True)
         with suppress(OSError):
             os.close(self._lock)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keeps a sweep from a directory that its owner has not locked yet."""
-        descriptor = os.open(self._root / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
 
 def _is_locked(path: Path) -> bool:

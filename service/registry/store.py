@@ -332,7 +332,7 @@ class Registry(RegistryChanges):
         return _Outcome(name, number, True, activate or live is None)
 
     def _publish_files(self, upload: Upload) -> None:
-        self._objects.publish(upload.digest, upload.directory)
+        self._objects.local.publish(upload.digest, upload.directory)
         self._damage.pop(upload.digest, None)
 
     def _recall(self, transaction: Transaction, actor: str, attempt: Attempt) -> Published | None:

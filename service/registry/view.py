@@ -14,7 +14,7 @@ from service.errors import AdapterFailed, InvalidBundle, ServiceError, UnknownAd
 from service.model.adapter import AdapterWeights
 from service.registry import audit
 from service.registry.adapters import AdapterRecord, AdapterVersion, split_reference
-from service.registry.bundle import CARD_FILE, WEIGHTS_FILE, read_weights
+from service.registry.bundle import CARD_FILE, WEIGHTS_FILE, check_weights, read_verified, read_weights
 from service.registry.catalogue import LIVE, AdapterRows, Catalogue
 from service.registry.fit import Fit
 from service.registry.objects import ObjectStore
@@ -111,18 +111,21 @@ class RegistryView:
             RegistryUnavailable: it is where it cannot be reached now; also of `card_bytes` and `load`.
         """
         try:
-            whole = self._objects.whole(version)
+            self._objects.use(version.digest, lambda place: check_weights(place, version))
+            path = self.weights_path(version)
         except InvalidBundle as error:
             raise self._failed(version, error.detail) from error
         self._damage.pop(version.digest, None)
-        return whole / WEIGHTS_FILE
+        return path
 
     def card_bytes(self, version: AdapterVersion) -> bytes | None:
         """The model card, if it came with one. Raises as `whole_weights`."""
+
+        def read(place: Path) -> bytes | None:
+            return (place / CARD_FILE).read_bytes() if CARD_FILE in os.listdir(place) else None
+
         try:
-            place = self._objects.directory(version.digest)
-            card = place / CARD_FILE
-            return card.read_bytes() if card.name in os.listdir(place) else None
+            return self._objects.use(version.digest, read)
         except InvalidBundle as error:
             raise self._failed(version, error.detail) from error
         except OSError as error:
@@ -138,7 +141,8 @@ class RegistryView:
         """
         self._fit.check_fit(version)
         try:
-            tensors = read_weights(self._objects.read(version), version.manifest, self._fit.backbone)
+            weights = self._objects.use(version.digest, lambda place: read_verified(place, version))
+            tensors = read_weights(weights, version.manifest, self._fit.backbone)
         except InvalidBundle as error:
             raise self._failed(version, error.detail) from error
         self._damage.pop(version.digest, None)

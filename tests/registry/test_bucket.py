@@ -9,6 +9,7 @@ import pytest
 
 from service.errors import AdapterFailed, Internal, InvalidRequest, RegistryUnavailable, ServiceError
 from service.registry.bucket import Bucket, open_objects
+from service.registry.cache import Cache
 from service.registry.objects import Directory
 from service.registry.quarantine import HEADROOM_BYTES
 from service.registry.store import Registry
@@ -238,7 +239,7 @@ def test_objects_know_their_catalogue(tmp_path: Path, bucket: str) -> None:
 
 
 def test_of_two_databases_that_claim_a_bucket_at_once_one_gets_it(tmp_path: Path, bucket: str) -> None:
-    first, late = (Bucket(bucket, Directory(tmp_path / name), 2**20) for name in ("first", "late"))
+    first, late = (Bucket(bucket, Cache(tmp_path / name, 2**20)) for name in ("first", "late"))
     store, looks = late._store, []
 
     class Looking:

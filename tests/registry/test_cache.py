@@ -1,0 +1,99 @@
+"""The copies of an object store's bundles on this machine: one bound for all processes on one data directory."""
+
+import fcntl
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from service.errors import AdapterFailed
+from service.registry.bundle import WEIGHTS_FILE
+from tests.registry.bundles import bundle
+from tests.registry.publishing import publish
+from tests.registry.test_bucket import cached, opened, place, weights
+from tests.s3 import S3
+
+ROOT = Path(__file__).parents[2]
+VERSIONS, LOADS = 6, 25
+OF_ONE = sum(map(len, (bundle().config, bundle().weights, bundle().card or b"")))
+MOST = 3 * OF_ONE + 100
+SERVER = f"""
+import random, sys, time, torch
+from pathlib import Path
+from service.registry.store import Registry
+from tests.registry.bundles import AST, tensors
+
+registry = Registry(Path(sys.argv[1]), AST, objects_url=sys.argv[2], objects_cache_bytes={MOST})
+order = random.Random(sys.argv[3])
+(Path(sys.argv[1]) / sys.argv[3]).touch()
+until = time.monotonic() + 120
+while not all((Path(sys.argv[1]) / name).exists() for name in ("one", "other")):
+    assert time.monotonic() < until
+    time.sleep(0.01)
+for _ in range({LOADS}):
+    version = order.choice(registry.record("events").versions)
+    expected, read = tensors(version.manifest, seed=version.version), registry.load(version).to_tensors()
+    assert read.keys() == expected.keys()
+    assert all(torch.equal(read[name], expected[name]) for name in expected)
+    registry.whole_weights(version)
+    assert registry.card_bytes(version) == b"# card\\n"
+"""
+
+
+def held(data_dir: Path) -> int:
+    """Bytes of all copies, at a moment when none takes its place."""
+    with (data_dir / "cache" / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return sum(path.stat().st_size for path in (data_dir / "cache" / "objects").glob("[!.]*/*"))
+
+
+def test_two_processes_keep_one_bound_and_read_what_was_uploaded(tmp_path: Path, bucket: str) -> None:
+    registry = opened(tmp_path, bucket, objects_cache_bytes=MOST)
+    for seed in range(1, VERSIONS + 1):
+        publish(registry, bundle(seed=seed))
+    commands = [[sys.executable, "-c", SERVER, str(tmp_path), bucket, name] for name in ("one", "other")]
+    servers = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for command in commands]
+    most, seen = 0, set()
+    while any(server.poll() is None for server in servers):
+        most = max(most, held(tmp_path))
+        seen.add(frozenset(cached(tmp_path)))
+        time.sleep(0.005)
+    assert [(server.communicate()[1], server.returncode) for server in servers] == [("", 0), ("", 0)]
+    assert most <= MOST
+    assert len(seen) > VERSIONS  # what lay there came and went
+
+
+def test_what_another_process_lets_go_between_look_and_open_is_brought_anew(tmp_path: Path, bucket: str) -> None:
+    registry, other = opened(tmp_path, bucket), opened(tmp_path, bucket)
+    files, places = bundle(seed=1), []
+    digest = publish(registry, files).version.digest
+
+    def read(directory: Path) -> bytes:
+        places.append(directory)
+        other._objects.local.remove(digest)
+        return (directory / WEIGHTS_FILE).read_bytes()
+
+    assert registry._objects.use(digest, read) == files.weights
+    assert len(places) == 2  # the second is out of the other's reach
+    assert cached(tmp_path) == {place(1)}
+
+
+def test_a_bundle_larger_than_the_bound_lies_there_alone(tmp_path: Path, bucket: str) -> None:
+    registry = opened(tmp_path, bucket, objects_cache_bytes=OF_ONE - 1)
+    versions = [publish(registry, bundle(seed=seed)).version for seed in (1, 2)]
+    for version in versions:
+        registry.load(version)
+        assert cached(tmp_path) == {version.digest.removeprefix("sha256:")}
+
+
+def test_what_is_not_what_was_uploaded_takes_no_place(tmp_path: Path, s3: S3, bucket: str) -> None:
+    registry = opened(tmp_path, bucket)
+    version = publish(registry, bundle(seed=1)).version
+    registry._objects.local.remove(version.digest)
+    s3.put(weights(s3, bucket, 1), b"damaged")
+    with pytest.raises(AdapterFailed, match="damaged"):
+        registry.load(version)
+    assert cached(tmp_path) == set()
+    assert not list((tmp_path / "cache" / "incoming").glob("*/[!.]*"))  # nor is anything left on its way
