@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_port
+
 KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_REGION": "us-east-1"}
 
 
@@ -17,7 +19,7 @@ class S3:
 
     def __init__(self) -> None:
         self._buckets = 0
-        self._port = 0
+        self._port = free_port()  # it has to be there again after a stop
         self._server: Any = None
 
     @property
@@ -31,7 +33,6 @@ class S3:
             logging.getLogger("werkzeug").setLevel(logging.ERROR)
             self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=self._port, verbose=False)
             self._server.start()
-            self._port = self._server.get_host_and_port()[1]
 
     def stop(self) -> None:
         if self._server is not None:

@@ -166,7 +166,7 @@ def test_a_device_that_hangs_turns_readiness_off(tiny_ast_dir: Path, tmp_path: P
         rest = (speakers, galleries, Cohorts(registry), open_jobs(settings))
         return Runtime(backbone.spec, "cpu", "float32", registry, engine, *rest)
 
-    with running(settings_for(tiny_ast_dir, tmp_path / "data", device_timeout=1.0), opener) as service:
+    with running(settings_for(tiny_ast_dir, tmp_path / "data", device_timeout=2.0), opener) as service:
         service.publish(tmp_path, "alpha")
         faults[0].fault = hang
         try:

@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -106,8 +107,8 @@ def test_moves_happen_as_they_are_answered(tiny_ast_dir: Path, tmp_path: Path) -
                 other.execute("ROLLBACK")
             other.close()
 
-        def move(client: int) -> int:
-            failed = 0
+        def move(client: int) -> Counter[str]:
+            failed: Counter[str] = Counter()
             with httpx.Client(base_url=live.url, headers={TIMEOUT: "500"}, timeout=20) as http:
                 for turn in range(4):
                     version = 1 + (client + turn) % 6
@@ -117,18 +118,20 @@ def test_moves_happen_as_they_are_answered(tiny_ast_dir: Path, tmp_path: Path) -
                         moved.append(version)
                     else:
                         assert refused(answer) == (504, "deadline_exceeded")
-                        failed += "not known yet" not in answer.json()["detail"]
+                        failed["unknown" if "not known yet" in answer.json()["detail"] else "unchanged"] += 1
             return failed
 
         holder = threading.Thread(target=hold)
         holder.start()
         with ThreadPoolExecutor(12) as pool:
-            failed = sum(pool.map(move, range(12)))
+            failed = sum(pool.map(move, range(12)), Counter[str]())
         ended.set()
         holder.join()
         time.sleep(0.5)
-        assert sorted(version for _, version in history(live, "moved")[before:]) == sorted(moved)
-        assert failed + len(moved) == 48
+        happened = Counter(version for _, version in history(live, "moved")[before:])
+        assert not Counter(moved) - happened
+        assert (happened - Counter(moved)).total() <= failed["unknown"]  # commits that took long
+        assert failed.total() + len(moved) == 48
 
 
 def removed(path: Path) -> None:
