@@ -46,7 +46,7 @@ def received(ws: ClientConnection) -> list[str | bytes]:
     found: list[str | bytes] = []
     with suppress(ConnectionClosed):
         while True:
-            found.append(ws.recv(10))
+            found.append(ws.recv(60))
     return found
 
 
@@ -336,6 +336,7 @@ def test_the_key_comes_with_the_first_message_or_a_header(keyed: Keyed) -> None:
 
 
 def test_streams_are_bounded_by_key_and_in_all(keyed: Keyed) -> None:
+    soon(lambda: not keyed.service.context.streams, 20)  # those of other tests have ended
     alone, many = keyed.make(Scope.INFER, concurrency=1), keyed.make(Scope.INFER)
     query = "adapter=acme-one"
     with streaming(keyed.service, query, START | {"key": alone}) as ws:

@@ -19,7 +19,7 @@ from tests.bundles import random_bundle
 from tests.synthesis import encode, noise
 from tests.waiting import soon
 
-HEAD_SECONDS = 0.4
+HEAD_SECONDS = 1.0
 REQUEST_SECONDS = 0.6
 ENOUGH = 6.0  # seconds past a deadline, on a busy machine
 POST = b"POST /v1/classify?adapter=alpha HTTP/1.1\r\nHost: localhost\r\n"
