@@ -82,7 +82,7 @@ class Student(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Every loss of the windows of one length, weighted; names that end in `_middle` are the convolutions'."""
-        convolved = self.backbone.feature_extractor(batch.heard).transpose(1, 2)
+        convolved = self._convolve(batch.heard)
         hidden, normed = self.backbone.feature_projection(convolved)
         hidden = torch.where(batch.masked[:, :, None], self.mask.to(hidden.dtype), hidden)
         top, spectrum = self.backbone.encoder(hidden).last_hidden_state, self._spectrum(batch.clean)
@@ -90,6 +90,19 @@ class Student(nn.Module):
         for name, loss in self.middle(normed.float(), spectrum, batch).items():
             losses[f"{name}_middle"] = self.recipe.weights.middle * loss
         return losses
+
+    def _convolve(self, heard: Tensor) -> Tensor:
+        """The front end, `[B, N]` -> `[B, T, C]`; the library transposes for longer than it computes."""
+        first, *others = self.backbone.feature_extractor.conv_layers
+        frames = heard.unfold(1, first.conv.kernel_size[0], first.conv.stride[0])
+        x: Tensor = functional.linear(frames, first.conv.weight.squeeze(1), first.conv.bias)
+        x = first.activation(first.layer_norm(x))
+        for layer in others:
+            weight = layer.conv.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+            side_by_side = x.transpose(1, 2).unsqueeze(2)  # [B, C, 1, T], in memory [B, 1, T, C]
+            x = functional.conv2d(side_by_side, weight, layer.conv.bias, (1, layer.conv.stride[0]))
+            x = layer.activation(layer.layer_norm(x.squeeze(2).transpose(1, 2)))
+        return x
 
     @torch.no_grad()
     def _spectrum(self, clean: Tensor) -> Tensor:
@@ -106,13 +119,6 @@ class Student(nn.Module):
         disable_progress_bar()
         state = {name: value.half().cpu() for name, value in self.backbone.state_dict().items()}
         self.backbone.save_pretrained(out, state_dict=state)
-
-
-class ContiguousGELU(nn.GELU):
-    """GELU behind a layer norm over channels, whose transposed output makes the library's backward slow."""
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return super().forward(hidden.contiguous())
 
 
 def make_backbone(geometry: Geometry) -> Any:
@@ -136,8 +142,6 @@ def make_backbone(geometry: Geometry) -> Any:
         **dict.fromkeys(DROPOUTS, 0.0),
     )
     backbone = Wav2Vec2Model(config)
-    for layer in backbone.feature_extractor.conv_layers:
-        layer.activation = ContiguousGELU()
     _start_as_sinusoids(backbone.feature_extractor.conv_layers[0])
     return backbone
 
