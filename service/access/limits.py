@@ -155,7 +155,8 @@ class Gate:
             return
         for actor, (taken, rate, in_flight) in heard["keys"].items():
             use = self._use(actor, Rate.parse(rate) if rate else None, now)
-            use.elsewhere[heard["server"]] = in_flight, now
+            lately = {server: told for server, told in use.elsewhere.items() if now - told[1] < HEARD_SECONDS}
+            use.elsewhere = lately | {heard["server"]: (in_flight, now)}
             if use.bucket is not None:
                 use.bucket.lose(taken, now)
 

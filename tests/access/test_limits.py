@@ -169,6 +169,17 @@ def test_a_server_that_died_holds_nothing(clock: Clock) -> None:
     assert here.enter("a", grant).exceeded is None
 
 
+def test_servers_that_are_gone_are_forgotten(clock: Clock) -> None:
+    here, grant = Gate(clock), Grant(SCOPES, concurrency=100)
+    for _ in range(50):  # of one that is started again and again
+        there = Gate(clock)
+        there.enter("a", grant)
+        for told in there.tell():
+            here.hear(told)
+        clock.now += HEARD_SECONDS / 2
+    assert len(here._used["a"].elsewhere) == 2
+
+
 def test_what_is_told_fits_a_notice(clock: Clock) -> None:
     here, there = Gate(clock), Gate(clock)
     grant = Grant(SCOPES, rate=Rate(10_000, 3600), concurrency=50_000)
