@@ -13,9 +13,9 @@ from sqlalchemy import Connection, insert, select
 
 from service.backup.archive import ARCHIVE_FILE, Archive, ArchivedAdapter, ArchivedEvent, ArchivedVersion, read_archive
 from service.errors import InvalidBundle, InvalidRequest
-from service.private import replace_file, sync_directory
+from service.private import DIRECTORY_MODE, replace_file, sync_directory
 from service.registry.audit import Event, append, history
-from service.registry.bundle import read_bundle
+from service.registry.bundle import check_weights, read_bundle
 from service.registry.catalogue import Catalogue, Transaction
 from service.registry.manifest import CONFIG_FILE, parse_manifest
 from service.registry.objects import ObjectStore
@@ -117,8 +117,16 @@ def _copy_version(
     moved.versions += 1
     target = out / "objects" / version.digest.removeprefix("sha256:")
     if not target.exists():
+
+        def copy(place: Path) -> None:
+            for path in place.iterdir():
+                shutil.copyfile(path, target / path.name)
+            check_weights(target, version)
+            place.stat()  # else it was let go, and listed without what had gone by then
+
         with storage():
-            shutil.copytree(objects.directory(version.digest), target)
+            target.mkdir(DIRECTORY_MODE)
+            objects.use(version.digest, copy)
             (target / CONFIG_FILE).write_bytes(version.config)
     return version
 
