@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Final, Literal, cast
+from typing import Annotated, Any, BinaryIO, Final, Literal, cast
 
 from fastapi import APIRouter, Query
 from pydantic import TypeAdapter
@@ -141,7 +141,14 @@ async def download_card(call: Call, name: str, version: int) -> Response:
 
 
 class Download(FileResponse):
-    """A file, whole or in ranges; a bad `Range`, which Starlette would answer in plain text, is a problem."""
+    """An open file, whole or in ranges, also where its name goes meanwhile; it is closed in the end.
+
+    A bad `Range`, which Starlette would answer in plain text, is a problem.
+    """
+
+    def __init__(self, file: BinaryIO, **more: Any) -> None:
+        super().__init__(f"/dev/fd/{file.fileno()}", **more)
+        self._file = file
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal: Response | None = None
@@ -157,7 +164,8 @@ class Download(FileResponse):
             if refusal is None:
                 await send(message)
 
-        await super().__call__(scope, receive, send_file)
+        with self._file:
+            await super().__call__(scope, receive, send_file)
         if refusal is not None:
             await refusal(scope, receive, send)
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import safetensors.torch
 import torch
@@ -85,6 +85,14 @@ def check_weights(directory: Path, version: Stored, *, thorough: bool = True) ->
             fault = _difference(version, hashlib.file_digest(file, "sha256").digest())
     if fault:
         raise InvalidBundle(fault)
+
+
+def open_weights(directory: Path) -> BinaryIO:
+    """A bundle's weights file, to be closed by the caller. Raises InvalidBundle where it cannot be opened."""
+    try:
+        return (directory / WEIGHTS_FILE).open("rb")
+    except OSError as error:
+        raise InvalidBundle(f"{WEIGHTS_FILE} cannot be read: {error.strerror}") from None
 
 
 def wrong_size(version: Stored, size: int | None) -> str | None:

@@ -145,6 +145,9 @@ class RegistryChanges(RegistryView):
         for version in versions:
             self._retired.setdefault(version.digest, moment)
 
+    def _used_after_all(self, version: AdapterVersion) -> None:
+        self._retire([version.digest], max(self._grace, COLLECT_SECONDS))
+
     def _collect(self) -> None:
         """Remove what was retired for long enough; what a crash leaves here goes at the next start."""
         now = time.monotonic()

@@ -9,15 +9,16 @@ import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from service.errors import AdapterFailed, InvalidBundle, ServiceError, UnknownAdapter
 from service.model.adapter import AdapterWeights
 from service.registry import audit
 from service.registry.adapters import AdapterRecord, AdapterVersion, split_reference
-from service.registry.bundle import CARD_FILE, WEIGHTS_FILE, check_weights, read_verified, read_weights
+from service.registry.bundle import CARD_FILE, WEIGHTS_FILE, check_weights, open_weights, read_verified, read_weights
 from service.registry.catalogue import LIVE, AdapterRows, Catalogue
 from service.registry.fit import Fit
-from service.registry.objects import ObjectStore
+from service.registry.objects import ObjectStore, T
 
 _RESOLVED_KEPT = 4096  # references
 
@@ -103,29 +104,36 @@ class RegistryView:
         """Where `adapter_model.safetensors` lies on this machine. Raises as `load`."""
         return self._objects.directory(version.digest) / WEIGHTS_FILE
 
-    def whole_weights(self, version: AdapterVersion) -> Path:
-        """`weights_path`, once the file there has been read and found to be what was uploaded.
+    def whole_weights(self, version: AdapterVersion) -> BinaryIO:
+        """`weights_path`, open, once the file there has been read and found to be what was uploaded.
 
         Raises:
             AdapterFailed: it is missing or damaged.
             RegistryUnavailable: it is where it cannot be reached now; also of `card_bytes` and `load`.
         """
+
+        def read(place: Path) -> BinaryIO:
+            check_weights(place, version)
+            return open_weights(place)
+
         try:
-            self._objects.use(version.digest, lambda place: check_weights(place, version))
-            path = self.weights_path(version)
+            file = self._use(version, read)
         except InvalidBundle as error:
             raise self._failed(version, error.detail) from error
         self._damage.pop(version.digest, None)
-        return path
+        return file
 
     def card_bytes(self, version: AdapterVersion) -> bytes | None:
         """The model card, if it came with one. Raises as `whole_weights`."""
 
         def read(place: Path) -> bytes | None:
-            return (place / CARD_FILE).read_bytes() if CARD_FILE in os.listdir(place) else None
+            if CARD_FILE in os.listdir(place):
+                return (place / CARD_FILE).read_bytes()
+            place.stat()  # else it was let go, and listed without what had gone by then
+            return None
 
         try:
-            return self._objects.use(version.digest, read)
+            return self._use(version, read)
         except InvalidBundle as error:
             raise self._failed(version, error.detail) from error
         except OSError as error:
@@ -141,7 +149,7 @@ class RegistryView:
         """
         self._fit.check_fit(version)
         try:
-            weights = self._objects.use(version.digest, lambda place: read_verified(place, version))
+            weights = self._use(version, lambda place: read_verified(place, version))
             tensors = read_weights(weights, version.manifest, self._fit.backbone)
         except InvalidBundle as error:
             raise self._failed(version, error.detail) from error
@@ -151,6 +159,17 @@ class RegistryView:
     def on_gone(self, listener: Gone) -> None:
         """Call `listener` with versions that were deleted, here or by another process."""
         self._on_gone.append(listener)
+
+    def _use(self, version: AdapterVersion, read: Callable[[Path], T]) -> T:
+        try:
+            return self._objects.use(version.digest, read)
+        finally:
+            record = self._records.get(version.name)
+            if record is None or version.version not in {one.version for one in record.versions}:
+                self._used_after_all(version)
+
+    def _used_after_all(self, version: AdapterVersion) -> None:
+        """A version was deleted before its files had been read: a copy of them may have come since."""
 
     # For writers, who hold the lock
 
