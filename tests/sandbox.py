@@ -118,6 +118,7 @@ def _weights() -> Callable[[bytes], Taken]:
     from service.errors import InvalidBundle
     from service.registry.fit import Fit
     from service.registry.manifest import ManifestLimits
+    from service.registry.objects import Directory
     from service.registry.upload import Upload
     from tests.registry.bundles import AST, bundle
 
@@ -125,9 +126,10 @@ def _weights() -> Callable[[bytes], Taken]:
     files = bundle()
     fit = Fit(AST, ManifestLimits())
     directory = TemporaryDirectory()
+    local = Directory(Path(directory.name))
 
-    def arrive(parts: dict[str, bytes]) -> InvalidBundle | None:
-        upload = Upload("events", Path(directory.name) / "upload", fit)
+    def arrive(parts: dict[str, bytes], _kept: TemporaryDirectory[str] = directory) -> InvalidBundle | None:
+        upload = Upload("events", local, fit)
         try:
             for part, content in parts.items():
                 upload.begin(part)

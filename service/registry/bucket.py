@@ -21,7 +21,7 @@ from service.registry.bundle import CARD_FILE, WEIGHTS_FILE, Stored, digest_at
 from service.registry.cache import Cache
 from service.registry.manifest import CONFIG_FILE
 from service.registry.objects import OWNER, Directory, ObjectStore, T, require_owner
-from service.registry.quarantine import require_room, storage
+from service.registry.quarantine import storage
 
 CACHE: Final = "cache"  # in the data directory
 REMOTE: Final = re.compile(r"(s3|gs|az)://[A-Za-z0-9._-]+(/[^?#]*)?")  # as this, a URL has no room for a secret
@@ -128,9 +128,8 @@ class Bucket:
         try:
             return self.local.use(digest, read)
         except (FileNotFoundError, InvalidBundle) as error:
-            if self.local.directory(digest).exists():  # else another process let it go, now or before
+            if self.local.directory(digest).exists():  # else another process let it go; it stays until then
                 _log.warning("the copy of %s here is brought anew: %s", digest, error)
-                self.local.remove(digest)
         return self._bring(digest, read)
 
     def verify(self, version: Stored, *, thorough: bool) -> str | None:
@@ -168,7 +167,7 @@ class Bucket:
         try:
             with self._asking("read"):
                 found = self._store.get(f"{place}/{name}")
-                require_room(directory, found.meta["size"])
+                self.local.require_room(found.meta["size"])
                 with storage(), (directory / name).open("wb") as file:
                     file.writelines(found.stream())
         except FileNotFoundError:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from service.errors import StorageFull
 from service.registry.objects import Directory, T
 from service.registry.quarantine import HEADROOM_BYTES, LOCK, alone, storage
 
@@ -39,20 +40,33 @@ class Cache(Directory):
             self._make_room(_size(directory))
             super().publish(digest, directory)
 
+    def require_room(self, size: int) -> None:
+        try:
+            super().require_room(size)
+        except StorageFull:  # of copies, it may be
+            with alone(self._lock):
+                self._make_room(0, coming=size)
+            super().require_room(size)
+
     @contextmanager
     def bringing(self, digest: str, size: int) -> Iterator[Path]:
         """Where to write a bundle of so many bytes, until it takes its place here, or fails to."""
-        with alone(self._lock):
-            self._make_room(0, coming=size)
+        self.require_room(size)
+        before = self._inode(digest)
         directory = self.quarantine.new_directory()
         with storage():
             directory.mkdir(0o700)
         try:
             yield directory
-            if not self.directory(digest).exists():
+            if self._inode(digest) in (None, before):  # else another brought it meanwhile
                 self.publish(digest, directory)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
+
+    def _inode(self, digest: str) -> int | None:
+        with suppress(OSError):
+            return self.directory(digest).stat().st_ino
+        return None
 
     def _make_room(self, size: int, coming: int = 0) -> None:
         """Let go what was not used for longest, for `size` bytes more here, or so many `coming` to the disk."""
@@ -65,6 +79,8 @@ class Cache(Directory):
                 copies.append((known.st_mtime, sizes[key], place.name))
         self._sizes, held = sizes, size + sum(sizes.values())
         lacking = coming + HEADROOM_BYTES - self.free if coming else 0
+        if lacking > held:  # all of them would be too little: the disk is full of something else
+            lacking = 0
         most = min(_KEPT * self._most if held > self._most else held, held - lacking)
         for _, its_size, name in sorted(copies):
             if held <= most:

@@ -145,7 +145,7 @@ class Directory:
         directory = self.quarantine.new_directory()
         try:
             with storage():
-                require_room(self._objects, sum(map(len, parts.values())))
+                self.require_room(sum(map(len, parts.values())))
                 directory.mkdir(0o700)
                 for name, content in parts.items():
                     replace_file(directory / name, content)
@@ -154,6 +154,10 @@ class Directory:
             shutil.rmtree(directory, ignore_errors=True)
             raise
         return directory
+
+    def require_room(self, size: int) -> None:
+        """Raise StorageFull where its disk has no room for so many bytes more."""
+        require_room(self._objects, size)
 
     def use(self, digest: str, read: Callable[[Path], T]) -> T:
         return read(self.directory(digest))

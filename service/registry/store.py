@@ -168,7 +168,7 @@ class Registry(RegistryChanges):
             InvalidRequest: the name cannot be one.
         """
         require_name(name)
-        return Upload(name, self._objects.local.quarantine.new_directory(), self._fit, convert)
+        return Upload(name, self._objects.local, self._fit, convert)
 
     def publish_upload(
         self,

@@ -29,7 +29,8 @@ from service.registry.bundle import (
 )
 from service.registry.fit import Fit
 from service.registry.manifest import CONFIG_FILE, MAX_CONFIG_BYTES, Manifest
-from service.registry.quarantine import require_room, storage
+from service.registry.objects import Directory
+from service.registry.quarantine import storage
 
 Convert = Callable[[Path, str], None]  # of a directory, and the adapter's name; raises InvalidBundle
 PARTS: Final = {"config": CONFIG_FILE, "weights": WEIGHTS_FILE, "card": CARD_FILE}
@@ -47,9 +48,10 @@ class Upload:
         sizes: of the parts that have begun, bytes so far.
     """
 
-    def __init__(self, name: str, directory: Path, fit: Fit, convert: Convert | None = None) -> None:
+    def __init__(self, name: str, local: Directory, fit: Fit, convert: Convert | None = None) -> None:
         self.name = name
-        self.directory = directory
+        self.directory = local.quarantine.new_directory()
+        self._require_room = local.require_room
         self.config = b""
         self.sizes: dict[str, int] = {}
         self._fit = fit
@@ -101,7 +103,7 @@ class Upload:
             check_header_length(self._start)
         with self._lock, storage():
             self._check_there()
-            require_room(self.directory, len(content))
+            self._require_room(len(content))
             self._files[part].write(content)
             self._hashes[part].update(content)
         self.sizes[part] += len(content)
