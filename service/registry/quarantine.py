@@ -102,8 +102,10 @@ class Quarantine:
 def _is_locked(path: Path) -> bool:
     try:
         descriptor = os.open(path, os.O_RDWR)
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError:  # of this process's own, such as no descriptors left: whose it is cannot be told
+        return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

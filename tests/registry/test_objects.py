@@ -94,6 +94,21 @@ def test_only_what_the_dead_left_is_swept(store: Directory, tmp_path: Path) -> N
     assert contents(tmp_path / "incoming") == []
 
 
+def test_who_cannot_look_sweeps_nothing(store: Directory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Directory(tmp_path)
+    arriving, really = other.stage(FILES), os.open
+
+    def none_left(path: Path, *flags: int) -> int:
+        if Path(path).parent == other.quarantine._own:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return really(path, *flags)
+
+    monkeypatch.setattr(os, "open", none_left)
+    assert store.quarantine.sweep() == 0
+    other.publish(FILES.digest, arriving)
+    assert holds(store, FILES)
+
+
 def test_objects_know_their_catalogue(store: Directory, tmp_path: Path) -> None:
     put(store, FILES)
     store.belong_to("one")
