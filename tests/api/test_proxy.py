@@ -58,7 +58,11 @@ def test_an_adapter_stays_with_its_server_and_a_server_may_go(
         http = stack.enter_context(proxied(servers))
 
         def classify(name: str) -> int:
-            return http.post("/v1/classify", params={"adapter": name}, content=clip).status_code
+            """The status; 0 of a connection that was closed instead."""
+            try:
+                return http.post("/v1/classify", params={"adapter": name}, content=clip).status_code
+            except httpx.RemoteProtocolError:
+                return 0
 
         for name in ADAPTERS:
             gone.publish(tmp_path, name)
@@ -106,5 +110,6 @@ def test_an_adapter_stays_with_its_server_and_a_server_may_go(
         with ThreadPoolExecutor(4) as pool:
             answers = pool.map(classify, ADAPTERS * 10)
             second.close()  # without a word
-            assert set(answers) <= {200, 502, 503}  # 502: what it had in hand, by the proxy
+            # 502 or closed: what it had in hand, by the proxy; closed where its own connection there was not a new one
+            assert set(answers) <= {0, 200, 502, 503}
         soon(lambda: {classify(name) for name in ADAPTERS} == {200}, 20)
