@@ -80,19 +80,23 @@ def check_weights(directory: Path, version: Stored, *, thorough: bool = True) ->
         thorough: read every byte; else compare sizes.
     """
     with _opened(directory / WEIGHTS_FILE) as file:
-        fault = wrong_size(version, os.fstat(file.fileno()).st_size)
-        if thorough and not fault:
-            fault = _difference(version, hashlib.file_digest(file, "sha256").digest())
+        _check(file, version, thorough)
+
+
+def open_weights(directory: Path, version: Stored) -> BinaryIO:
+    """The file that `check_weights` has read, to be closed by the caller. Raises as that."""
+    with _opened(directory / WEIGHTS_FILE) as file:
+        _check(file, version, thorough=True)
+        file.seek(0)
+        return os.fdopen(os.dup(file.fileno()), "rb")
+
+
+def _check(file: BufferedReader, version: Stored, thorough: bool) -> None:
+    fault = wrong_size(version, os.fstat(file.fileno()).st_size)
+    if thorough and not fault:
+        fault = _difference(version, hashlib.file_digest(file, "sha256").digest())
     if fault:
         raise InvalidBundle(fault)
-
-
-def open_weights(directory: Path) -> BinaryIO:
-    """A bundle's weights file, to be closed by the caller. Raises InvalidBundle where it cannot be opened."""
-    try:
-        return (directory / WEIGHTS_FILE).open("rb")
-    except OSError as error:
-        raise InvalidBundle(f"{WEIGHTS_FILE} cannot be read: {error.strerror}") from None
 
 
 def wrong_size(version: Stored, size: int | None) -> str | None:

@@ -15,7 +15,7 @@ from service.errors import AdapterFailed, InvalidBundle, ServiceError, UnknownAd
 from service.model.adapter import AdapterWeights
 from service.registry import audit
 from service.registry.adapters import AdapterRecord, AdapterVersion, split_reference
-from service.registry.bundle import CARD_FILE, WEIGHTS_FILE, check_weights, open_weights, read_verified, read_weights
+from service.registry.bundle import CARD_FILE, WEIGHTS_FILE, open_weights, read_verified, read_weights
 from service.registry.catalogue import LIVE, AdapterRows, Catalogue
 from service.registry.fit import Fit
 from service.registry.objects import ObjectStore, T
@@ -111,13 +111,8 @@ class RegistryView:
             AdapterFailed: it is missing or damaged.
             RegistryUnavailable: it is where it cannot be reached now; also of `card_bytes` and `load`.
         """
-
-        def read(place: Path) -> BinaryIO:
-            check_weights(place, version)
-            return open_weights(place)
-
         try:
-            file = self._use(version, read)
+            file = self._use(version, lambda place: open_weights(place, version))
         except InvalidBundle as error:
             raise self._failed(version, error.detail) from error
         self._damage.pop(version.digest, None)
