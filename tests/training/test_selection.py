@@ -9,7 +9,7 @@ from service.audio.features import InputSpec
 from service.model.backbone import Backbone
 from service.model.spec import TaskType
 from service.training.answers import ClassAnswers, answer_trials
-from service.training.datasets.dataset import BadDataset, Clip, Dataset, Report, Span
+from service.training.datasets.dataset import BadDataset, Clip, Dataset, Report, Span, matching
 from service.training.datasets.load import load_dataset
 from service.training.figures import class_figures, trial_figures
 from service.training.inference import Inference
@@ -79,6 +79,16 @@ def test_noises_of_the_report_part_are_never_trained_on(tmp_path: Path) -> None:
     prepared = prepare(recipe, dataset, Recordings(), report=False, on_clip=lambda: None)
     assert sorted(noise.path.name for noise in prepared.noises + prepared.kept_noises) == names[1:]
     assert len(names) > 1
+
+
+def test_patterns_may_have_wildcards_in_folders_beside_the_data_and_be_absolute(tmp_path: Path) -> None:
+    wanted = [tmp_path / "words" / word / "1.flac" for word in ("bed", "bird", "one")]
+    for path in wanted:
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (tmp_path / "data").mkdir()
+    found = matching(tmp_path / "data", ["../words/b*/*.flac", str(tmp_path / "words/one/*")])
+    assert [span.path.resolve() for span in found] == [path.resolve() for path in wanted]
 
 
 def test_a_refit_keeps_half_of_the_selection_part() -> None:

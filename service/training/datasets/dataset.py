@@ -7,7 +7,6 @@ import json
 import os.path
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 from service.timeline.parameters import BACKGROUND
 
 SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".webm", ".au"})
-WILDCARDS = frozenset("*?[")
 
 
 class BadDataset(ValueError):
@@ -147,9 +145,8 @@ def matching(root: Path, patterns: Iterable[str]) -> tuple[Span, ...]:
     """Files under a folder, or beside it, that any pattern matches, in order."""
     found: list[Path] = []
     for pattern in patterns:
-        *folders, name = Path(pattern).parts
-        fixed = list(takewhile(lambda folder: not WILDCARDS & set(folder), folders))  # a glob takes no ".."
-        found += sorted(root.joinpath(*fixed).glob("/".join([*folders[len(fixed) :], name])))
+        anchor = Path(pattern).anchor  # of an absolute one, which a glob refuses
+        found += sorted((root / anchor).glob(pattern.removeprefix(anchor)))
     return tuple(Span(path) for path in found if path.is_file())
 
 
