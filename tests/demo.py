@@ -41,7 +41,7 @@ TRIALS: Final = (  # what is compared, the clips, and what the shipped adapter d
     ("score, the same voice", "speaker-ann-1.ogg", "speaker-ann-2.opus", "accept"),
     ("score, the same voice", "speaker-cora-1.ogg", "speaker-cora-2.m4a", "accept"),
     ("score, another voice", "speaker-ann-1.ogg", "speaker-cora-1.ogg", "reject"),
-    ("score, another voice", "speaker-ann-1.ogg", "speaker-brian-1.mp3", "accept"),  # wrongly
+    ("score, another voice", "speaker-ann-1.ogg", "speaker-brian-1.mp3", "reject"),
 )
 PEOPLE: Final = (  # of speakers: what is done, the call, the clip, what is told
     ("enrol", "POST", "/ann/enrolments?adapter=speaker", "speaker-ann-1.ogg", "status"),

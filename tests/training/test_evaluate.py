@@ -101,7 +101,8 @@ def test_another_data_set_is_refused(bundle: Path, tiny_wav2vec2_dir: Path, tmp_
 
 
 def test_a_bundle_of_an_older_release_is_split_as_the_recipe_of_its_name(tmp_path: Path) -> None:
-    manifest = parse_manifest(read_bundle(BUNDLES / "keywords").config)
+    old = {"training": {"recipe": {"data": {"kind": "keywords"}}}}
+    manifest = parse_manifest(read_bundle(BUNDLES / "keywords").config).model_copy(update=old)
     assert manifest.training is not None
     assert manifest.training["recipe"]["data"]["kind"] == "keywords"  # which is no kind any more
     assert _source(manifest, tmp_path) == read_recipe(find_recipe("keywords")).data
