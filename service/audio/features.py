@@ -12,6 +12,7 @@ from service.audio.filter_bank import FRAME_SAMPLES, HOP_SAMPLES, MEL_BINS, fban
 from service.audio.waveform import SAMPLING_RATE
 
 NORMALIZE_EPS = 1e-7
+Fill = Literal["zeros", "repeat", "center"]  # of a clip that is shorter than the window
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class InputSpec:
         windows: number of evenly spaced windows; None for one every `hop_frames`.
         hop_frames: distance of windows where `windows` is None; None for the window itself.
         mean, std: the filter bank becomes `(x - mean) / (2 * std)`; the defaults leave it as it is.
-        short: what fills a clip that is shorter than the window.
+        short: what fills a clip that is shorter than the window: zeros behind or (`center`) around it, or itself again.
         whole: the window is the whole clip, to the sample, up to `window_frames`.
         normalize: each window's own samples, before filling, become `(x - mean) / sqrt(var + 1e-7)`; not for AST.
     """
@@ -33,7 +34,7 @@ class InputSpec:
     hop_frames: int | None = None
     mean: float = 0.0
     std: float = 0.5
-    short: Literal["zeros", "repeat"] = "zeros"
+    short: Fill = "zeros"
     whole: bool = False
     normalize: bool = False
 
@@ -187,15 +188,18 @@ def _zero_mean_unit_variance(windows: Tensor) -> Tensor:
     return ((windows.double() - mean) / (variance + NORMALIZE_EPS).sqrt()).float()
 
 
-def _fill(clip: Tensor, length: int, short: Literal["zeros", "repeat"]) -> Tensor:
-    """Lengthen a clip `[T, ...]` to the window: with zeros behind it, or by playing it again and again."""
+def _fill(clip: Tensor, length: int, short: Fill) -> Tensor:
+    """Lengthen a clip `[T, ...]` to the window: with zeros behind or around it, or by playing it again and again."""
     missing = length - len(clip)
     if missing <= 0:
         return clip
-    if short == "zeros":
-        return torch.cat((clip, clip.new_zeros(missing, *clip.shape[1:])))
-    times = -(-length // len(clip))
-    return clip.repeat(times, *(1 for _ in clip.shape[1:]))[:length]
+    if short == "repeat":
+        times = -(-length // len(clip))
+        return clip.repeat(times, *(1 for _ in clip.shape[1:]))[:length]
+    before = missing // 2 if short == "center" else 0
+    filled = clip.new_zeros(length, *clip.shape[1:])
+    filled[before : before + len(clip)] = clip
+    return filled
 
 
 def _cut(clip: Tensor, starts: list[int], length: int) -> Tensor:

@@ -126,6 +126,8 @@ class Manifest(Section):
         newer = self.format_version >= LATEST_VERSION
         if self.input.window_frames is None and not newer:
             raise problem("input.window_frames: expected a valid integer, got null; whole clips need format_version 3")
+        if self.input.short == "center" and not newer:
+            raise problem('input.short: expected "zeros" or "repeat", got "center", which needs format_version 3')
         try:
             self._words = InputWords.model_validate((self.input.model_extra or {}) if newer else {})
         except ValidationError as error:

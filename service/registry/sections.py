@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from service.audio.features import Fill
 from service.model.parts.part import problem
 from service.model.spec import ModelType
 
@@ -69,7 +70,7 @@ class InputSection(Section):
     hop_frames: int | None = Field(default=None, ge=1, le=MAX_WINDOW_FRAMES)
     mean: Moderate | None = None
     std: float | None = Field(default=None, ge=1e-6, le=1e6)
-    short: Literal["zeros", "repeat"] | None = None
+    short: Fill | None = None
     aggregate: Literal["mean", "max"] = "mean"
 
 

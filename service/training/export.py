@@ -41,7 +41,7 @@ def manifest_fields(
     verification = recipe.task_type is TaskType.VERIFICATION
     version = adapter_spec(recipe, len(labels)).format_version
     fields: dict[str, Any] = {
-        "format_version": LATEST_VERSION if recipe.input.normalize else version,
+        "format_version": LATEST_VERSION if recipe.input.normalize or recipe.input.short == "center" else version,
         "peft_type": "IPET",
         "name": recipe.name,
         "task_type": recipe.task_type.value,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, field_serializer, field_validator, model_validator
 
+from service.audio.features import Fill
 from service.model.parts.ia3 import Vectors
 from service.model.parts.low_rank import Lora, Target
 from service.model.spec import TaskType
@@ -64,7 +65,9 @@ class Input(Section):
     hop_frames: int | None = Field(default=None, ge=1, description="From window to window, where all are heard.")
     mean: float | None = Field(default=None, description="Of the filter bank; AST only.")
     std: float | None = Field(default=None, gt=0, description="Of the filter bank; AST only.")
-    short: Literal["zeros", "repeat"] | None = Field(default=None, description="What fills a clip under one window.")
+    short: Fill | None = Field(
+        default=None, description="What fills a clip under one window: itself, zeros behind it, or around it (center)."
+    )
     normalize: bool = Field(default=False, description="Each window's samples, as transformers' extractors; not AST.")
     aggregate: Aggregate = Field(default="mean", description="What makes a clip's scores of its windows'.")
 

@@ -141,6 +141,10 @@ def test_short_clip_for_ast() -> None:
     assert zeros.spans == ((0.0, 0.5),)
     repeat = FILTER_BANK.windows(waveform, InputSpec(window_frames=100, mean=-6.0, std=4.0, short="repeat"))
     torch.testing.assert_close(repeat.inputs[0], torch.cat((frames, frames, frames[:4])))
+    center = FILTER_BANK.windows(waveform, InputSpec(window_frames=101, mean=-6.0, std=4.0, short="center"))
+    torch.testing.assert_close(center.inputs[0, 26:74], frames)
+    assert (torch.cat((center.inputs[0, :26], center.inputs[0, 74:])) == 6.0 / 8.0).all()
+    assert center.spans == ((0.0, 0.5),)
 
 
 def test_wav2vec2_windows_are_the_samples() -> None:
@@ -159,6 +163,9 @@ def test_short_clip_for_wav2vec2() -> None:
     assert repeat.spans == ((0.0, 0.5),)
     zeros = PLAIN_SAMPLES.windows(waveform, InputSpec(window_frames=128, short="zeros"))
     assert torch.equal(zeros.inputs[0], torch.cat((waveform, torch.zeros(12_480))))
+    center = PLAIN_SAMPLES.windows(waveform, InputSpec(window_frames=128, short="center"))
+    assert torch.equal(center.inputs[0], torch.cat((torch.zeros(6_240), waveform, torch.zeros(6_240))))
+    assert center.spans == ((0.0, 0.5),)
 
 
 @pytest.mark.parametrize("seconds", [0.025, 0.03, 0.5, 3.3])

@@ -16,6 +16,7 @@ from tests.synthesis import noise
 SPECS = (
     InputSpec(98, mean=-6.6, std=5.4),
     InputSpec(30, short="repeat", normalize=True),
+    InputSpec(60, short="center"),
     InputSpec(200, whole=True, normalize=True),
 )
 

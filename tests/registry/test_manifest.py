@@ -124,6 +124,12 @@ def test_short_is_taken_when_given() -> None:
     assert build_manifest(fields(VERIFICATION, input__short="zeros")).input_spec().short == "zeros"
 
 
+def test_silence_around_a_short_clip_is_a_word_of_version_3() -> None:
+    assert build_manifest(fields(format_version=3, input__short="center")).input_spec().short == "center"
+    with pytest.raises(InvalidBundle, match=r"input\.short.*needs format_version 3"):
+        build_manifest(fields(input__short="center"))
+
+
 def test_wav2vec2_ignores_normalisation() -> None:
     given_mean = build_manifest(fields(VERIFICATION, input__mean=-6.0, input__std=3.0))
     assert given_mean.input_spec() == build_manifest(VERIFICATION).input_spec()
@@ -183,7 +189,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"input__mean": None}, "input.mean: missing"),
     ({"input__std": 0}, "input.std: "),
     ({"input__std": -1.0}, "input.std: "),
-    ({"input__short": "mirror"}, "input.short: expected 'zeros' or 'repeat'"),
+    ({"input__short": "mirror"}, "input.short: expected 'zeros', 'repeat' or 'center'"),
     ({"metrics": []}, "metrics: "),
     ({"conv_kernel": 3}, "conv_kernel: needs format_version 2, got format_version 1"),
     ({"layer_aggregation": True}, "layer_aggregation: needs format_version 2"),
